@@ -1,0 +1,1 @@
+"""What produces and judges experience: vLLM generators, scorers, the simulated crowd."""

@@ -1,0 +1,1 @@
+"""Where and when it runs: commands, stages, the loop, the local head, deployment files."""

@@ -1,0 +1,1 @@
+"""The run's configuration as pydantic models; `configs.schema.run.RunSettings` is the root."""

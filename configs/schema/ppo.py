@@ -1,0 +1,85 @@
+"""Lagrangian PPO and what is measured after it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings, Share
+from configs.schema.supervised import KIND_WEIGHTS
+
+
+class PpoSettings(Settings):
+    """One PPO-Lag run: `steps` optimiser steps of `batch_size` fresh samples each."""
+
+    steps: Count = 60
+    batch_size: Count = 128
+    """Samples per optimiser step, over all ranks."""
+    epochs: Count = 2
+    """Passes over one batch."""
+    minibatch_size: Count = 64
+    """Samples per gradient update, over all ranks."""
+    actor_learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 5e-4
+    warmup_steps: CountOrZero = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: Positive = 1.0
+    gamma: Share = 1.0
+    gae_lambda: Share = 0.95
+    clip_ratio: Positive = 0.2
+    clip_score: Positive = 50.0
+    clip_value: Positive = 5.0
+    importance_cap: Positive = 2.0
+    """c: the truncated importance weight is min(c, exp(proximal - behaviour))."""
+    kl_coefficient: NonNegative = 0.025
+    """beta: weight of the per-token KL penalty, in every stream."""
+    loss: Literal["token_mean", "row_mean"] = "token_mean"
+    """`row_mean` is the papers': mean over a row's tokens, then over rows."""
+    advantages: Literal["centred", "whitened", "raw"] = "centred"
+    """What is done to the combined advantage over all valid tokens of all ranks; the papers do nothing (`raw`)."""
+    critics: Literal["shared", "separate"] = "shared"
+    """`shared`: one trunk with 1 + K value heads. `separate`: one critic per signal, as in the papers."""
+    ptx_coefficient: NonNegative = 0.0
+    """Weight of the supervised loss that is mixed in; the papers' script uses 16."""
+    ptx_batch_size: Count = 32
+    temperature: Positive = 1.0
+    max_response_tokens: Count = 40
+    max_staleness: CountOrZero = 0
+    """Weight versions generation may run ahead of the learner; 0 is on-policy."""
+    kind_weights: KIND_WEIGHTS = {}
+    """Share of prompts by kind, relative; empty means by number of tasks."""
+    checkpoint_every: Count = 20
+
+    @model_validator(mode="after")
+    def _minibatches_fill_the_batch(self) -> Self:
+        if self.batch_size % self.minibatch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of minibatch_size {self.minibatch_size}: "
+                "samples would be dropped; change one of them"
+            )
+        if self.max_staleness:
+            raise ValueError("max_staleness above 0 is not offered yet: set it to 0")
+            raise ValueError("max_staleness above 0 is not offered yet: set it to 0")
+        return self
+
+
+class EvaluationSettings(Settings):
+    """How many samples are judged per kind of prompt in each split."""
+
+    samples_per_cell: Count = 600
+    """Of harmful, benign and look-alike prompts, in each of seen, held-out tasks and held-out forms."""
+    samples_per_minor_cell: Count = 300
+    """Of dual-use and ambiguous prompts."""
+    samples_unknown: Count = 200
+    """Of all kinds together, on tasks the models never met."""
+    temperature: Positive = 1.0
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class CertificateSettings(Settings):
+    """The claim that the trained policy meets its limit, judged by labels on prompts kept apart."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """One-sided, shared among the K constraints."""
+    samples: Count = 600

@@ -1,0 +1,74 @@
+"""The root of a run's configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Self
+
+from pydantic import field_validator, model_validator
+
+from configs.schema.base import CountOrZero, Settings
+from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings
+from configs.schema.resources import ResourceSettings
+from configs.schema.signals import ConstraintSettings, ObjectiveSettings
+from configs.schema.supervised import (
+    ModelSettings,
+    PreferenceSettings,
+    SandboxSettings,
+    ScoreModelSettings,
+    SftSettings,
+)
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+class RunSettings(Settings):
+    """Maximise the objective subject to the constraints."""
+
+    name: str
+    seed: CountOrZero = 0
+    storage: Path | None = None
+    """Folder that holds run folders; none means `runs/` where the run was submitted."""
+    deterministic: bool = False
+    """Bit-for-bit repeatable: fixed waves of prompts, one thread, sorted experience. Slower."""
+
+    objective: ObjectiveSettings = ObjectiveSettings()
+    constraints: dict[str, ConstraintSettings] = {}
+
+    sandbox: SandboxSettings = SandboxSettings()
+    model: ModelSettings = ModelSettings()
+    sft: SftSettings = SftSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    reward_model: ScoreModelSettings = ScoreModelSettings()
+    cost_model: ScoreModelSettings = ScoreModelSettings()
+    ppo: PpoSettings = PpoSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    certificate: CertificateSettings = CertificateSettings()
+    resources: ResourceSettings = ResourceSettings()
+
+    arms: dict[str, dict[str, object]] = {}
+    """Variants that share the earlier stages: name → `key: value` overrides (dotted keys)."""
+    seeds: tuple[CountOrZero, ...] = ()
+    """Seeds every arm runs with; empty means `seed` alone."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"'{value}' cannot name a run folder: use a-z, 0-9, - and _, at most 64, no leading dash")
+        return value
+
+    @field_validator("constraints")
+    @classmethod
+    def _constraint_names(cls, value: dict[str, ConstraintSettings]) -> dict[str, ConstraintSettings]:
+        for name in value:
+            if not _NAME.fullmatch(name) or name == "reward":
+                raise ValueError(f"'{name}' cannot name a constraint: use a-z, 0-9, - and _, and not 'reward'")
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_optimise(self) -> Self:
+        if self.objective.signal == "none" and not self.constraints:
+            raise ValueError("objective.signal is none and there is no constraint: nothing would be learnt; give one of the two")
+        return self

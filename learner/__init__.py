@@ -1,0 +1,1 @@
+"""What learns: losses, signals, statistics, models, DeepSpeed ranks, weight transport."""

@@ -1,0 +1,84 @@
+"""The only place that waits for Ray: every wait has a deadline and says who did not answer.
+
+On expiry `RemoteTimeout` names the actor and the call; when the actor died, `RemoteFailure` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from configs.exits import StoppedError
+
+
+class RemoteTimeout(StoppedError):
+    """A remote call did not answer in time."""
+
+
+class RemoteFailure(StoppedError):
+    """A remote call failed: its actor died or raised."""
+
+
+class ActorDied(RemoteFailure):
+    """The actor behind a call is gone; whoever owns it may start another."""
+
+
+def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
+    """Wait for one reference or a list of them.
+
+    Args:
+        refs: an ObjectRef, or a list of them.
+        deadline_seconds: over all of them.
+        what: who was asked what, for the error: ``generator-0.receive_weights(version 7)``.
+
+    Raises:
+        RemoteTimeout: no answer in time.
+        ActorDied: the actor is gone.
+        RemoteFailure: the call raised; the cause is chained.
+    """
+    try:
+        return ray.get(refs, timeout=deadline_seconds)
+    except GetTimeoutError as error:
+        raise RemoteTimeout(f"{what} did not answer within {deadline_seconds:g} s; look at its log in the Ray dashboard") from error
+    except RayActorError as error:
+        raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
+    except RayTaskError as error:
+        raise RemoteFailure(f"{what} failed: {_first_line(error.cause or error)}") from error
+    except RayError as error:
+        raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
+
+
+def wait_any(refs: Sequence[Any], *, deadline_seconds: float, what: str) -> tuple[list[Any], list[Any]]:
+    """Wait until at least one of `refs` is ready; returns (ready, pending).
+
+    Raises:
+        RemoteTimeout: none was ready in time.
+    """
+    ready, pending = ray.wait(list(refs), num_returns=1, timeout=deadline_seconds, fetch_local=False)
+    if not ready:
+        raise RemoteTimeout(f"{what}: none of {len(refs)} calls answered within {deadline_seconds:g} s")
+    if pending:
+        more, pending = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
+        ready = [*ready, *more]
+    return ready, pending
+
+
+class Deadline:
+    """A fixed moment by which several waits together must end."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self._end - time.monotonic())
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

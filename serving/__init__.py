@@ -1,0 +1,1 @@
+"""What people and programs talk to: the report, chat, explanations of single samples."""
