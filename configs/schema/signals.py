@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings, Share
+from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings
 
 
 class DualSettings(Settings):
@@ -21,8 +21,8 @@ class DualSettings(Settings):
     """`pid` only: gain on the smoothed violation."""
     derivative: NonNegative = 0.0
     """`pid` only: gain on the rise of the smoothed violation."""
-    smoothing: Share = 0.5
-    """`pid` only: weight of the newest violation in the moving average."""
+    smoothing: float = Field(default=0.5, ge=0, lt=1)
+    """`pid` only: weight of the past in the moving averages."""
     derivative_delay: Count = 4
     """`pid` only: steps between the two averages whose difference is the derivative."""
     cap: Positive = 20.0

@@ -1,0 +1,192 @@
+"""Work on samples that runs as Ray tasks beside the data: label pairs, judge responses, write Parquet.
+
+Chunks arrive as object references and are resolved by Ray on the worker; the driver never sees a token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from tokenizers import Tokenizer
+
+from actors.crowd.annotators import Crowd, CrowdSettings, PairLabel, PairToLabel
+from actors.crowd.gold import Gold, GoldScorer
+from actors.crowd.world import load_world
+from actors.judging.samples import EvaluatedSample, write_samples
+from learner.records import Prompt, RolloutChunk
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a pair's responses come from; kept in every file of pairs."""
+
+    model_digest: str
+    temperatures: tuple[float, ...]
+    max_response_tokens: int
+    sampling_seed: int
+    weight_version: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response as text and tokens."""
+
+    prompt_id: str
+    request_id: str
+    prompt_ids: list[int]
+    response_ids: list[int]
+    text: str
+    finished: bool
+    finish_reason: str
+
+
+def pair_request_id(prompt_id: str, side: int) -> str:
+    """Request id of response `side` (0 or 1) of a prompt's pair."""
+    return f"{prompt_id}/{side}"
+
+
+@ray.remote(num_cpus=0)
+def write_pairs(prompts: Sequence[Prompt], tokenizer_file: str, path: str, provenance: Provenance, *chunks: RolloutChunk) -> int:
+    """Write ``pairs.parquet``: one row per prompt with both responses; returns the number of pairs.
+
+    A prompt with a missing response is left out.
+    """
+    answers = {answer.request_id: answer for answer in _answers(tokenizer_file, chunks)}
+    rows: list[dict[str, Any]] = []
+    for prompt in prompts:
+        sides = [answers.get(pair_request_id(prompt.prompt_id, side)) for side in (0, 1)]
+        if sides[0] is None or sides[1] is None:
+            continue
+        rows.append(_pair_row(prompt, sides[0], sides[1], provenance))
+    _write(rows, Path(path))
+    return len(rows)
+
+
+@ray.remote(num_cpus=0)
+def label_pairs(
+    world_path: str | None, crowd: Mapping[str, Any], seed: int, pairs_path: str, path: str
+) -> dict[str, float]:
+    """Have the crowd label ``pairs.parquet`` and write ``preferences.parquet``; returns counts and shares."""
+    table = pq.read_table(pairs_path).to_pylist()
+    annotators = Crowd(load_world(Path(world_path) if world_path else None), CrowdSettings(**crowd), seed)
+    labels = annotators.label(
+        [
+            PairToLabel(
+                row["pair_id"], row["task_id"], row["response_0"], row["response_1"],
+                row["finish_reason_0"] == "stop", row["finish_reason_1"] == "stop",
+            )
+            for row in table
+        ]
+    )  # fmt: skip
+    rows = [{**row, **_label_columns(label)} for row, label in zip(table, labels, strict=True)]
+    _write(rows, Path(path))
+    return _label_facts(labels)
+
+
+@ray.remote(num_cpus=0)
+def judge_samples(
+    world_path: str | None, model: str, prompts: Sequence[Prompt], tokenizer_file: str, path: str, *chunks: RolloutChunk
+) -> int:
+    """Judge one model's responses by gold score and write them as evaluated samples; returns how many."""
+    world = load_world(Path(world_path) if world_path else None)
+    scorer = GoldScorer(world)
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    samples = []
+    for answer in _answers(tokenizer_file, chunks):
+        prompt = by_id[answer.prompt_id]
+        gold = scorer.score(prompt.attributes["task_id"], answer.text, answer.finished)
+        samples.append(_evaluated(model, prompt, answer, gold))
+    samples.sort(key=lambda sample: sample.prompt_id)
+    return write_samples(samples, Path(path))
+
+
+def _evaluated(model: str, prompt: Prompt, answer: Answer, gold: Gold) -> EvaluatedSample:
+    return EvaluatedSample(
+        model=model,
+        prompt_id=prompt.prompt_id,
+        task_id=prompt.attributes["task_id"],
+        form=prompt.attributes["form"],
+        split=prompt.attributes["split"],
+        kind=prompt.attributes["kind"],
+        category=prompt.category,
+        messages=prompt.messages,
+        response=answer.text,
+        finish_reason=answer.finish_reason,
+        gold_helpfulness=gold.helpfulness,
+        gold_harm=gold.harm,
+        gold_unsafe=gold.unsafe,
+        gold_bare_refusal=gold.bare_refusal,
+        outcome=gold.outcome,
+        clarify=gold.clarify,
+        alternative=gold.alternative,
+        response_tokens=len(answer.response_ids),
+        gold_category=gold.category,
+    )
+
+
+def _answers(tokenizer_file: str, chunks: Sequence[RolloutChunk]) -> Iterator[Answer]:
+    """Responses as text; the end token is dropped, any other special token stays and is judged as the junk it is."""
+    tokenizer = Tokenizer.from_file(tokenizer_file)
+    for chunk in chunks:
+        for meta, token_ids in zip(chunk.meta, chunk.token_ids, strict=True):
+            ids = [int(token) for token in token_ids]
+            response = ids[meta.prompt_length :]
+            finished = meta.finish_reason == "stop"
+            text = tokenizer.decode(response[:-1] if finished else response, skip_special_tokens=False)
+            yield Answer(
+                meta.prompt_id, meta.request_id, ids[: meta.prompt_length], response, text, finished, meta.finish_reason
+            )
+
+
+def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provenance) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "pair_id": prompt.prompt_id,
+        "task_id": prompt.attributes["task_id"],
+        "kind": prompt.attributes["kind"],
+        "form": prompt.attributes["form"],
+        "category": prompt.category,
+        "messages": [dict(message) for message in prompt.messages],
+        "prompt_ids": first.prompt_ids,
+    }
+    for side, answer in enumerate((first, second)):
+        row[f"response_{side}"] = answer.text
+        row[f"response_{side}_ids"] = answer.response_ids
+        row[f"finish_reason_{side}"] = answer.finish_reason
+        row[f"temperature_{side}"] = provenance.temperatures[side % len(provenance.temperatures)]
+    return {
+        **row,
+        "model_digest": provenance.model_digest,
+        "weight_version": provenance.weight_version,
+        "max_response_tokens": provenance.max_response_tokens,
+        "sampling_seed": provenance.sampling_seed,
+    }
+
+
+def _label_columns(label: PairLabel) -> dict[str, Any]:
+    columns = {name: value for name, value in asdict(label).items() if name not in ("pair_id", "votes")}
+    return {**columns, "votes": json.dumps([asdict(vote) for vote in label.votes])}
+
+
+def _label_facts(labels: Sequence[PairLabel]) -> dict[str, float]:
+    safe = [flag for label in labels for flag in (label.is_response_0_safe, label.is_response_1_safe) if flag is not None]
+    agree = [label.better_response_id == label.safer_response_id for label in labels]
+    facts = {
+        "pairs": float(len(labels)),
+        "questions_asked": float(sum(label.questions_asked for label in labels)),
+        "better_is_safer": sum(agree) / len(agree) if agree else 0.0,
+    }
+    return {**facts, "unsafe_share": 1 - sum(safe) / len(safe)} if safe else facts
+
+
+def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows)), partial, compression="zstd")
+    partial.replace(path)

@@ -1,0 +1,163 @@
+"""The driver's side of the constraints: windows of raw costs, measures, multipliers and their warnings.
+
+Only scalars pass through here. Once per optimiser step: take the batch's costs, read J per constraint, move the
+multiplier, and hand the learner what it needs (`SignalTerms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema.signals import ConstraintSettings, DualSettings
+from learner.records import Prompt, ScoredSample, SignalTerms
+from learner.signals.measure import Measure
+from learner.signals.multiplier import Multiplier, make_multiplier
+from learner.signals.warnings import mean_hides_violations, measure_is_too_noisy
+from learner.signals.window import CostWindow, WindowReading
+from learner.statistics.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class ConstraintReading:
+    """One constraint at one step, in the user's units (not divided by the scale)."""
+
+    measure_value: float | None
+    limit: float
+    multiplier: float
+    violation_rate: float | None
+    samples: int
+    standard_error: float | None
+    warnings: tuple[str, ...]
+
+
+def in_subset(prompt: Prompt, constraint: ConstraintSettings) -> bool:
+    """Whether the constraint applies to the prompt (m_ik)."""
+    return not constraint.subset or not prompt.tags.isdisjoint(constraint.subset)
+
+
+class Constraint:
+    """One constraint's window, measure and multiplier."""
+
+    def __init__(self, settings: ConstraintSettings, batch_size: int, calibration: Calibration | None) -> None:
+        self.settings = settings
+        slope, intercept = (calibration.slope, calibration.intercept) if calibration else (1.0, 0.0)
+        self.measure = Measure(
+            settings.measure, alpha=settings.alpha, scale=settings.scale, slope=slope, intercept=intercept
+        )
+        self.window = CostWindow(settings.window_batches * batch_size, min_samples=settings.min_samples)
+        self._batches: list[int] = []
+        self.multiplier = build_multiplier(settings.dual)
+
+    def observe(self, samples: Sequence[tuple[ScoredSample, float]], version: int) -> WindowReading:
+        """Take the batch's samples of the subset with their raw costs; returns the window's reading."""
+        self._batches = [*self._batches, len(samples)][-self.settings.window_batches :]
+        self.window.extend([cost for _, cost in samples], [sample.rollout.weight_version for sample, _ in samples])
+        self._keep_newest(sum(self._batches))
+        return self.window.read(self.measure, version)
+
+    def _keep_newest(self, count: int) -> None:
+        """The window is `window_batches` batches of the subset, however many samples each of them had."""
+        state = self.window.state_dict()
+        if len(state["costs"]) > count:
+            keep = {name: values[len(values) - count :] for name, values in state.items()}
+            self.window.load_state_dict(keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, JSON-serialisable."""
+        return {
+            "window": self.window.state_dict(),
+            "batches": list(self._batches),
+            "multiplier": self.multiplier.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.window.load_state_dict(state["window"])
+        self._batches = list(state["batches"])
+        self.multiplier.load_state_dict(state["multiplier"])
+
+
+class ConstraintSet:
+    """Every constraint of the run; K = 0 is plain PPO."""
+
+    def __init__(
+        self, constraints: Mapping[str, ConstraintSettings], batch_size: int, calibrations: Mapping[str, Calibration]
+    ) -> None:
+        self._constraints = {
+            name: Constraint(settings, batch_size, calibrations.get(name)) for name, settings in constraints.items()
+        }
+
+    def step(
+        self, samples: Sequence[ScoredSample], prompts: Mapping[str, Prompt], version: int
+    ) -> tuple[SignalTerms, dict[str, ConstraintReading]]:
+        """One dual update per constraint from the batch's raw terminal costs.
+
+        Args:
+            samples: the batch, costs by constraint name.
+            prompts: by prompt_id.
+            version: the weight version that is about to be updated.
+        """
+        readings: dict[str, ConstraintReading] = {}
+        states: dict[str, dict[str, float]] = {}
+        for name, constraint in self._constraints.items():
+            members = [
+                (sample, sample.costs[name])
+                for sample in samples
+                if in_subset(prompts[sample.rollout.prompt_id], constraint.settings)
+            ]
+            reading = constraint.observe(members, version)
+            limit = constraint.measure.scaled_limit(constraint.settings.limit)
+            constraint.multiplier.update(reading.measure_value, limit)
+            states[name] = {**reading.measure_state, "scale": constraint.measure.scale}
+            readings[name] = _in_user_units(constraint, reading)
+        multipliers = {name: constraint.multiplier.value for name, constraint in self._constraints.items()}
+        return SignalTerms(multipliers=multipliers, measure_state=states), readings
+
+    def state_dict(self) -> dict[str, Any]:
+        """Windows and multipliers of every constraint."""
+        return {name: constraint.state_dict() for name, constraint in self._constraints.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state of the same constraints."""
+        for name, constraint in self._constraints.items():
+            constraint.load_state_dict(state[name])
+
+
+def build_multiplier(dual: DualSettings) -> Multiplier:
+    """The dual update that the settings ask for."""
+    if dual.form == "fixed":
+        return make_multiplier("fixed", initial=dual.initial)
+    common = {"initial": dual.initial, "cap": dual.cap, "delay": dual.delay}
+    if dual.form == "pid":
+        return make_multiplier(
+            "pid",
+            **common,
+            kp=dual.proportional,
+            ki=dual.learning_rate,
+            kd=dual.derivative,
+            smoothing=dual.smoothing,
+            derivative_delay=dual.derivative_delay,
+        )
+    return make_multiplier(dual.form, **common, lr=dual.learning_rate)
+
+
+def _in_user_units(constraint: Constraint, reading: WindowReading) -> ConstraintReading:
+    scale, limit = constraint.measure.scale, constraint.settings.limit
+    value = None if reading.measure_value is None else reading.measure_value * scale
+    error = None if reading.standard_error is None else reading.standard_error * scale
+    warnings: list[str | None] = []
+    if value is not None:
+        rate = reading.violation_rate or 0.0
+        warnings.append(mean_hides_violations(constraint.measure.label, value, limit, rate))
+        warnings.append(measure_is_too_noisy(value, limit, error, reading.samples))
+    return ConstraintReading(
+        measure_value=value,
+        limit=limit,
+        multiplier=constraint.multiplier.value,
+        violation_rate=reading.violation_rate,
+        samples=reading.samples,
+        standard_error=error,
+        warnings=tuple(text for text in warnings if text),
+    )
