@@ -42,7 +42,10 @@ def _shares(settings: RunSettings) -> Iterator[Problem]:
         batches.append(("ppo.ptx_batch_size", settings.ppo.ptx_batch_size, ranks, "resources.learner.ranks"))
     for key, size, parts, parts_key in batches:
         if size % parts:
-            yield key, f"{size} samples cannot be shared equally by {parts_key} = {parts}; {_near_multiple(size, parts)}"
+            yield (
+                key,
+                f"{size} samples cannot be shared equally by {parts_key} = {parts}; {_near_multiple(size, parts)}",
+            )
 
 
 def _near_multiple(size: int, parts: int) -> str:

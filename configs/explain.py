@@ -28,7 +28,7 @@ _WANTED = {
 
 
 def first_problem(error: ValidationError, root: type[BaseModel]) -> tuple[KeyPath, str]:
-    """The first problem of a failed validation as (key path, sentence). Unknown keys come first: they explain the rest."""
+    """The first problem of a failed validation as (key path, sentence); an unknown key first: it explains others."""
     problems = error.errors(include_url=False)
     problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     path = tuple(str(part) for part in problem["loc"])
@@ -76,7 +76,12 @@ def _sentence(problem: Mapping[str, Any], path: KeyPath, root: type[BaseModel]) 
         return f"{shown} is not one of {allowed}{hint}"
     if kind in _WANTED:
         return f"{shown} is not {_WANTED[kind]}"
-    bounds = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
+    bounds = {
+        "greater_than": "above",
+        "greater_than_equal": "at least",
+        "less_than": "below",
+        "less_than_equal": "at most",
+    }
     if kind in bounds:
         (limit,) = (value for key, value in context.items() if key in ("gt", "ge", "lt", "le"))
         return f"{shown} is out of range; it must be {bounds[kind]} {limit:g}"
@@ -114,5 +119,7 @@ def _model_inside(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 
 def _shown(value: Any) -> str:
-    text = {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    text = (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -61,6 +61,11 @@ class RunLayout:
         return len(list((self.root / "logs").glob("attempt-*")))
 
     @property
+    def data(self) -> Path:
+        """The tokenizer and the training sets that stages make for their trainers."""
+        return self.root / "data"
+
+    @property
     def sft(self) -> Path:
         """The supervised policy: a Hugging Face folder."""
         return self.root / "sft"

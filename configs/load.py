@@ -1,8 +1,8 @@
-"""A preset and `key=value` overrides become `RunSettings`, or one line that says which key, why, and what would be right.
+"""A preset and `key=value` overrides become `RunSettings`, or one line: which key, why, and what would be right.
 
-Order, later wins: the preset that `extends:` names, the file itself, the overrides from left to right. Mappings merge
-key by key, except that an empty mapping empties: `constraints: {}` means none. Relative paths mean the folder you are in.
-Imports no engine, so `--dry-run` takes well under a second.
+Order, later wins: the preset that `extends:` names, the file itself, the overrides from left to right. Mappings
+merge key by key, except that an empty mapping empties: `constraints: {}` means none. Relative paths mean the folder
+you are in. Imports no engine, so `--dry-run` is instant.
 """
 
 from __future__ import annotations
@@ -211,7 +211,10 @@ def _silent_conversions(raw: Any, checked: Any, path: KeyPath = ()) -> list[tupl
         checked = {name: getattr(checked, name) for name in type(checked).model_fields}
     if isinstance(raw, Mapping) and isinstance(checked, Mapping):
         return [
-            found for key in raw if key in checked for found in _silent_conversions(raw[key], checked[key], (*path, str(key)))
+            found
+            for key in raw
+            if key in checked
+            for found in _silent_conversions(raw[key], checked[key], (*path, str(key)))
         ]
     if isinstance(raw, bool) and isinstance(checked, (int, float)) and not isinstance(checked, bool):
         return [(path, f"{str(raw).lower()} is not a number")]

@@ -62,7 +62,9 @@ def read_yaml(text: str, source: str) -> YamlDocument:
     if node is None:
         return YamlDocument({}, {})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: a configuration is a mapping; write `key: value` lines")
+        raise ConfigError(
+            f"{source}:{node.start_mark.line + 1}: a configuration is a mapping; write `key: value` lines"
+        )
     lines: dict[KeyPath, int] = {}
     loader = _Loader("")
     return YamlDocument(_mapping(node, (), source, lines, loader), lines)

@@ -50,14 +50,17 @@ def run_stages(stages: Sequence[Stage], context: RunContext) -> None:
     A stage already complete under its key is skipped; one that another run of `reuse_from` has under the same key is
     taken over by hard links; the rest runs.
     """
-    for index, stage in enumerate(stages):
+    for stage in stages:
         key = stage.key(context.manifest)
         done = context.manifest.complete(stage.name, key)
-        context.status.begin_stage(stage.name, index, len(stages))
-        if done is None:
-            done = _adopt(stage, key, context) or _run(stage, key, context)
-            context.manifest.record(done)
-        context.status.end_stage(stage.name, done.seconds)
+        if done is not None:
+            context.status.end_stage(stage.name, state="skipped")
+            continue
+        context.stage_key = key
+        context.status.begin_stage(stage.name)
+        adopted = _adopt(stage, key, context)
+        context.manifest.record(adopted or _run(stage, key, context))
+        context.status.end_stage(stage.name, state="skipped" if adopted else "done")
 
 
 def _run(stage: Stage, key: str, context: RunContext) -> StageRecord:

@@ -83,3 +83,5 @@ class CertificateSettings(Settings):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided, shared among the K constraints."""
     samples: Count = 600
+    rate_limit: float = Field(default=0.1, gt=0, lt=1)
+    """The share of unsafe answers that a constraint with another measure than `rate` is certified against."""

@@ -47,6 +47,9 @@ class RunSettings(Settings):
     certificate: CertificateSettings = CertificateSettings()
     resources: ResourceSettings = ResourceSettings()
 
+    reuse_from: tuple[str, ...] = ()
+    """Names of runs in the same storage whose complete stages are taken over where nothing that matters differs."""
+
     arms: dict[str, dict[str, object]] = {}
     """Variants that share the earlier stages: name → `key: value` overrides (dotted keys)."""
     seeds: tuple[CountOrZero, ...] = ()

@@ -1,0 +1,46 @@
+# Everything runs inside .venv; paths are relative, so a project folder with spaces in its name works.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: demo setup test test-full lint lock clean help
+
+BIN := .venv/bin
+STAMP := .venv/.steelyard-installed
+LOCKS := cluster/deploy/images
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --extra dev --python-version 3.11 --no-header --no-annotate
+
+FRESH_OPTION := $(if $(filter-out 0,$(FRESH)),--fresh)
+SEED_OPTION := $(if $(SEED),--seed $(SEED))
+BREAK_OPTION := $(if $(BREAK),--break $(BREAK))
+
+demo: $(STAMP)  ## Run the whole method on the sandbox (FRESH=1 anew, SEED=n another seed, BREAK=generator|constraint)
+	@$(BIN)/python -m cluster.commands.main demo $(FRESH_OPTION) $(SEED_OPTION) $(BREAK_OPTION)
+
+setup: $(STAMP)  ## Make .venv from the lock
+
+$(STAMP): $(LOCKS)/cpu.lock pyproject.toml cluster/deploy/setup.sh
+	@sh cluster/deploy/setup.sh $(LOCKS)/cpu.lock
+	@touch $(STAMP)
+
+test: $(STAMP)  ## Run the tests
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-full: $(STAMP)  ## Run the tests, the slow ones too
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## Check style, imports and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
+	@$(COMPILE) --upgrade --extra cpu --override $(LOCKS)/cpu.overrides.txt -o $(LOCKS)/cpu.lock
+	@$(COMPILE) --upgrade --extra gpu --override $(LOCKS)/gpu.overrides.txt --python-platform x86_64-unknown-linux-gnu -o $(LOCKS)/gpu.lock
+
+clean:  ## Stop this folder's Ray head; remove caches and the head's files (runs/ and .venv stay)
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster.commands.main head stop; fi
+	@rm -rf .steelyard .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile

@@ -1,0 +1,60 @@
+"""A comparison: variants of one configuration, on the same seeds, with shared earlier stages and warm engines.
+
+Each arm with each seed is a run directory of its own below ``arms/``; a stage that another arm has completed under
+the same key is taken over, so the arms differ in nothing but what their overrides change.
+"""
+
+from __future__ import annotations
+
+from actors.crowd.world import World
+from cluster.checks import check_against_world
+from cluster.engines import Engines
+from cluster.pipeline import run_pipeline
+from cluster.status import StatusWriter
+from configs.exits import Exit
+from configs.layout import RunLayout
+from configs.load import arm_settings, dump_settings
+from configs.schema.run import RunSettings
+from serving.report import write_comparison
+
+
+def run_comparison(
+    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, dashboard_url: str = ""
+) -> Exit:
+    """Bring every arm with every seed to its end and write the comparison's report.
+
+    The exit code says that the comparison is done; whether an arm is feasible is in its row.
+    """
+    layout.root.mkdir(parents=True, exist_ok=True)
+    layout.config.write_text(dump_settings(settings), encoding="utf-8")
+    seeds = settings.seeds or (settings.seed,)
+    cells = [(seed, arm) for seed in seeds for arm in settings.arms]  # seed first: neighbours share the earlier stages
+    status = StatusWriter(layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url)
+    try:
+        _run_cells(settings, layout, world, engines, cells, status)
+        report = write_comparison(layout.root)
+    except BaseException as error:
+        status.finish("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise
+    status.finish("finished", f"{len(cells)} runs compared")
+    print(f"report: {report}")
+    return Exit.DONE
+
+
+def _run_cells(
+    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, cells: list[tuple[int, str]], status: StatusWriter
+) -> None:
+    donors: list[RunLayout] = []
+    for seed, arm in cells:
+        name = _label(seed, arm)
+        own = layout.arm(arm, seed)
+        variant = arm_settings(settings, arm, seed)
+        check_against_world(variant)
+        status.begin_stage(name)
+        run_pipeline(variant, own, world, engines, donors=donors)
+        status.end_stage(name)
+        donors.append(own)
+
+
+def _label(seed: int, arm: str) -> str:
+    return f"{arm}, seed {seed}"

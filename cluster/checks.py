@@ -1,0 +1,104 @@
+"""What a configuration says about the sandbox's world: tags, kinds, categories and lengths that must exist there.
+
+Reads the world file and renders its prompts; imports no engine, so `--dry-run` includes it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from actors.crowd.prompts import ATTACK_TAG
+from actors.crowd.schedule import render_turns
+from actors.crowd.world import KINDS, World, WorldError, load_world
+from configs.exits import ConfigError, DataError
+from configs.explain import suggestion
+from configs.load import arm_settings
+from configs.schema.run import RunSettings
+from learner.records import Message
+
+
+def check_against_world(settings: RunSettings) -> World:
+    """Refuse settings that name what the world does not have; returns the world they mean.
+
+    Raises:
+        DataError: the world file cannot be used.
+        ConfigError: one line with key, reason and fix.
+    """
+    world = _world(settings)
+    _refuse_first(settings, world, "")
+    for arm in settings.arms:
+        varied = arm_settings(settings, arm, settings.seed)
+        arms_world = world if varied.sandbox == settings.sandbox else _world(varied)
+        _refuse_first(varied, arms_world, f"arms.{arm}: ")
+    return world
+
+
+def longest_prompt_tokens(world: World) -> int:
+    """Tokens of this world's longest prompt, with the role and end tokens of the chat template.
+
+    Word-level: every word is a token; a conversation opens with ``<bos>``, a turn adds its role, an assistant's turn
+    inside ends with ``<eos>``, and ``<assistant>`` asks for the response.
+    """
+    rng = random.Random(0)  # which other task is drawn changes no length: all have three steps
+    return max(
+        _tokens(render_turns(world, task, form, rng))
+        for task in world.tasks
+        for form in world.forms_for(task.kind, ("seen", "heldout"))
+    )
+
+
+def _world(settings: RunSettings) -> World:
+    try:
+        return load_world(settings.sandbox.world)
+    except WorldError as error:
+        raise DataError(f"sandbox.world: {error}") from error
+
+
+def _tokens(messages: tuple[Message, ...]) -> int:
+    inner_ends = sum(message["role"] == "assistant" for message in messages)
+    return 2 + inner_ends + sum(1 + len(message["content"].split()) for message in messages)
+
+
+def _refuse_first(settings: RunSettings, world: World, prefix: str) -> None:
+    for key, sentence in _problems(settings, world):
+        raise ConfigError(f"{prefix}{key}: {sentence}")
+
+
+def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
+    tags = [*KINDS, ATTACK_TAG, *(form.id for form in world.forms)]
+    for name, constraint in settings.constraints.items():
+        for tag in constraint.subset:
+            if tag not in tags:
+                yield f"constraints.{name}.subset", f"no prompt has the tag '{tag}'; {suggestion(tag, tags)}"
+        for category in constraint.categories:
+            if category not in world.categories.values():
+                key = f"constraints.{name}.categories"
+                yield key, f"no category '{category}'; {_category_hint(category, world)}"
+    present = [kind for kind in KINDS if any(task.kind == kind and task.split == "seen" for task in world.tasks)]
+    weights = {
+        "ppo.kind_weights": settings.ppo.kind_weights,
+        "preferences.kind_weights": settings.preferences.kind_weights,
+    }
+    for key, given in weights.items():
+        for kind, weight in given.items():
+            if kind not in KINDS:
+                yield key, f"no kind '{kind}'; {suggestion(kind, list(KINDS))}"
+            elif weight and kind not in present:
+                yield key, f"this world has no seen task of kind '{kind}'; leave it out"
+        if given and not any(given.values()):
+            yield key, "every weight is 0; give one above 0, or leave kind_weights out"
+    longest, response = longest_prompt_tokens(world), settings.ppo.max_response_tokens
+    length = settings.model.max_length
+    if longest + response > length:
+        yield (
+            "model.max_length",
+            f"{length} is too short: this world's longest prompt has {longest} tokens and a response up to "
+            f"ppo.max_response_tokens = {response}; give at least {longest + response}",
+        )
+
+
+def _category_hint(given: str, world: World) -> str:
+    if given in world.categories:
+        return f"write it in full: '{world.categories[given]}'"
+    return suggestion(given, list(world.categories.values()))

@@ -1,0 +1,1 @@
+"""One file per `steelyard` verb; none imports an engine before its command runs."""

@@ -1,0 +1,64 @@
+"""What several verbs share: their arguments, reading a configuration, and a run's place on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.layout import RunLayout
+from configs.load import load_settings
+from configs.schema.run import RunSettings
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as ppo.steps=20.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, start nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:
+    """The resolved configuration, checked against its world too; imports no engine.
+
+    Raises:
+        ConfigError, DataError: one line with key, reason and fix.
+    """
+    from cluster.checks import check_against_world
+
+    settings = load_settings(config, overrides or ())
+    check_against_world(settings)
+    return settings
+
+
+def storage_of(settings: RunSettings) -> Path:
+    """Folder of run folders: the configured one, else ``runs/`` where you are."""
+    return settings.storage or Path.cwd() / "runs"
+
+
+def layout_of(settings: RunSettings) -> RunLayout:
+    """Where this run's files are."""
+    return RunLayout(storage_of(settings) / settings.name)
+
+
+def sentence(settings: RunSettings) -> str:
+    """The configuration's objective and constraints as one sentence."""
+    goal = "minimise cost" if settings.objective.signal == "none" else f"maximise {settings.objective.signal}"
+    limits = []
+    for name, constraint in settings.constraints.items():
+        prompts = f"{', '.join(constraint.subset)} prompts" if constraint.subset else "every prompt"
+        dual = f", multiplier fixed at {constraint.dual.initial:g}" if constraint.dual.form == "fixed" else ""
+        limits.append(f"{constraint.measure} of {name} ≤ {constraint.limit:g} over {prompts}{dual}")
+    subject = f" subject to {'; '.join(limits)}" if limits else " with no constraint"
+    arms = f"; {len(settings.arms)} arms x {len(settings.seeds) or 1} seeds" if settings.arms else ""
+    size = f"{settings.ppo.steps} steps of {settings.ppo.batch_size}, seed {settings.seed}{arms}"
+    return f"{settings.name}: {goal}{subject} ({size})"
+
+
+def say_valid(settings: RunSettings, *, as_json: bool) -> None:
+    """The answer of a dry run."""
+    if as_json:
+        typer.echo(json.dumps(settings.model_dump(mode="json")))
+    else:
+        typer.echo(f"valid — {sentence(settings)}")

@@ -1,0 +1,44 @@
+"""`steelyard run`: the job in this very process, on this machine's own head."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.commands.common import AsJson, DryRun, Overrides, checked_settings, say_valid, storage_of
+from configs.load import dump_settings
+from configs.schema.run import RunSettings
+
+
+def run(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a configuration here, in the foreground; the same command goes on where it stopped."""
+    settings = checked_settings(config, overrides)
+    if dry_run:
+        say_valid(settings, as_json=as_json)
+        return
+    raise typer.Exit(run_here(settings, storage_of(settings)))
+
+
+def run_here(settings: RunSettings, storage: Path) -> int:
+    """Run the job in this process against our own head, starting it if needed; returns the job's exit code."""
+    from cluster.head import clean_environment, ensure_head, state_dir
+    from cluster.jobs import STORAGE_VARIABLE
+
+    head = ensure_head(state_dir())
+    resolved = state_dir() / "submitted" / f"{settings.name}.yaml"
+    resolved.parent.mkdir(exist_ok=True)
+    resolved.write_text(dump_settings(settings), encoding="utf-8")
+    environment = clean_environment(os.environ) | {"RAY_ADDRESS": head.gcs_address, STORAGE_VARIABLE: str(storage)}
+    os.environ.clear()
+    os.environ.update(environment)  # before Ray is imported, and for as long as this process lives
+    from cluster.job import main as job_main
+
+    return int(job_main([str(resolved)]))

@@ -1,0 +1,52 @@
+"""What every stage of one run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.crowd.world import World
+from cluster.engines import Engines
+from cluster.manifest import Manifest
+from cluster.status import StatusWriter
+from configs.layout import RunLayout
+from configs.schema.run import RunSettings
+
+
+@dataclass
+class RunContext:
+    """One run on its way through the stages."""
+
+    settings: RunSettings
+    layout: RunLayout
+    manifest: Manifest
+    world: World
+    status: StatusWriter
+    engines: Engines
+    donors: tuple[RunLayout, ...] = ()
+    """Runs whose complete stages may be taken over where the key is the same."""
+    stage_key: str = ""
+    """Key of the stage that is running; a checkpoint of another key is never resumed."""
+    round_number: int = 1
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def world_path(self) -> str | None:
+        """The world's file as tasks on workers take it; None is the packaged one."""
+        return None if self.settings.sandbox.world is None else str(self.settings.sandbox.world)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The run's tokenizer folder, made by the first stage."""
+        return self.layout.data / "tokenizer"
+
+    def warn(self, text: str) -> None:
+        """Show a warning to whoever follows, and keep it for the summary; each text once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.status.warn(text)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """The figures that a complete stage left in the manifest."""
+        return self.manifest[stage].facts

@@ -1,0 +1,117 @@
+"""What `ray job submit` runs: ``python -m cluster.job CONFIG [key=value …]``.
+
+Ends with the exit code of configs/exits.py; an error meant for the user is one line on stderr. Storage is
+``STEELYARD_STORAGE`` (absolute; set by whoever submits), else the configuration's `storage`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from actors.crowd.world import World
+from cluster.checks import check_against_world
+from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, StoppedError
+from configs.layout import RunLayout
+from configs.load import load_settings
+from configs.schema.run import RunSettings
+
+STORAGE_VARIABLE = "STEELYARD_STORAGE"
+NAMESPACE = "steelyard"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one configuration to its end; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    dry_run = "--dry-run" in words
+    words = [word for word in words if word != "--dry-run"]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: python -m cluster.job CONFIG [key=value ...] [--dry-run]")
+        return Exit.DONE if words else Exit.USAGE
+    try:
+        settings = load_settings(words[0], words[1:])
+        world = check_against_world(settings)
+        if dry_run:
+            print(f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}")
+            return Exit.DONE
+        return int(_run(settings, world))
+    except SteelyardError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+
+
+def _run(settings: RunSettings, world: World) -> Exit:
+    import ray
+
+    from cluster.arms import run_comparison
+    from cluster.engines import Engines
+    from cluster.pipeline import run_pipeline, storage_root
+
+    storage = _storage(settings)
+    dashboard = _connect()
+    _stop_on_sigterm()
+    engines = Engines(settings.resources, settings.model.max_length, deterministic=settings.deterministic)
+    try:
+        layout = storage_root(settings, storage)
+        if settings.arms:
+            return run_comparison(settings, layout, world, engines, dashboard)
+        outcome = run_pipeline(
+            settings, layout, world, engines, donors=_donors(settings, storage), dashboard_url=dashboard
+        )
+        print(f"{outcome.summary.verdict}\nreport: {layout.report}")
+        return outcome.exit_code
+    finally:
+        engines.close()
+        ray.shutdown()
+
+
+def _connect() -> str:
+    """Join the cluster that RAY_ADDRESS names; returns the dashboard's address."""
+    import ray
+
+    try:
+        context = ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
+    except ConnectionError as error:
+        raise ClusterError(
+            "there is no Ray cluster to run on: submit with `steelyard submit`, or start one with `steelyard run`"
+        ) from error
+    url = context.dashboard_url or ""
+    return url if url.startswith("http") or not url else f"http://{url}"
+
+
+def _donors(settings: RunSettings, storage: Path) -> list[RunLayout]:
+    return [RunLayout(storage / name) for name in settings.reuse_from]
+
+
+def _storage(settings: RunSettings) -> Path:
+    """Where run folders go.
+
+    Raises:
+        ConfigError: nobody said, or the path is relative (a job runs in Ray's copy of the working directory).
+    """
+    text = os.environ.get(STORAGE_VARIABLE)
+    path = settings.storage or (Path(text) if text else None)
+    if path is None:
+        raise ConfigError(f"storage: no folder for the run; set {STORAGE_VARIABLE} or storage=/an/absolute/path")
+    if not path.is_absolute():
+        raise ConfigError(f"storage: '{path}' is relative, and a job runs in Ray's copy of the working directory; make it absolute")
+    return path
+
+
+def _stop_on_sigterm() -> None:
+    """`ray job stop` sends SIGTERM: end as a stopped run that can go on later. Only after ray.init does this take."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise StoppedError("the run was stopped; the same command goes on where it stopped")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,59 @@
+"""metrics.jsonl: one line per optimiser step, flat keys, every value a number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.constraints import ConstraintReading
+from learner.records import StepResult
+
+
+class MetricsLog:
+    """Appends to the file of one run; a resumed run drops the lines after its checkpoint first."""
+
+    def __init__(self, path: Path, *, keep_steps: int = 0) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _lines(path) if int(json.loads(line)["step"]) <= keep_steps]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(temporary, path)
+
+    def append(self, line: Mapping[str, float]) -> None:
+        """Add one step's line.
+
+        Raises:
+            ValueError: a figure is not finite; the step's own checks should have stopped it.
+        """
+        wrong = [name for name, value in line.items() if not math.isfinite(value)]
+        if wrong:
+            raise ValueError(f"step {line.get('step')}: the metrics {', '.join(wrong)} are not finite")
+        with self._path.open("a") as file:
+            file.write(json.dumps(dict(line)) + "\n")
+
+
+def step_line(
+    result: StepResult, readings: Mapping[str, ConstraintReading], phases: Mapping[str, float], seconds_elapsed: float
+) -> dict[str, float]:
+    """One step's figures under flat keys: ``measure/<constraint>``, ``phase_seconds/<phase>`` …"""
+    line: dict[str, float] = {
+        "step": result.step,
+        "weight_version": result.weight_version,
+        "seconds_elapsed": seconds_elapsed,
+        **result.metrics,
+    }
+    for name, reading in readings.items():
+        line |= {f"limit/{name}": reading.limit, f"multiplier/{name}": reading.multiplier, f"window/{name}": reading.samples}
+        if reading.measure_value is not None:
+            line[f"measure/{name}"] = reading.measure_value
+        if reading.violation_rate is not None:
+            line[f"violation_rate/{name}"] = reading.violation_rate
+    return line | {f"phase_seconds/{phase}": seconds for phase, seconds in phases.items()}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,95 @@
+"""Stages `pairs` and `preferences`: two responses per prompt from the current policy, then the crowd's labels.
+
+They are two stages so that arms with different crowds share the same pairs.
+"""
+
+from __future__ import annotations
+
+from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
+from cluster.context import RunContext
+from cluster.promptsets import training_prompts
+from cluster.requests import Sampler, stable_seed
+from cluster.stages import sft
+from cluster.stages.base import Stage, StageOutput
+from configs.schema.run import RunSettings
+from learner.deadlines import fetch
+from learner.records import GenerationRequest, Prompt, SamplingSettings
+
+PAIRS, NAME = "pairs", "preferences"
+
+
+def pairs_stage(settings: RunSettings) -> Stage:
+    """Sampling of pairs for these settings."""
+    return Stage(
+        name=PAIRS,
+        inputs=(sft.NAME,),
+        settings={
+            "seed": settings.seed,
+            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "holdout_share"}),
+            "max_response_tokens": settings.ppo.max_response_tokens,
+            "deterministic": settings.deterministic,
+        },
+        code=("cluster/stages/preferences.py", "cluster/requests.py", "actors/engine.py", "actors/crowd"),
+        run=_sample,
+    )
+
+
+def preferences_stage(settings: RunSettings) -> Stage:
+    """Labelling of the pairs for these settings."""
+    return Stage(
+        name=NAME,
+        inputs=(PAIRS,),
+        settings={"seed": settings.seed, "crowd": settings.preferences.crowd.model_dump(mode="json")},
+        code=("actors/crowd",),
+        run=_label,
+    )
+
+
+def _sample(context: RunContext) -> StageOutput:
+    settings = context.settings
+    preferences = settings.preferences
+    prompts = training_prompts(
+        context.world, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights, prefix="pair"
+    )
+    fleet = context.engines.rollout_pool(context.layout.sft, context.tokenizer_path)
+    sampler = Sampler(context.tokenizer_path, settings.seed, PAIRS)
+    requests = [request for prompt in prompts for request in _pair(prompt, sampler, context)]
+    chunks = fleet.generate_only(requests, context.status)
+    path = context.layout.preferences(context.round_number) / "pairs.parquet"
+    provenance = Provenance(
+        model_digest=next(iter(context.manifest[sft.NAME].outputs.values())),
+        temperatures=preferences.temperatures,
+        max_response_tokens=settings.ppo.max_response_tokens,
+        sampling_seed=settings.seed,
+        weight_version=context.engines.weight_version,
+    )
+    call = write_pairs.remote(prompts, str(context.tokenizer_path / "tokenizer.json"), str(path), provenance, *chunks)
+    written = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
+    return StageOutput((path,), {"pairs": written})
+
+
+def _pair(prompt: Prompt, sampler: Sampler, context: RunContext) -> list[GenerationRequest]:
+    temperatures = context.settings.preferences.temperatures
+    return [
+        sampler.request(
+            prompt,
+            pair_request_id(prompt.prompt_id, side),
+            SamplingSettings(temperatures[side % len(temperatures)], context.settings.ppo.max_response_tokens),
+        )
+        for side in (0, 1)
+    ]
+
+
+def _label(context: RunContext) -> StageOutput:
+    settings = context.settings
+    folder = context.layout.preferences(context.round_number)
+    path = folder / "preferences.parquet"
+    call = label_pairs.remote(
+        context.world_path,
+        settings.preferences.crowd.model_dump(mode="json"),
+        stable_seed(settings.seed, "crowd"),
+        str(folder / "pairs.parquet"),
+        str(path),
+    )
+    facts = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
+    return StageOutput((path,), facts)

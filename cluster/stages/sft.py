@@ -1,0 +1,57 @@
+"""Stage `sft`: the tokenizer, the demonstrations, and the supervised policy that everything starts from."""
+
+from __future__ import annotations
+
+from actors.crowd.datasets import write_demonstrations
+from actors.crowd.vocabulary import world_words
+from cluster.context import RunContext
+from cluster.stages.base import Stage, StageOutput
+from configs.schema.run import RunSettings
+from learner.deadlines import fetch
+from learner.models import new_policy, save_model
+from learner.sft import SftTask
+from learner.tokens import build_tokenizer
+
+NAME = "sft"
+
+
+def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
+    """The stage for these settings."""
+    return Stage(
+        name=NAME,
+        inputs=(),
+        settings={
+            "world": world_digest,
+            "seed": settings.seed,
+            "model": settings.model.model_dump(mode="json"),
+            "sft": settings.sft.model_dump(mode="json"),
+            "workers": settings.resources.supervised.workers,
+            "deterministic": settings.deterministic,
+        },
+        code=("learner/sft.py", "learner/supervised.py", "learner/models.py", "learner/tokens.py", "actors/crowd"),
+        run=_run,
+    )
+
+
+def _run(context: RunContext) -> StageOutput:
+    settings, layout = context.settings, context.layout
+    context.engines.start_supervised()
+    tokenizer = build_tokenizer(world_words(context.world), settings.model.max_length)
+    tokenizer.save_pretrained(str(context.tokenizer_path))
+    start = layout.data / "initial"
+    save_model(new_policy(settings.model, tokenizer, settings.seed), tokenizer, start)
+    data = layout.data / "sft.parquet"
+    examples = fetch(
+        write_demonstrations.remote(
+            context.world_path,
+            str(context.tokenizer_path),
+            str(data),
+            n=settings.sft.steps * settings.sft.batch_size,
+            seed=settings.seed,
+        ),
+        deadline_seconds=settings.resources.deadlines.train_seconds,
+        what="write_demonstrations",
+    )
+    task = SftTask(name=NAME, data=data, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
+    metrics = context.engines.train(task, context.status)
+    return StageOutput((layout.sft, context.tokenizer_path), {"examples": examples, **metrics})

@@ -1,0 +1,118 @@
+"""The driver's dual update per step, on made-up costs."""
+
+import math
+
+import pytest
+
+from cluster.constraints import ConstraintSet, in_subset
+from configs.schema.signals import ConstraintSettings, DualSettings
+from learner.records import Prompt, RolloutMeta, ScoredSample
+from learner.statistics.calibration import Calibration
+
+PROMPTS = {
+    name: Prompt(name, ({"role": "user", "content": "?"},), "test", tags=frozenset({kind}))
+    for name, kind in (("h0", "harmful"), ("h1", "harmful"), ("d0", "dual_use"), ("b0", "benign"), ("b1", "benign"))
+}
+
+
+def sample(prompt: str, cost: float, version: int = 0, name: str = "harm") -> ScoredSample:
+    meta = RolloutMeta(f"r-{prompt}", prompt, 3, 2, "stop", version, "generator-0")
+    return ScoredSample(meta, 0.0, {name: cost})
+
+
+def constraints(**changes: object) -> ConstraintSet:
+    settings = ConstraintSettings(
+        **{"measure": "mean", "limit": 0.5, "min_samples": 1, "dual": DualSettings(learning_rate=1.0), **changes}
+    )
+    return ConstraintSet({"harm": settings}, batch_size=8, calibrations={})
+
+
+BATCH = [sample("h0", 2.0), sample("h1", 1.0), sample("d0", -1.0), sample("b0", -5.0), sample("b1", -7.0)]
+
+
+def test_no_constraint_gives_no_multiplier_and_no_reading() -> None:
+    terms, readings = ConstraintSet({}, 8, {}).step(BATCH, PROMPTS, 0)
+    assert terms.multipliers == {} and readings == {}
+
+
+def test_the_measure_is_taken_over_the_subset_only() -> None:
+    _, readings = constraints(subset=("harmful", "dual_use")).step(BATCH, PROMPTS, 0)
+    assert readings["harm"].measure_value == pytest.approx((2.0 + 1.0 - 1.0) / 3)
+    assert readings["harm"].samples == 3
+    assert readings["harm"].violation_rate == pytest.approx(2 / 3)
+
+
+def test_an_empty_subset_means_every_prompt() -> None:
+    _, readings = constraints().step(BATCH, PROMPTS, 0)
+    assert readings["harm"].measure_value == pytest.approx(-2.0)
+    assert all(in_subset(prompt, ConstraintSettings(limit=0.1)) for prompt in PROMPTS.values())
+
+
+def test_a_projected_multiplier_rises_by_the_violation() -> None:
+    terms, _ = constraints(subset=("harmful",)).step(BATCH, PROMPTS, 0)
+    assert terms.multipliers["harm"] == pytest.approx(1.5 - 0.5)
+
+
+def test_a_batch_outside_the_subset_holds_the_multiplier() -> None:
+    group = constraints(subset=("harmful",), dual=DualSettings(initial=0.7))
+    terms, readings = group.step(BATCH[3:], PROMPTS, 0)
+    assert terms.multipliers["harm"] == 0.7
+    assert readings["harm"].measure_value is None and readings["harm"].samples == 0
+
+
+def test_the_order_of_samples_and_those_outside_the_subset_change_nothing() -> None:
+    one = constraints(subset=("harmful", "dual_use")).step(BATCH, PROMPTS, 0)
+    other = constraints(subset=("harmful", "dual_use")).step(BATCH[::-1][2:], PROMPTS, 0)
+    assert one[0].multipliers == pytest.approx(other[0].multipliers)
+    assert one[1]["harm"].measure_value == pytest.approx(other[1]["harm"].measure_value)
+
+
+def test_the_window_forgets_batches_older_than_its_length() -> None:
+    group = constraints(subset=("harmful",), window_batches=2)
+    for cost in (9.0, 1.0, 3.0):
+        _, readings = group.step([sample("h0", cost)], PROMPTS, 0)
+    assert readings["harm"].measure_value == pytest.approx(2.0) and readings["harm"].samples == 2
+
+
+def test_the_rate_uses_the_cost_models_calibration() -> None:
+    settings = ConstraintSettings(measure="rate", limit=0.1, min_samples=1)
+    group = ConstraintSet({"harm": settings}, 8, {"harm": Calibration(slope=2.0, intercept=-1.0, n=10)})
+    terms, readings = group.step([sample("h0", 1.5)], PROMPTS, 0)
+    assert readings["harm"].measure_value == pytest.approx(1 / (1 + math.exp(-2.0)))  # sigma(2 * 1.5 - 1)
+    assert terms.measure_state["harm"]["slope"] == 2.0
+
+
+def test_a_scale_divides_measure_and_limit_but_not_what_people_read() -> None:
+    plain, scaled = constraints(subset=("harmful",)), constraints(subset=("harmful",), scale=0.5)
+    terms, readings = plain.step(BATCH, PROMPTS, 0)
+    scaled_terms, scaled_readings = scaled.step(BATCH, PROMPTS, 0)
+    assert scaled_readings["harm"].measure_value == pytest.approx(readings["harm"].measure_value)
+    assert scaled_readings["harm"].limit == readings["harm"].limit
+    assert scaled_terms.multipliers["harm"] == pytest.approx(2 * terms.multipliers["harm"])
+
+
+def test_a_mean_that_hides_violations_is_said() -> None:
+    _, readings = constraints(limit=0.0).step(BATCH, PROMPTS, 0)
+    assert any("unsafe" in text for text in readings["harm"].warnings)
+
+
+def test_a_saved_state_goes_on_exactly_where_it_was() -> None:
+    first = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5))
+    first.step(BATCH, PROMPTS, 0)
+    second = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5))
+    second.load_state_dict(first.state_dict())
+    assert first.step(BATCH, PROMPTS, 1)[0].multipliers == second.step(BATCH, PROMPTS, 1)[0].multipliers
+
+
+@pytest.mark.parametrize("form", ["projected", "log", "pid", "fixed"])
+def test_every_dual_form_can_be_configured(form: str) -> None:
+    dual = DualSettings(form=form, initial=1.0, learning_rate=0.1)  # type: ignore[arg-type]
+    terms, _ = constraints(subset=("harmful",), dual=dual).step(BATCH, PROMPTS, 0)
+    assert (terms.multipliers["harm"] == 1.0) == (form == "fixed")
+
+
+def test_three_constraints_move_on_their_own() -> None:
+    three = {name: ConstraintSettings(measure="mean", limit=limit, min_samples=1) for name, limit in (("a", 0.0), ("b", 1.0), ("c", 9.0))}
+    batch = [ScoredSample(sample("h0", 0.0).rollout, 0.0, {"a": 2.0, "b": 2.0, "c": 2.0})]
+    terms, _ = ConstraintSet(three, 8, {}).step(batch, PROMPTS, 0)
+    assert terms.multipliers == pytest.approx({"a": 2.0, "b": 1.0, "c": 0.0})
