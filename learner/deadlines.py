@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
-from configs.exits import StoppedError
+from configs.exits import SteelyardError, StoppedError
 
 
 class RemoteTimeout(StoppedError):
@@ -27,6 +27,10 @@ class ActorDied(RemoteFailure):
     """The actor behind a call is gone; whoever owns it may start another."""
 
 
+class ValueLost(RemoteFailure):
+    """The node that held a value is gone, and the value with it."""
+
+
 def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
     """Wait for one reference or a list of them.
 
@@ -38,6 +42,7 @@ def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
     Raises:
         RemoteTimeout: no answer in time.
         ActorDied: the actor is gone.
+        ValueLost: a value was lost with its node.
         RemoteFailure: the call raised; the cause is chained.
     """
     try:
@@ -48,6 +53,42 @@ def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
         raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
     except RayTaskError as error:
         raise RemoteFailure(f"{what} failed: {_first_line(error.cause or error)}") from error
+    except ObjectLostError as error:
+        raise ValueLost(f"{what} failed: its value was lost with a node ({_first_line(error)})") from error
+    except RayError as error:
+        raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
+
+
+def poll(refs: Sequence[Any], *, seconds: float) -> list[Any]:
+    """Those of `refs` (references, or streams from streaming calls) that are ready, after waiting `seconds` at most for one.
+
+    A stream is ready when its next item is, or when it has ended or failed. Nothing is raised when none is ready: the caller
+    keeps its own deadlines.
+    """
+    if not refs:
+        time.sleep(seconds)
+        return []
+    ready, pending = ray.wait(list(refs), num_returns=1, timeout=seconds, fetch_local=False)
+    if ready and pending:
+        more, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
+        ready = [*ready, *more]
+    return ready
+
+
+def next_item(stream: Any, *, what: str) -> Any | None:
+    """Reference of the next item of a stream that `poll` found ready; None at its end.
+
+    The item may be an error; `fetch` raises it.
+
+    Raises:
+        ActorDied, RemoteFailure: the stream broke.
+    """
+    try:
+        return next(stream)
+    except StopIteration:
+        return None
+    except RayActorError as error:
+        raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
     except RayError as error:
         raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
 
@@ -77,6 +118,14 @@ class Deadline:
     def remaining(self) -> float:
         """Seconds left, never below 0."""
         return max(0.0, self._end - time.monotonic())
+
+
+def user_error(error: RemoteFailure) -> SteelyardError | None:
+    """What the remote side raised, where it was meant for the user; None for anything else."""
+    cause = error.__cause__
+    if isinstance(cause, RayTaskError):
+        cause = cause.cause
+    return cause if isinstance(cause, SteelyardError) else None
 
 
 def _first_line(error: BaseException) -> str:
