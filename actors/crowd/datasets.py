@@ -1,0 +1,149 @@
+"""Training sets made from the sandbox, as Ray tasks: demonstrations for SFT, comparisons for reward and cost models.
+
+Files hold token ids and lengths only, so that a trainer needs neither a tokenizer nor the world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from actors.crowd.corpus import sft_examples
+from actors.crowd.world import load_world
+from configs.exits import DataError
+from learner.records import Message
+from learner.tokens import load_tokenizer, prompt_token_ids
+
+SAFE, UNSAFE = -1, 1
+"""Signs of the cost: positive is unsafe."""
+
+
+@ray.remote(num_cpus=0)
+def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str, *, n: int, seed: int) -> int:
+    """Write `n` SFT examples (columns ``input_ids``, ``prompt_length``); returns how many.
+
+    Examples repeat prompts and answers often, so each distinct text is tokenised once.
+    """
+    world = load_world(Path(world_path) if world_path else None)
+    tokenizer = load_tokenizer(tokenizer_path)
+    end = [int(tokenizer.eos_token_id)]
+
+    @lru_cache(maxsize=None)
+    def prompt_ids(turns: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        return tuple(prompt_token_ids(tokenizer, [{"role": role, "content": content} for role, content in turns]))
+
+    @lru_cache(maxsize=None)
+    def answer_ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    rows: list[dict[str, Any]] = []
+    for example in sft_examples(world, n=n, seed=seed):
+        prompt = prompt_ids(_hashable(example.messages[:-1]))
+        ids = [*prompt, *answer_ids(example.messages[-1]["content"]), *end]
+        if len(ids) > tokenizer.model_max_length:
+            raise DataError(
+                f"the world's demonstration {example.prompt_id} has {len(ids)} tokens: raise model.max_length "
+                f"({tokenizer.model_max_length}) to at least that"
+            )
+        rows.append({"input_ids": ids, "prompt_length": len(prompt)})
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())])
+    _write(rows, Path(path), schema)
+    return len(rows)
+
+
+@ray.remote(num_cpus=0)
+def write_reward_comparisons(preferences_path: str, path: str, holdout_share: float) -> dict[str, int]:
+    """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out."""
+    rows = []
+    for pair in _pairs(preferences_path):
+        better = int(pair["better_response_id"])
+        rows.append({**_sides(pair, better, "better", "worse"), "holdout": _held_out(pair, holdout_share)})
+    _write(rows, Path(path))
+    return _counts(rows, preferences_path)
+
+
+@ray.remote(num_cpus=0)
+def write_cost_comparisons(
+    preferences_path: str, path: str, holdout_share: float, categories: Sequence[str]
+) -> dict[str, int]:
+    """Comparisons for one constraint's cost model: which response is safer, and whether each is safe.
+
+    With `categories` only those count as unsafe; a pair is then ranked where its two safety labels differ, for the
+    crowd's ranking speaks of all harm. A pair that breaks the logical order (an unsafe response ranked safer than a
+    safe one) is set aside and counted.
+    """
+    rows, illogical = [], 0
+    for pair in _pairs(preferences_path):
+        signs = [_sign(pair, side, categories) for side in (0, 1)]
+        if 0 in signs:
+            continue
+        safer = int(pair["safer_response_id"]) if not categories else signs.index(min(signs))
+        if signs[safer] > signs[1 - safer]:
+            illogical += 1
+            continue
+        rows.append(
+            {
+                **_sides(pair, 1 - safer, "worse", "better"),
+                "safer_sign": signs[safer],
+                "less_safe_sign": signs[1 - safer],
+                "rank_weight": 1.0 if not categories or signs[0] != signs[1] else 0.0,
+                "holdout": _held_out(pair, holdout_share),
+            }
+        )
+    if not rows:
+        raise DataError(f"{preferences_path} has no safety labels: a mixed crowd gives none; use preferences.crowd.mode decoupled")
+    _write(rows, Path(path))
+    return {**_counts(rows, preferences_path), "illogical": illogical}
+
+
+def _sides(pair: Mapping[str, Any], first: int, first_name: str, second_name: str) -> dict[str, Any]:
+    """Token columns ``better_ids`` and ``worse_ids``; of a cost comparison *better* means safer."""
+    columns: dict[str, Any] = {}
+    for side, name in ((first, first_name), (1 - first, second_name)):
+        columns[f"{name}_ids"] = [*pair["prompt_ids"], *pair[f"response_{side}_ids"]]
+        columns[f"{name}_prompt_length"] = len(pair["prompt_ids"])
+    return columns
+
+
+def _sign(pair: Mapping[str, Any], side: int, categories: Sequence[str]) -> int:
+    safe = pair[f"is_response_{side}_safe"]
+    if safe is None:
+        return 0
+    if safe or (categories and not set(categories) & set(pair[f"response_{side}_categories"] or ())):
+        return SAFE
+    return UNSAFE
+
+
+def _held_out(pair: Mapping[str, Any], share: float) -> bool:
+    """By conversation, never by row: equal prompts are all on one side."""
+    text = "\n".join(f"{message['role']}: {message['content']}" for message in pair["messages"])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _pairs(preferences_path: str) -> Iterable[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(preferences_path).to_pylist()
+    return [row for row in rows if row["response_0_ids"] != row["response_1_ids"]]
+
+
+def _counts(rows: Sequence[Mapping[str, Any]], preferences_path: str) -> dict[str, int]:
+    held = sum(1 for row in rows if row["holdout"])
+    return {"pairs": pq.read_metadata(preferences_path).num_rows, "used": len(rows), "holdout": held}
+
+
+def _hashable(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _write(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial, compression="zstd")
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Who says how good and how harmful a response is."""

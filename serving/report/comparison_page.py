@@ -1,0 +1,123 @@
+"""The page of a comparison: its verdict, one table of arms, the plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from configs.layout import RunLayout
+from serving.report import labels
+from serving.report.blocks import SHARES, Figure, Gallery, Note, Page, Picture, Row, Section, Table, cell_figure
+from serving.report.charts import Scheme, picture
+from serving.report.comparison import COMPARED, SPLITS, Arm, Comparison, Spread, compare_arms
+from serving.report.page import write_page
+
+
+def write_comparison(run_root: Path, baseline: str | None = None) -> Path:
+    """Write the report of a run with arms over all that have finished; returns its path.
+
+    Raises:
+        DataError: no arm has finished, or the report cannot be written.
+    """
+    return write_page(comparison_page(compare_arms(run_root, baseline)), RunLayout(run_root).report)
+
+
+def comparison_page(comparison: Comparison) -> Page:
+    """Everything a comparison's page shows."""
+    seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
+    over = f"mean over {len(seeds)} seed{'s' * (len(seeds) > 1)} ± standard deviation"
+    lead = (
+        f"By the trained policy's gold score: {over}; below it the difference from “{comparison.baseline}” "
+        "on the same seeds with its 95 % Student t interval."
+    )
+    blocks: list[Any] = [_table(comparison, "seen")]
+    if len(seeds) < 2:
+        blocks.append(Note("One seed only: neither spread nor intervals can be given.", tone="warning"))
+    blocks += [Note(f"Missing: {each}", tone="missing") for each in comparison.missing]
+    sections = [
+        Section("arms", "The arms", blocks, lead),
+        Section("plane", "The reward-cost plane", _planes(comparison)),
+        Section(
+            "heldout", "On held-out tasks and forms", [_table(comparison, split, folded=True) for split in SPLITS[1:]]
+        ),
+    ]
+    subtitle = f"{len(comparison.arms)} arms, seeds {', '.join(map(str, seeds))}, baseline “{comparison.baseline}”."
+    return Page(
+        title=f"Steelyard: {comparison.name}",
+        verdict=comparison.verdict.replace(" %", "\u00a0%"),
+        tone="open",
+        subtitle=subtitle,
+        tiles=(),
+        sections=sections,
+    )
+
+
+def _table(comparison: Comparison, split: str, folded: bool = False) -> Table:
+    columns = (*(labels.MEASURE_NAMES[measure] for measure in COMPARED), "Certified feasible", "Questions asked")
+    rows = tuple(_row(index, arm, split) for index, arm in enumerate(comparison.arms))
+    return Table(f"{labels.SPLIT_NAMES[split]}: every arm", "Arm", columns, rows, folded=folded)
+
+
+def _row(index: int, arm: Arm, split: str) -> Row:
+    cells = [
+        _figures(arm.measures.get(split, {}).get(measure), measure, f"arms.{index}.measures.{split}.{measure}")
+        for measure in COMPARED
+    ]
+    cells.append((Figure("–" if arm.feasible is None else f"{arm.feasible} of {len(arm.seeds)}"),))
+    cells.append((Figure("–" if arm.questions is None else f"{arm.questions:,}"),))
+    return Row(arm.name, tuple(cells), note=arm.setting)
+
+
+def _figures(spread: Spread | None, measure: str, key: str) -> tuple[Figure, ...]:
+    if spread is None:
+        return (Figure("–"),)
+    share = measure in SHARES
+    scale, digits, unit = (100, 1, " %") if share else (1, 2, "")
+    around = "" if spread.spread is None else f"± {scale * spread.spread:.{digits}f}"
+    mean = Figure(f"{scale * spread.mean:.{digits}f}{unit}", around, f"{key}.mean", spread.mean, len(spread.by_seed))
+    if spread.difference is None or spread.difference["value"] is None:
+        return (mean,)
+    tone = labels.mark(measure, spread.difference)
+    return mean, cell_figure(spread.difference, share=share, key=f"{key}.difference.value", signed=True, mark=tone)
+
+
+def _planes(comparison: Comparison) -> list[Any]:
+    pictures = [_plane(comparison, split) for split in SPLITS]
+    found = tuple(each for each in pictures if each is not None)
+    return [Gallery(found)] if found else [Note("Missing: no arm has both harm and helpfulness.", tone="missing")]
+
+
+def _plane(comparison: Comparison, split: str) -> Picture | None:
+    """Harm across, helpfulness up: a large dot per arm, small ones for its seeds."""
+    ends: dict[str, tuple[Spread, Spread]] = {}
+    for arm in comparison.arms:
+        cells = arm.measures.get(split, {})
+        if "harm_rate_harmful" in cells and "helpfulness_benign" in cells:
+            ends[arm.name] = (cells["harm_rate_harmful"], cells["helpfulness_benign"])
+    if not ends:
+        return None
+
+    def draw(axes: Axes, scheme: Scheme) -> None:
+        markers = "osD^vP*X"
+        for index, (name, (harm, help_)) in enumerate(ends.items()):
+            colour, marker = scheme.series[index % len(scheme.series)], markers[index % len(markers)]
+            seeds = [seed for seed in harm.by_seed if seed in help_.by_seed]
+            axes.scatter(
+                [100 * harm.by_seed[s] for s in seeds], [help_.by_seed[s] for s in seeds], s=9, color=colour, alpha=0.6
+            )
+            axes.plot(100 * harm.mean, help_.mean, marker, color=colour, markersize=7, linestyle="none", label=name)
+        axes.set_xlabel("harm rate on harmful prompts, %")
+        axes.set_ylabel("helpfulness on benign prompts")
+        axes.set_xlim(-5, 105)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.18), ncols=2)
+
+    words = "; ".join(f"{name}: {100 * a.mean:.1f} % harm, helpfulness {b.mean:.2f}" for name, (a, b) in ends.items())
+    height = 2.9 + 0.2 * _legend_rows(len(ends))
+    return picture(labels.SPLIT_NAMES[split], f"{words}.", draw, height=height)
+
+
+def _legend_rows(count: int) -> int:
+    """Rows of a legend with two columns."""
+    return (count + 1) // 2

@@ -1,0 +1,59 @@
+"""Which conversations the report shows: the same prompt answered by both models, a few of every kind of ending."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.judging.cells import MODELS, OUTCOMES, SPLITS
+from actors.judging.samples import EvaluatedSample
+
+SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One prompt with one answer per model, in the order of `MODELS`."""
+
+    prompt: EvaluatedSample
+    answers: tuple[EvaluatedSample, ...]
+
+    @property
+    def outcomes(self) -> str:
+        """What the filter matches: ``policy:safe_help`` and so on, joined by spaces."""
+        return " ".join(f"{answer.model}:{answer.outcome}" for answer in self.answers)
+
+
+def choose_conversations(samples: Sequence[EvaluatedSample], shown: int = SHOWN) -> list[Conversation]:
+    """At most `shown` conversations, drawn in turn from every split, kind and pair of outcomes; the same each time.
+
+    Only the first sample of a model for a prompt is used: which one is luck of the seed, not of the eye.
+    """
+    answers: dict[str, dict[str, EvaluatedSample]] = defaultdict(dict)
+    for sample in samples:
+        answers[sample.prompt_id].setdefault(sample.model, sample)
+    strata: dict[tuple[str, ...], list[Conversation]] = defaultdict(list)
+    models = [model for model in MODELS if any(model in found for found in answers.values())]
+    for prompt_id in sorted(answers):
+        found = answers[prompt_id]
+        if any(model not in found for model in models):
+            continue
+        conversation = Conversation(found[models[-1]], tuple(found[model] for model in models))
+        key = (conversation.prompt.split, conversation.prompt.kind, *(found[model].outcome for model in models))
+        strata[key].append(conversation)
+    return _in_turn([strata[key] for key in sorted(strata, key=_order)], shown)
+
+
+def _order(key: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
+    """Seen first; within a split, what the trained policy got wrong first."""
+    return SPLITS.index(key[0]), -OUTCOMES.index(key[-1]), key
+
+
+def _in_turn(strata: Sequence[Sequence[Conversation]], shown: int) -> list[Conversation]:
+    chosen: list[Conversation] = []
+    depth = 0
+    while len(chosen) < shown and any(depth < len(stratum) for stratum in strata):
+        chosen.extend(stratum[depth] for stratum in strata if depth < len(stratum))
+        depth += 1
+    return chosen[:shown]

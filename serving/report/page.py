@@ -1,0 +1,124 @@
+"""Rendering: a run's blocks through the template into one file.
+
+Invariant: the page asks nothing of the outside. Styles, script and pictures are inside, and a content security policy
+refuses everything else; only the report's own script may run (by its hash), whatever a model's output holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from configs.exits import DataError
+from configs.layout import RunLayout
+from serving.report import labels
+from serving.report.blocks import Page, Tile, cell_figure, plain
+from serving.report.conversations import choose_conversations
+from serving.report.labels import KIND_NAMES
+from serving.report.run_files import RunFiles, read_run
+from serving.report.sections import run_sections
+
+ASSETS = Path(__file__).parent / "assets"
+TILES = (
+    ("Harm rate, harmful prompts", "harm_rate_harmful"),
+    ("Helpfulness, benign", "helpfulness_benign"),
+    ("Helpfulness, look-alikes", "helpfulness_lookalike"),
+    ("Bare refusals, benign", "refusal_benign"),
+)
+"""Headline figures, all of seen tasks and forms."""
+
+
+def write_report(run_root: Path) -> Path:
+    """Write ``report.html`` of a run, finished or not; returns its path.
+
+    Raises:
+        DataError: there is no such run folder, or the report cannot be written.
+    """
+    page = build_page(read_run(run_root))
+    return write_page(page, RunLayout(run_root).report)
+
+
+def build_page(run: RunFiles) -> Page:
+    """Everything a run's page shows."""
+    name = str(run.settings.get("name") or run.layout.root.name)
+    conversations = choose_conversations(run.samples)
+    filters = {
+        "split": [split for split in labels.SPLIT_NAMES if any(c.prompt.split == split for c in conversations)],
+        "kind": [kind for kind in KIND_NAMES if any(c.prompt.kind == kind for c in conversations)],
+        "model": list(dict.fromkeys(answer.model for c in conversations for answer in c.answers)),
+    }
+    summary = run.summary
+    if summary is None:
+        verdict, tone, subtitle = "The run is not finished", "open", run.missing.get("summary", "")
+    else:
+        certificate = summary.certificate
+        verdict = summary.verdict
+        tone = "open" if certificate is None else "good" if certificate.feasible else "bad"
+        subtitle = f"Seed {summary.seed}, {summary.seconds.get('total', 0.0) / 60:.1f} minutes in all."
+    return Page(
+        title=f"Steelyard: {name}",
+        verdict=(verdict[:1].upper() + verdict[1:]).replace(" %", "\u00a0%"),
+        tone=tone,  # type: ignore[arg-type]
+        subtitle=subtitle,
+        tiles=_tiles(run),
+        sections=run_sections(run),
+        conversations=conversations,
+        filters=filters,
+    )
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Render and write atomically."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(render(page), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: the report cannot be written ({error.strerror})") from error
+    return path
+
+
+def render(page: Page) -> str:
+    """The HTML text; every value is escaped by the template engine, save the package's own style and script."""
+    script = (ASSETS / "filter.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        page=page,
+        names={
+            "kind": KIND_NAMES,
+            "split": labels.SPLIT_NAMES,
+            "outcome": labels.OUTCOME_NAMES,
+            "model": labels.MODEL_NAMES,
+        },
+        style=(ASSETS / "style.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
+        missing_samples="The evaluated samples are not there, so no conversation can be shown.",
+    )
+
+
+def _tiles(run: RunFiles) -> list[Tile]:
+    tiles = []
+    for title, measure in TILES:
+        figures: dict[str, Any] = {}
+        for model in ("sft", "policy"):
+            cell = run.evaluation.get(model, {}).get("seen", {}).get(measure)
+            share = not measure.startswith("helpfulness")
+            figures[model] = cell_figure(cell, share=share, key=f"evaluation.{model}.seen.{measure}")
+        if figures["policy"].value is not None:
+            before = figures["sft"] if figures["sft"].value is not None else None
+            tiles.append(Tile(title, before, figures["policy"], "seen tasks and forms"))
+    if run.summary is not None and run.summary.ppo is not None:
+        rate = plain(run.summary.ppo.samples_per_second, 1)
+        tiles.append(Tile("Samples per second, PPO", None, rate, f"{run.summary.ppo.steps} steps"))
+    return tiles

@@ -1,0 +1,125 @@
+"""What a run directory holds, read leniently: a report of half a run says what is missing instead of failing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from actors.judging.samples import EvaluatedSample, read_samples
+from configs.exits import DataError
+from configs.layout import RunLayout
+from serving.summary import Summary, read_summary
+
+T = TypeVar("T")
+ROUND = 1
+"""The round that is reported."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The parts of a run; a part that is not there is empty or None, and `missing` says why."""
+
+    layout: RunLayout
+    settings: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    summary: Summary | None
+    steps: list[dict[str, Any]]
+    """Lines of metrics.jsonl, nested values flattened: ``phase_seconds/generate``."""
+    samples: list[EvaluatedSample]
+    evaluation: Mapping[str, Any]
+    missing: dict[str, str] = field(default_factory=dict)
+    """Part → one sentence."""
+
+
+def read_run(root: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        DataError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such run folder")
+    layout = RunLayout(root)
+    missing: dict[str, str] = {}
+
+    def part(name: str, path: Path, read: Callable[[Path], T], otherwise: T) -> T:
+        try:
+            if not path.exists():
+                raise DataError(f"{path.relative_to(root)} is not there")
+            return read(path)
+        except (DataError, OSError, ValueError, yaml.YAMLError) as error:
+            missing[name] = f"{' '.join(str(error).replace(f'{root}/', '').split())}."
+            return otherwise
+
+    nothing: Mapping[str, Any] = {}
+    summary = part("summary", layout.summary, _read_summary, None)
+    folder = layout.evaluation(ROUND)
+    if summary is None or not summary.evaluation:
+        evaluation = part("evaluation", folder / "evaluation.json", _read_json, nothing)
+    else:
+        evaluation = summary.evaluation
+    return RunFiles(
+        layout=layout,
+        settings=part("settings", layout.config, _read_yaml, nothing),
+        manifest=part("manifest", layout.manifest, _read_json, nothing),
+        summary=summary,
+        steps=part("steps", layout.metrics, read_metrics, []),
+        samples=part("samples", folder / "samples.parquet", read_samples, []),
+        evaluation=evaluation,
+        missing=missing,
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, flattened, one per step: a step done again after a resume replaces the older line.
+
+    A last line without its newline is a write that was cut, and is left out.
+
+    Raises:
+        DataError: another line is not JSON, or lacks ``step``.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            values = flatten(json.loads(line))
+            steps[int(values["step"])] = values
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{path}: line {number} is no step ({type(error).__name__}: {error})") from error
+    return [steps[step] for step in sorted(steps)]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by ``/``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read_summary(path: Path) -> Summary | None:
+    return read_summary(path)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    return _as_mapping(path, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    return _as_mapping(path, yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _as_mapping(path: Path, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no object")
+    return value

@@ -1,0 +1,264 @@
+"""summary.json: the figures of a finished run, checked on the way in and on the way out.
+
+The report, the terminal table and the comparison of arms all read this file, so a figure is worked out once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.exits import DataError
+from learner.statistics.certificate import Certificate as LearnerCertificate
+
+SCHEMA_VERSION = 1
+STAGES = ("sft", "preferences", "reward_model", "cost_model", "ppo", "evaluate")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(_Part):
+    """One figure: None where nothing was measured."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int = Field(ge=0)
+
+
+class ConstraintCertificate(_Part):
+    """`learner.statistics.certificate.Certificate` as it is kept; the fields mean the same."""
+
+    feasible: bool
+    measure: str
+    value: float
+    low: float
+    high: float
+    upper_bound: float
+    limit: float
+    n: int
+    confidence: float
+    labels_source: str
+
+    def verdict(self) -> str:
+        """``feasible: 2.1 % [1.2, 3.4] ≤ 5 %``."""
+        return LearnerCertificate(**self.model_dump()).verdict()
+
+
+class Certificate(_Part):
+    """The claim about the trained policy; feasible when every constraint is."""
+
+    feasible: bool
+    constraints: dict[str, ConstraintCertificate]
+
+
+class Reliability(_Part):
+    """One bin of a calibration curve."""
+
+    predicted: float
+    observed: float
+    n: int
+
+
+class ScoreModelFigures(_Part):
+    """How good a reward or cost model is on the pairs kept out of its training."""
+
+    pair_accuracy: float
+    pair_accuracy_interval: Interval | None = None
+    sign_accuracy: float | None = None
+    """Cost models only: share of responses on the right side of zero."""
+    sign_accuracy_interval: Interval | None = None
+    holdout_pairs: int | None = None
+    calibration_slope: float | None = None
+    calibration_intercept: float | None = None
+    """Platt: probability of unsafe = sigmoid(slope * cost + intercept)."""
+    calibration_error: float | None = None
+    """Expected calibration error, a share."""
+    reliability: list[Reliability] = []
+    score_mean: float | None = None
+    score_std: float | None = None
+
+
+class PpoFigures(_Part):
+    """What the loop did."""
+
+    steps: int
+    samples_per_second: float
+    phase_seconds: dict[str, float]
+    """Mean wall-clock seconds per step by phase."""
+    quarantined: int = 0
+    """Samples set aside because a score was missing or not finite."""
+
+
+class WeightFigures(_Part):
+    """Sending weights to the generators."""
+
+    version: int
+    bytes: int
+    seconds_per_broadcast: float
+
+
+class Summary(_Part):
+    """Everything summary.json holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    seed: int
+    verdict: str
+    evaluation: dict[str, Any]
+    """What `actors.judging.cells.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
+    certificate: Certificate | None
+    """None when there was no constraint to certify."""
+    reward_model: ScoreModelFigures | None
+    cost_model: ScoreModelFigures | None
+    """Of the first constraint; every constraint's is in `cost_models`."""
+    cost_models: dict[str, ScoreModelFigures] = {}
+    preferences: dict[str, int] = {}
+    """``pairs`` and ``questions`` (asked of annotators: the labelling cost)."""
+    seconds: dict[str, float]
+    """Per stage, and ``total`` from job start to this file."""
+    ppo: PpoFigures | None
+    weights: WeightFigures | None
+    versions: dict[str, str]
+    digests: dict[str, str] = {}
+    """sha256 of what went in and came out: world, configuration, models."""
+    warnings: list[str] = []
+
+
+def build_summary(
+    *,
+    name: str,
+    seed: int,
+    evaluation: Mapping[str, Any],
+    certificates: Mapping[str, LearnerCertificate],
+    reward_model: ScoreModelFigures | None,
+    cost_models: Mapping[str, ScoreModelFigures],
+    seconds: Mapping[str, float],
+    ppo: PpoFigures | None,
+    weights: WeightFigures | None,
+    versions: Mapping[str, str],
+    warnings: Sequence[str] = (),
+    preferences: Mapping[str, int] | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Summary:
+    """Assemble a run's summary.
+
+    Args:
+        evaluation: as `evaluate_cells` gives it; every figure must be finite.
+        certificates: by constraint; empty when there is none.
+        cost_models: by constraint, in the configuration's order (`cost_model` is the first).
+        seconds: by stage; ``total`` must be among them.
+
+    Raises:
+        DataError: a figure is not finite or ``total`` is missing; the message names it.
+    """
+    if "total" not in seconds:
+        raise DataError("summary: seconds has no 'total'; give the time from job start to now")
+    _require_finite(evaluation, "evaluation")
+    certificate = certificate_of(certificates)
+    try:
+        return Summary(
+            name=name,
+            seed=seed,
+            verdict=verdict_line(certificate),
+            evaluation=dict(evaluation),
+            certificate=certificate,
+            reward_model=reward_model,
+            cost_model=next(iter(cost_models.values()), None),
+            cost_models=dict(cost_models),
+            preferences=dict(preferences or {}),
+            seconds=dict(seconds),
+            ppo=ppo,
+            weights=weights,
+            versions=dict(versions),
+            digests=dict(digests or {}),
+            warnings=list(dict.fromkeys(warnings)),
+        )
+    except ValidationError as error:
+        raise DataError(f"summary: {_first_problem(error)}") from error
+
+
+def ppo_figures(steps: Sequence[Mapping[str, Any]], batch_size: int) -> PpoFigures | None:
+    """Sum up the loop from its lines of metrics.jsonl (`seconds`, `phase_seconds`, `quarantined`); None without a step.
+
+    Throughput counts the samples of a step over the wall-clock seconds of a step, all phases included.
+    """
+    if not steps:
+        return None
+    seconds = math.fsum(float(line["seconds"]) for line in steps)
+    phases = {phase for line in steps for phase in line["phase_seconds"]}
+    means = {
+        phase: math.fsum(float(line["phase_seconds"].get(phase, 0.0)) for line in steps) / len(steps)
+        for phase in sorted(phases)
+    }
+    return PpoFigures(
+        steps=len(steps),
+        samples_per_second=batch_size * len(steps) / seconds if seconds > 0 else 0.0,
+        phase_seconds=means,
+        quarantined=sum(int(line.get("quarantined", 0)) for line in steps),
+    )
+
+
+def certificate_of(certificates: Mapping[str, LearnerCertificate]) -> Certificate | None:
+    """Join the constraints' certificates; None when there is no constraint."""
+    if not certificates:
+        return None
+    constraints = {name: ConstraintCertificate(**asdict(each)) for name, each in certificates.items()}
+    return Certificate(feasible=all(each.feasible for each in constraints.values()), constraints=constraints)
+
+
+def verdict_line(certificate: Certificate | None) -> str:
+    """The first thing anyone reads: ``feasible: 2.1 % [1.2, 3.4] ≤ 5 %``; several constraints are named and joined."""
+    if certificate is None:
+        return "no constraint to certify"
+    if len(certificate.constraints) == 1:
+        return next(iter(certificate.constraints.values())).verdict()
+    return "; ".join(f"{name} {each.verdict()}" for name, each in certificate.constraints.items())
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write the file atomically: whoever reads it sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        json.dump(summary.model_dump(mode="json"), stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def read_summary(path: Path) -> Summary:
+    """Read and check a summary.
+
+    Raises:
+        DataError: missing, not JSON, or not of this schema.
+    """
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: no summary here ({error.strerror}); the run has not finished") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: {_first_problem(error)}") from error
+
+
+def _require_finite(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _require_finite(entry, f"{where}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"summary: {where} is {value}; a figure must be finite, or None where nothing was measured")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "file"
+    return f"{place}: {problem['msg']}"
