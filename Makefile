@@ -19,7 +19,14 @@ setup: $(STAMP)  ## Make .venv from the lock
 
 $(STAMP): $(LOCKS)/cpu.lock pyproject.toml cluster/deploy/setup.sh
 	@sh cluster/deploy/setup.sh $(LOCKS)/cpu.lock
-	@touch $(STAMP)
+	@printf %s "$(CURDIR)" > $(STAMP)
+
+# A project folder that was moved needs its scripts again: they hold its path.
+ifneq ("$(shell cat $(STAMP) 2>/dev/null)","$(CURDIR)")
+$(STAMP): moved
+moved: ;
+.PHONY: moved
+endif
 
 test: $(STAMP)  ## Run the tests
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
@@ -38,7 +45,7 @@ lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
 	@$(COMPILE) --upgrade --extra gpu --override $(LOCKS)/gpu.overrides.txt --python-platform x86_64-unknown-linux-gnu -o $(LOCKS)/gpu.lock
 
 clean:  ## Stop this folder's Ray head; remove caches and the head's files (runs/ and .venv stay)
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster.commands.main head stop; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster.commands.main head stop --clean; fi
 	@rm -rf .steelyard .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 

@@ -6,7 +6,7 @@ Invariant: every request is delivered exactly once, whatever dies, as long as so
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from configs.exits import SteelyardError
 from learner.records import GenerationRequest, RolloutMeta
@@ -69,19 +69,23 @@ class Dispatch:
         Args:
             sharers: generators that serve, this one included.
         """
-        if self._own[name]:
-            ids = self._own[name].popleft()
-        else:
-            count = min(self._wave_size, -(-self._waiting() // max(1, sharers)))
-            ids = [self._shared.popleft() for _ in range(min(count, len(self._shared)))]
-        ids = [request_id for request_id in ids if request_id not in self._delivered]
+        ids: list[str] = []
+        while self._own[name] and not ids:
+            ids = self._news(self._own[name].popleft())
+        if not ids:
+            self._shared = deque(self._news(self._shared))
+            count = min(self._wave_size, -(-self._left_in_shares() // max(1, sharers)), len(self._shared))
+            ids = [self._shared.popleft() for _ in range(count)]
         if ids:
             self._running[name] = ids
         return [self._requests[request_id] for request_id in ids]
 
-    def _waiting(self) -> int:
-        """Waiting or running in the shared queue's terms: shares are cut from all that is left, so they come out even."""
+    def _left_in_shares(self) -> int:
+        """Waiting or running: shares are cut from all that is left, so they come out even."""
         return len(self._shared) + sum(len(ids) for ids in self._running.values())
+
+    def _news(self, request_ids: Iterable[str]) -> list[str]:
+        return [request_id for request_id in request_ids if request_id not in self._delivered]
 
     def deliver(self, metas: Sequence[RolloutMeta]) -> list[int]:
         """Rows of a chunk that are news; the others came before, or were never asked for."""
@@ -110,4 +114,4 @@ class Dispatch:
         self._requeue(request_ids)
 
     def _requeue(self, request_ids: Sequence[str]) -> None:
-        self._shared.extend(request_id for request_id in request_ids if request_id not in self._delivered)
+        self._shared.extend(self._news(request_ids))

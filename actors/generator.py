@@ -130,13 +130,18 @@ class Generator:
         for sample in samples:
             finished.append(sample)
             if len(finished) >= self._settings.flush_samples:
-                yield from _packed(finished)
+                # One by one: Ray drives this generator by send(), which `yield from` a tuple does not take.
+                chunk, metas = _packed(finished)
+                yield chunk
+                yield metas
                 finished = []
             if self._stop.is_set():
                 break
         samples.close()  # type: ignore[attr-defined]
         if finished:
-            yield from _packed(finished)
+            chunk, metas = _packed(finished)
+            yield chunk
+            yield metas
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of given sequences at temperature 1, float32 ``[T-1]`` each, of tokens 1 to the last."""

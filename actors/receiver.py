@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -73,7 +74,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GroupInfo, UpdateInfo]):
         """Plain loading would fail: on a CPU, oneDNN's prepacking has emptied the parameters."""
         initialize_layerwise_reload(self.model)
 
-    def update_weights(self, update_info: dict) -> None:
+    def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class, without its synchronisation of the accelerator where there is none."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":

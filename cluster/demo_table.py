@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-SPLITS = {"seen": "seen tasks and forms", "heldout_tasks": "held-out tasks", "heldout_forms": "held-out forms"}
+SPLITS = {"seen": "seen", "heldout_tasks": "held-out tasks", "heldout_forms": "held-out forms"}
 MODELS = {"sft": "SFT", "policy": "trained"}
 COLUMNS = {
     "harm_rate_harmful": ("harm rate\non harmful", True),
@@ -24,7 +26,7 @@ def print_result(summary: Mapping[str, Any], console: Console) -> None:
     console.print(result_table(summary))
     verdict = (summary.get("certificate") or {}).get("verdict")
     if verdict:
-        console.print(f"Verdict: {verdict}", style="bold", highlight=False, soft_wrap=True)
+        console.print(f"Verdict: {verdict}", style="bold", markup=False, highlight=False, soft_wrap=True)
     seconds = summary.get("seconds") or {}
     stages = " · ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
     if stages:
@@ -33,10 +35,9 @@ def print_result(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:
-    """Each cell is the value with its interval."""
-    table = Table(title=str(summary.get("run") or summary.get("name") or ""), title_justify="left")
+    """Each cell is the value with its interval below, so that the table fits 80 columns."""
+    table = Table(title=str(summary.get("run") or summary.get("name") or ""), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("by gold score")
-    table.add_column("model")
     for heading, _ in COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     evaluation = summary.get("evaluation") or {}
@@ -44,16 +45,16 @@ def result_table(summary: Mapping[str, Any]) -> Table:
         for model, label in MODELS.items():
             cells = (evaluation.get(model) or {}).get(split) or {}
             row = [cell_text(cells.get(metric), share=share) for metric, (_, share) in COLUMNS.items()]
-            table.add_row(title if model == "sft" else "", label, *row, end_section=model == "policy")
+            table.add_row(f"{title}\n  {label}", *map(Text, row), end_section=model == "policy")
     return table
 
 
 def cell_text(cell: Mapping[str, Any] | None, *, share: bool) -> str:
-    """``2.1 % [1.2, 3.4]`` or ``2.64 [2.58, 2.70]``; a dash where nothing was measured."""
+    """``2.1 %`` over ``[1.2, 3.4]``, or ``2.64`` over ``[2.58, 2.70]``; a dash where nothing was measured."""
     if not cell or cell.get("value") is None:
         return "–"
     scale, digits = (100.0, 1) if share else (1.0, 2)
     value = f"{cell['value'] * scale:.{digits}f}{' %' if share else ''}"
     if cell.get("low") is None or cell.get("high") is None:
         return value
-    return f"{value} [{cell['low'] * scale:.{digits}f}, {cell['high'] * scale:.{digits}f}]"
+    return f"{value}\n[{cell['low'] * scale:.{digits}f}, {cell['high'] * scale:.{digits}f}]"

@@ -83,7 +83,7 @@ def print_failure(job: Job, exit_code: int, console: Console) -> None:
     """The last lines of a failed job's log, and its exit code."""
     console.print(f"The job ended with exit code {exit_code}. Its last lines:", style="red")
     for line in job.last_log_lines(LOG_LINES):
-        console.print(f"  {line}", markup=False, highlight=False)
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def status_line(status: RunStatus) -> str:

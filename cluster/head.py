@@ -139,6 +139,15 @@ def stop_head(state: Path) -> bool:
         return True
 
 
+def remove_head_files(state: Path) -> None:
+    """Delete what a stopped head left: its sessions with their logs, which are kept until the next start."""
+    if find_head(state) is None:
+        temp_dir = temp_dir_for(state)
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        if temp_dir.parent != state.resolve():
+            shutil.rmtree(temp_dir.parent, ignore_errors=True)
+
+
 def temp_dir_for(state: Path) -> Path:
     """Ray's temp folder: under `state` if socket paths fit there, else a short one of this user under the system's."""
     own = state.resolve() / "ray"  # Ray opens its temp folder to all, so the folder around it is private
@@ -200,6 +209,7 @@ def own_cluster_only() -> Iterator[None]:
 def _start(state: Path, num_cpus: int) -> Head:
     temp_dir = temp_dir_for(state)
     _own_private_folder(temp_dir)
+    _remove_sessions(temp_dir)
     log = state / "head.log"
     began = time.monotonic()
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS) + 2), strict=False))
@@ -284,11 +294,6 @@ def _stop(head: Head, state: Path) -> None:
     _signal_all(ours, signal.SIGKILL)
     _wait_gone(ours, STOP_SECONDS)
     (state / "head.json").unlink(missing_ok=True)
-    for session in head.temp_dir.glob("session_*"):
-        if session.is_symlink():
-            session.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(session, ignore_errors=True)
 
 
 def _signal_all(records: list[ProcessRecord] | tuple[ProcessRecord, ...], which: signal.Signals) -> None:
@@ -322,6 +327,14 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((LOOPBACK, 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _remove_sessions(temp_dir: Path) -> None:
+    for session in temp_dir.glob("session_*"):
+        if session.is_symlink():
+            session.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def _own_private_folder(path: Path) -> None:

@@ -55,9 +55,11 @@ def _run(settings: RunSettings, world: World) -> Exit:
     storage = _storage(settings)
     dashboard = _connect()
     _stop_on_sigterm()
-    engines = Engines(settings.resources, settings.model.max_length, deterministic=settings.deterministic)
+    layout = storage_root(settings, storage)
+    engines = Engines(
+        settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
+    )
     try:
-        layout = storage_root(settings, storage)
         if settings.arms:
             return run_comparison(settings, layout, world, engines, dashboard)
         outcome = run_pipeline(

@@ -7,6 +7,7 @@ environment, no runs, no absolute path of the submitter's checkout, and the same
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import shutil
 import sys
@@ -98,6 +99,7 @@ def connect(address: str) -> JobSubmissionClient:
     with _cluster_errors(f"the cluster at {address}"):
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray").setLevel(logging.WARNING)  # its notes on uploads are no news to whoever submits
         with own_cluster_only():
             return JobSubmissionClient(address)
 

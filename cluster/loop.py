@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.pool import CollectedBatch, RolloutPool
+from actors.pool import Collected, RolloutPool
 from cluster.constraints import ConstraintReading, ConstraintSet, in_subset
 from cluster.context import RunContext
 from cluster.metrics_log import MetricsLog, step_line
@@ -45,7 +45,6 @@ class PpoLoop:
         self._constraints = ConstraintSet(self._settings.constraints, self._ppo.batch_size, calibrations)
         self._sampler = Sampler(context.tokenizer_path, self._settings.seed, "ppo")
         self._sampling = SamplingSettings(self._ppo.temperature, self._ppo.max_response_tokens)
-        self._started = time.monotonic()
         self._phases: dict[str, float] = {}
         self._samples = 0
         self._quarantined = 0
@@ -61,8 +60,9 @@ class PpoLoop:
             begin = time.monotonic()
             batch = prompts[(step - 1) * self._ppo.batch_size : step * self._ppo.batch_size]
             result, readings, phases = self._step(step, batch)
-            log.append(step_line(result, readings, phases, time.monotonic() - self._started))
-            self._tell(step, result, readings, time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            log.append(step_line(result, readings, phases, seconds))
+            self._tell(step, result, readings, seconds)
             if step % self._ppo.checkpoint_every == 0 and step < self._ppo.steps:
                 self._checkpoint(step)
         return self._facts(self._ppo.steps - done)
@@ -76,10 +76,10 @@ class PpoLoop:
         ]
         collected = self._pool.collect(requests)
         rollout_end = time.monotonic()
-        self._check(step, collected, len(requests))
+        self._check(step, collected)
         known = by_id(list(prompts))
         version = self._context.engines.weight_version
-        terms, readings = self._constraints.step([row.sample for row in collected.rows], known, version)
+        terms, readings = self._constraints.step([row.sample for row in collected.scored], known, version)
         rows = self._rows(collected, known)
         result = self.learner.step(rows, terms, step, rollouts=self._context.layout.rollouts)
         learn_end = time.monotonic()
@@ -91,32 +91,30 @@ class PpoLoop:
         }
         for phase, seconds in phases.items():
             self._phases[phase] = self._phases.get(phase, 0.0) + seconds
-        self._samples += len(collected.rows)
-        extra = {
-            "overlap_efficiency": collected.timings.overlap_efficiency,
-            "first_sample_seconds": collected.timings.first_sample_seconds,
-        }
-        return StepResult(step, result.weight_version, {**result.metrics, **extra}, result.phase_seconds), readings, phases
+        self._samples += len(collected.scored)
+        metrics = {**result.metrics, **_collection_metrics(collected)}
+        return StepResult(step, result.weight_version, metrics, result.phase_seconds), readings, phases
 
-    def _rows(self, collected: CollectedBatch, prompts: Mapping[str, Prompt]) -> list[BatchRow]:
+    def _rows(self, collected: Collected, prompts: Mapping[str, Prompt]) -> list[BatchRow]:
         constraints = self._settings.constraints
         rows = []
-        for row in collected.rows:
-            prompt = prompts[row.sample.rollout.prompt_id]
+        for row in collected.scored:
+            prompt = prompts[row.rollout.prompt_id]
             subset = frozenset(name for name, one in constraints.items() if in_subset(prompt, one))
-            rows.append(BatchRow(row.sample.rollout.request_id, row.rollout, tuple(row.scores), row.row, subset))
+            rows.append(BatchRow(row.rollout.request_id, row.chunk, row.scores, row.row, subset))
         return rows
 
-    def _check(self, step: int, collected: CollectedBatch, asked: int) -> None:
+    def _check(self, step: int, collected: Collected) -> None:
         """A few samples set aside are a warning; half of a batch is the end of the run."""
-        missing = asked - len(collected.rows)
-        self._quarantined += missing
-        if missing:
-            self._context.warn(f"step {step}: {missing} of {asked} samples were set aside (a score was missing or not finite)")
-        if missing > asked // 2:
+        aside, asked = collected.quarantined, len(collected.rows) + len(collected.quarantined)
+        self._quarantined += len(aside)
+        if aside:
+            first = f"{aside[0].rollout.request_id}: {aside[0].reason}"
+            self._context.warn(f"step {step}: {len(aside)} of {asked} samples were set aside ({first})")
+        if len(aside) > asked // 2:
             raise StoppedError(
-                f"step {step}: {missing} of {asked} samples have no usable score, so nothing is learned from them; "
-                "look at the scorers' logs, mend the cause and run the same command again"
+                f"step {step}: {len(aside)} of {asked} samples have no usable score ({first}), so nothing is learned from "
+                "them; look at the scorers' logs, mend the cause and run the same command again"
             )
 
     def _prompts(self) -> list[Prompt]:
@@ -137,8 +135,9 @@ class PpoLoop:
         """Load models everywhere and go on from the newest checkpoint of this stage; returns the steps already done."""
         context, inputs = self._context, self._inputs
         sft = context.layout.sft
-        self._pool = context.engines.rollout_pool(sft, context.tokenizer_path)
+        context.engines.rollout_pool(sft, context.tokenizer_path)
         context.engines.load_scorers(inputs["reward_path"], inputs["cost_paths"], sft, self._ppo.temperature)
+        self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"
         self.learner.load(
             LoadRequest(
@@ -156,7 +155,7 @@ class PpoLoop:
             )
         )
         done = self._resume()
-        context.engines.connect(self.learner)
+        context.engines.connect()
         if done:
             context.engines.publish(context.engines.weight_version + 1)
         return done
@@ -212,3 +211,17 @@ class PpoLoop:
             "quarantined": self._quarantined,
             "weights": self._context.engines.weight_facts(),
         }
+
+
+def _collection_metrics(collected: Collected) -> dict[str, float]:
+    """What the batch's collection has to report."""
+    timings = collected.timings
+    return {
+        "overlap_efficiency": timings.overlap_efficiency,
+        "first_sample_seconds": timings.first_sample_seconds,
+        "generate_seconds": timings.generate_seconds,
+        "score_busy_seconds": timings.score_busy_seconds,
+        "quarantined": len(collected.quarantined),
+        "generator_deaths": collected.generator_deaths,
+        "duplicates": collected.duplicates,
+    }

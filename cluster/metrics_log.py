@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per optimiser step, flat keys, every value a number."""
+"""metrics.jsonl: one line per optimiser step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.constraints import ConstraintReading
 from learner.records import StepResult
@@ -23,13 +24,13 @@ class MetricsLog:
         temporary.write_text("".join(f"{line}\n" for line in kept))
         os.replace(temporary, path)
 
-    def append(self, line: Mapping[str, float]) -> None:
+    def append(self, line: Mapping[str, Any]) -> None:
         """Add one step's line.
 
         Raises:
             ValueError: a figure is not finite; the step's own checks should have stopped it.
         """
-        wrong = [name for name, value in line.items() if not math.isfinite(value)]
+        wrong = [name for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
         if wrong:
             raise ValueError(f"step {line.get('step')}: the metrics {', '.join(wrong)} are not finite")
         with self._path.open("a") as file:
@@ -37,13 +38,15 @@ class MetricsLog:
 
 
 def step_line(
-    result: StepResult, readings: Mapping[str, ConstraintReading], phases: Mapping[str, float], seconds_elapsed: float
-) -> dict[str, float]:
-    """One step's figures under flat keys: ``measure/<constraint>``, ``phase_seconds/<phase>`` …"""
-    line: dict[str, float] = {
+    result: StepResult, readings: Mapping[str, ConstraintReading], phases: Mapping[str, float], seconds: float
+) -> dict[str, Any]:
+    """One step's figures: ``measure/<constraint>`` and the like, and ``phase_seconds`` by phase."""
+    line: dict[str, Any] = {
         "step": result.step,
         "weight_version": result.weight_version,
-        "seconds_elapsed": seconds_elapsed,
+        "seconds": seconds,
+        "phase_seconds": dict(phases),
+        **{f"learn_seconds/{name}": value for name, value in result.phase_seconds.items()},
         **result.metrics,
     }
     for name, reading in readings.items():
@@ -52,7 +55,7 @@ def step_line(
             line[f"measure/{name}"] = reading.measure_value
         if reading.violation_rate is not None:
             line[f"violation_rate/{name}"] = reading.violation_rate
-    return line | {f"phase_seconds/{phase}": seconds for phase, seconds in phases.items()}
+    return line
 
 
 def _lines(path: Path) -> list[str]:

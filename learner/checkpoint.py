@@ -50,7 +50,9 @@ def commit(path: Path, *, step: int, driver_state: Mapping[str, Any], facts: Map
         raise CheckpointError(f"there is no checkpoint in the making at {staging}: begin it first")
     (staging / DRIVER_STATE).write_text(json.dumps(driver_state))
     files = {str(file.relative_to(staging)): _fingerprint(file) for file in _files(staging)}
-    _write_through(staging / MANIFEST, json.dumps({"format": _FORMAT, "step": step, "facts": facts, "files": files}, indent=1))
+    _write_through(
+        staging / MANIFEST, json.dumps({"format": _FORMAT, "step": step, "facts": facts, "files": files}, indent=1)
+    )
     old = path.with_name(f".{path.name}.old")
     if old.exists():
         shutil.rmtree(old)
@@ -69,7 +71,9 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: no manifest, an unknown format, or a file is missing, added or changed.
     """
     manifest = _manifest(path)
-    present = {str(file.relative_to(path)): file for file in _files(path) if file.name != MANIFEST or file.parent != path}
+    present = {
+        str(file.relative_to(path)): file for file in _files(path) if file.name != MANIFEST or file.parent != path
+    }
     for name in sorted(set(manifest["files"]) | set(present)):
         if name not in present:
             raise CheckpointError(f"checkpoint {path} lacks {name}: use an older one")
@@ -87,13 +91,13 @@ def read_driver_state(path: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The sealed checkpoint in `folder` with the highest step, or None; a damaged one is still found, `verify` tells."""
+    """The sealed checkpoint in `folder` with the highest step, or None; `verify` tells whether it is whole."""
     sealed = [path for path in folder.glob("*") if not path.name.startswith(".") and (path / MANIFEST).is_file()]
     return max(sealed, key=lambda path: (int(_manifest(path)["step"]), path.name), default=None)
 
 
 def keep_newest(folder: Path, count: int) -> list[Path]:
-    """Delete all but the `count` newest sealed checkpoints, after the newest has been sealed; returns what was deleted."""
+    """Delete all but the `count` newest sealed checkpoints, once the newest has been sealed; returns the deleted."""
     sealed = [path for path in folder.glob("*") if not path.name.startswith(".") and (path / MANIFEST).is_file()]
     ordered = sorted(sealed, key=lambda path: (int(_manifest(path)["step"]), path.name))
     doomed = ordered[: max(0, len(ordered) - count)]

@@ -39,15 +39,19 @@ class OneRank:
     size = 1
 
     def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks, float64 on the host."""
         return _host(values)
 
     def max(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over ranks, float64 on the host."""
         return _host(values)
 
     def gather(self, column: Tensor) -> Tensor:
+        """All ranks' values in rank order, float64 on the host."""
         return _host(column)
 
     def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order."""
         return [value]
 
 
@@ -64,9 +68,11 @@ class TorchRanks:
         self._device = device
 
     def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks, float64 on the host."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def max(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over ranks, float64 on the host."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def _reduced(self, values: Tensor, operation: Any) -> Tensor:
@@ -75,6 +81,7 @@ class TorchRanks:
         return copy.cpu()
 
     def gather(self, column: Tensor) -> Tensor:
+        """All ranks' values in rank order, float64 on the host."""
         width = int(self.max(torch.tensor(float(column.numel()))))
         padded = torch.full((width + 1,), 0.0, dtype=torch.float64)
         padded[0] = column.numel()
@@ -84,6 +91,7 @@ class TorchRanks:
         return torch.cat([one[1 : 1 + int(one[0])].cpu() for one in everyone])
 
     def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order."""
         everyone: list[Any] = [None] * self.size
         dist.all_gather_object(everyone, value)
         return everyone

@@ -49,7 +49,9 @@ def new_critic(
         paths[REWARD] = reward_model_path
     origin = next((signal for signal in (*signals, *paths) if signal in paths), None)
     if origin is None:
-        raise StoppedError(f"the critic of {', '.join(signals)} has no score model to start from: train a reward or cost model")
+        raise StoppedError(
+            f"the critic of {', '.join(signals)} has no score model to start from: train a reward or cost model"
+        )
     mean, std = reward_normaliser
     heads = []
     for signal in signals:
@@ -82,6 +84,8 @@ def save_policy_folder(state: Mapping[str, Tensor], origin: Path, path: Path) ->
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(origin))
     wanted = {name for name, _ in model.named_parameters()}
     if wanted != set(state):
-        raise StoppedError(f"the policy cannot be saved: parameters {sorted(wanted ^ set(state))} do not fit the model at {origin}")
+        raise StoppedError(
+            f"the policy cannot be saved: parameters {sorted(wanted ^ set(state))} do not fit the model at {origin}"
+        )
     model.load_state_dict(dict(state), strict=False)  # tied weights are in it once
     save_model(model, load_tokenizer(origin), path)

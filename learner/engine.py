@@ -20,6 +20,9 @@ from configs.exits import StoppedError
 ADAM_BETAS = (0.9, 0.95)
 """The papers' reference; the short memory of the second moment suits returns whose scale moves with the multiplier."""
 
+MOST_BUCKET_ELEMENTS = 50_000_000
+"""DeepSpeed allocates its gradient buckets whole, and its default of 5e8 elements is 2 GB an engine in float32."""
+
 
 class NonFiniteUpdate(StoppedError):
     """A loss, log-prob, value or gradient is not finite; the update was stopped before the optimiser moved."""
@@ -63,7 +66,7 @@ class TrainEngine(Protocol):
 
 
 def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int, schedule: str) -> float:
-    """Learning rate of optimiser step `step` (from 0): linear warm-up, then constant or a cosine to 0 at `total_steps`."""
+    """Learning rate of optimiser step `step` (from 0): linear warm-up, then constant or a cosine to 0 at the end."""
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps
     if schedule == "constant":
@@ -72,14 +75,23 @@ def learning_rate(step: int, *, base: float, warmup_steps: int, total_steps: int
     return base * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def deepspeed_config(*, zero_stage: int, dtype: str, offload: bool, gradient_clip: float) -> dict[str, Any]:
+def deepspeed_config(
+    *, zero_stage: int, dtype: str, offload: bool, gradient_clip: float, parameters: int = MOST_BUCKET_ELEMENTS
+) -> dict[str, Any]:
     """DeepSpeed's configuration; batch sizes are placeholders, for the caller owns accumulation and denominators."""
-    zero: dict[str, Any] = {"stage": zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    bucket = max(1, min(parameters, MOST_BUCKET_ELEMENTS))
+    zero: dict[str, Any] = {
+        "stage": zero_stage,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
     if offload and zero_stage:
         zero["offload_optimizer"] = {"device": "cpu"}
     if zero_stage == 3:
         # Tiny parameters stay whole: gathering a 128-wide norm costs more than keeping it.
-        zero |= {"stage3_param_persistence_threshold": 4096, "stage3_prefetch_bucket_size": 0}
+        zero |= {"stage3_param_persistence_threshold": 4096, "stage3_prefetch_bucket_size": bucket}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -95,8 +107,10 @@ def deepspeed_config(*, zero_stage: int, dtype: str, offload: bool, gradient_cli
     }
 
 
-def init_process_group(*, rank: int, world_size: int, address: str, port: int, backend: str, timeout_seconds: float) -> None:
-    """Join the ranks' default group. Before deepspeed.initialize, which would pass a device_id and can hang later groups."""
+def init_process_group(
+    *, rank: int, world_size: int, address: str, port: int, backend: str, timeout_seconds: float
+) -> None:
+    """Join the ranks' default group; before deepspeed.initialize, whose device_id can hang later groups."""
     from datetime import timedelta
 
     torch.distributed.init_process_group(
@@ -130,7 +144,10 @@ class DeepSpeedTrainEngine:
         optimiser = torch.optim.AdamW(
             module.parameters(), lr=learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=not offload
         )
-        config = deepspeed_config(zero_stage=zero_stage, dtype=dtype, offload=offload, gradient_clip=gradient_clip)
+        config = deepspeed_config(
+            zero_stage=zero_stage, dtype=dtype, offload=offload, gradient_clip=gradient_clip,
+            parameters=sum(one.numel() for one in module.parameters()),
+        )  # fmt: skip
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=module, optimizer=optimiser, config=config, dist_init_required=False
         )
@@ -140,16 +157,20 @@ class DeepSpeedTrainEngine:
 
     @property
     def device(self) -> torch.device:
+        """Where inputs must lie."""
         return torch.device(self._engine.device)
 
     def forward(self, *inputs: Any) -> Tensor:
+        """The module called whole; gradients are recorded unless switched off."""
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's share of a sum over ranks."""
         # DeepSpeed divides the summed gradient by the number of ranks.
         self._engine.backward(loss * self._world_size)
 
     def step(self, learning_rate: float) -> float:
+        """Clip, update, forget the gradient; returns the norm before clipping."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         self._norm = math.nan
@@ -158,7 +179,9 @@ class DeepSpeedTrainEngine:
         norm = math.nan if norm is None else float(norm)
         # ZeRO leaves a step out, in silence, when its norm is invalid.
         if not (math.isfinite(norm) and self._engine.was_step_applied()):
-            raise NonFiniteUpdate(f"the gradient's norm is {norm}: no parameter was changed; load a checkpoint to go on")
+            raise NonFiniteUpdate(
+                f"the gradient's norm is {norm}: no parameter was changed; load a checkpoint to go on"
+            )
         return norm
 
     def _before_step(self, optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -170,9 +193,12 @@ class DeepSpeedTrainEngine:
             norm = getattr(self._optimiser, "_global_grad_norm", None)
             self._norm = math.nan if norm is None else float(norm)
         if not math.isfinite(self._norm):
-            raise NonFiniteUpdate(f"the gradient's norm is {self._norm}: the update was stopped before the optimiser moved")
+            raise NonFiniteUpdate(
+                f"the gradient's norm is {self._norm}: the update was stopped before the optimiser moved"
+            )
 
     def gathered_parameters(self, bucket_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
+        """Whole parameters in groups; under ZeRO 3 gathered for the group and cloned."""
         for group in parameter_groups(self._engine.module.named_parameters(), bucket_bytes):
             yield self._gathered(group)
 
@@ -183,13 +209,25 @@ class DeepSpeedTrainEngine:
         with deepspeed.zero.GatheredParameters([parameter for _, parameter in group]):
             return [(name, parameter.detach().clone()) for name, parameter in group]
 
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off, so that the memory can be freed; the engine is of no more use."""
+        self._engine.destroy()
+
     def save(self, folder: Path) -> None:
+        """DeepSpeed's own checkpoint: this rank's parameters and optimiser state."""
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=False)
 
     def load(self, folder: Path) -> None:
+        """Read back what `save` wrote.
+
+        Raises:
+            StoppedError: it was saved with other ranks or another ZeRO stage.
+        """
         path, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=True)
         if path is None:
-            raise StoppedError(f"{folder} holds no engine state for this rank: it was saved with other ranks or ZeRO stage")
+            raise StoppedError(
+                f"{folder} holds no engine state for this rank: it was saved with other ranks or ZeRO stage"
+            )
         self._engine.module.eval()
 
 
@@ -212,7 +250,7 @@ def parameter_groups(
 
 
 def _deepspeed() -> Any:
-    """DeepSpeed, imported late (2 s) and kept from compiling a shared-memory all-reduce that only its inference uses."""
+    """DeepSpeed, imported late (2 s) and kept from compiling an all-reduce that only its inference uses."""
     import logging
 
     import deepspeed

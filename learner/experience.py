@@ -79,7 +79,8 @@ def deal_rows(rows: Sequence[BatchRow], *, ranks: int, seed: int, step: int) -> 
         raise BadBatch(f"a batch of {len(rows)} samples cannot be dealt to {ranks} learner ranks: every rank needs one")
     shuffled = sorted(rows, key=lambda row: _digest(seed, step, row.request_id))
     return [
-        RankShard(tuple(shuffled[rank::ranks]), tuple(range(rank, len(rows), ranks)), len(rows)) for rank in range(ranks)
+        RankShard(tuple(shuffled[rank::ranks]), tuple(range(rank, len(rows), ranks)), len(rows))
+        for rank in range(ranks)
     ]
 
 
@@ -122,8 +123,8 @@ class Samples:
 
 
 def assemble(
-    shard: RankShard, rollouts: Mapping[Any, RolloutChunk], scores: Mapping[Any, ScoreChunk], constraints: Sequence[str],
-    pad_token_id: int, *, needs_reward: bool = True,
+    shard: RankShard, rollouts: Mapping[Any, RolloutChunk], scores: Mapping[Any, ScoreChunk],
+    constraints: Sequence[str], pad_token_id: int, *, needs_reward: bool = True,
 ) -> Samples:  # fmt: skip
     """Pick the shard's rows out of their chunks and pad them.
 
@@ -148,7 +149,9 @@ def assemble(
         behaviour_logprobs=_padded([sample.behaviour for sample in picked], np.float32, 0.0),
         reference_logprobs=_padded([sample.reference for sample in picked], np.float32, 0.0),
         reward=reward,
-        costs={name: torch.tensor([sample.costs[name] for sample in picked], dtype=torch.float32) for name in constraints},
+        costs={
+            name: torch.tensor([sample.costs[name] for sample in picked], dtype=torch.float32) for name in constraints
+        },
         subset={name: torch.tensor([name in row.subset for row in shard.rows]) for name in constraints},
     )
 
@@ -170,7 +173,9 @@ def _pick(
     chunk = rollouts[row.rollout]
     meta = chunk.meta[row.row]
     if meta.request_id != row.request_id:
-        raise BadBatch(f"row {row.row} of its chunk is request {meta.request_id}, not {row.request_id}: rows were mixed up")
+        raise BadBatch(
+            f"row {row.row} of its chunk is request {meta.request_id}, not {row.request_id}: rows were mixed up"
+        )
     reference: np.ndarray | None = None
     found: dict[str, float] = {}
     for reference_to_scores in row.scores:
@@ -183,10 +188,14 @@ def _pick(
     wanted = [*([REWARD] if needs_reward else []), *map(cost_signal, constraints)]
     for signal in wanted:
         if not np.isfinite(found.get(signal, np.nan)):
-            raise BadBatch(f"request {row.request_id} has no finite {signal} score: an unknown cost is never learned from")
+            raise BadBatch(
+                f"request {row.request_id} has no finite {signal} score: an unknown cost is never learned from"
+            )
     behaviour = chunk.behaviour_logprobs[row.row]
     if reference is None:
-        raise BadBatch(f"request {row.request_id} came without reference log-probs: no scorer holds the reference model")
+        raise BadBatch(
+            f"request {row.request_id} came without reference log-probs: no scorer holds the reference model"
+        )
     if not len(behaviour) == len(reference) == meta.response_length > 0:
         raise BadBatch(
             f"request {row.request_id} has {meta.response_length} response tokens, {len(behaviour)} behaviour and "
@@ -196,7 +205,9 @@ def _pick(
         raise BadBatch(f"request {row.request_id}: prompt and response lengths do not add up to its tokens")
     for name, values in (("behaviour", behaviour), ("reference", reference)):
         if not np.isfinite(values).all():
-            raise BadBatch(f"request {row.request_id} has a {name} log-prob that is not finite: nothing is learned from it")
+            raise BadBatch(
+                f"request {row.request_id} has a {name} log-prob that is not finite: nothing is learned from it"
+            )
     costs = {name: found[cost_signal(name)] for name in constraints}
     return _Sample(meta, chunk.token_ids[row.row], behaviour, reference, found.get(REWARD, 0.0), costs)
 
@@ -208,7 +219,9 @@ def _padded(rows: Sequence[np.ndarray], dtype: Any, fill: float) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def minibatch_rows(positions: np.ndarray, total_rows: int, *, minibatch_size: int, seed: int, step: int, epoch: int) -> list[np.ndarray]:
+def minibatch_rows(
+    positions: np.ndarray, total_rows: int, *, minibatch_size: int, seed: int, step: int, epoch: int
+) -> list[np.ndarray]:
     """This rank's row indices of each minibatch of one epoch; over all ranks they part the batch.
 
     Args:
@@ -236,3 +249,30 @@ def micro_batches(rows: np.ndarray, lengths: np.ndarray, count: int) -> list[np.
 def micro_batch_count(rows: np.ndarray, lengths: np.ndarray, tokens_per_micro_batch: int) -> int:
     """How many micro-batches keep about `tokens_per_micro_batch` tokens each; at least 1."""
     return max(1, -(-int(lengths[rows].sum()) // tokens_per_micro_batch))
+
+
+def total_lengths(samples: Samples) -> np.ndarray:
+    """Tokens of prompt and response, int64 ``[B]``."""
+    return (samples.prompt_lengths + samples.response_lengths).numpy()
+
+
+def model_inputs(samples: Samples, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``input_ids``, ``prompt_lengths`` and ``response_lengths`` of some rows, no wider than the longest.
+
+    No rows give one row of two tokens, which the mask takes out again: ranks must make equally many passes.
+    """
+    if len(rows) == 0:
+        return torch.zeros((1, 2), dtype=torch.long, device=device), *torch.ones(
+            (2, 1), dtype=torch.long, device=device
+        )
+    prompt, response = samples.prompt_lengths[rows], samples.response_lengths[rows]
+    width = int((prompt + response).max())
+    return samples.input_ids[rows, :width].to(device), prompt.to(device), response.to(device)
+
+
+def response_mask(samples: Samples, rows: np.ndarray) -> Tensor:
+    """Bool ``[len(rows), R of these rows]``; of no rows ``[1, 1]``, false."""
+    if len(rows) == 0:
+        return torch.zeros((1, 1), dtype=torch.bool)
+    lengths = samples.response_lengths[rows]
+    return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]

@@ -84,7 +84,8 @@ class LearnerGroup:
         shards = deal_rows(rows, ranks=len(self.ranks), seed=self._request.seed, step=step)
         seconds = self._deadlines.learn_seconds
         calls = [
-            actor.step.remote(shard, terms, step, rollouts, seconds) for actor, shard in zip(self.ranks, shards, strict=True)
+            actor.step.remote(shard, terms, step, rollouts, seconds)
+            for actor, shard in zip(self.ranks, shards, strict=True)
         ]
         results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
         slowest = {phase: max(one.phase_seconds[phase] for one in results) for phase in results[0].phase_seconds}
@@ -147,7 +148,9 @@ class LearnerGroup:
 
 def _introduce(ranks: Sequence[Any], deadlines: DeadlineSettings) -> list[RankFacts]:
     deadline = Deadline(deadlines.start_seconds)
-    address, port = fetch(ranks[0].address.remote(), deadline_seconds=deadline.remaining(), what="learner rank 0: address")
+    address, port = fetch(
+        ranks[0].address.remote(), deadline_seconds=deadline.remaining(), what="learner rank 0: address"
+    )
     calls = [actor.join.remote(address, port, len(ranks), deadlines.learn_seconds) for actor in ranks]
     facts: list[RankFacts] = fetch(calls, deadline_seconds=deadline.remaining(), what="learner group: join")
     return facts

@@ -1,7 +1,7 @@
 """Policies, score models and critics as Hugging Face modules, and the forward passes that everyone shares.
 
 Batches are right-padded and masks come from lengths, never from token ids. No attention mask is passed: under a causal
-mask a real token never sees the padding on its right, and without a mask the attention kernel takes its causal fast path.
+mask a real token never sees the padding on its right, and without one the attention kernel takes its causal fast path.
 Shapes: ``B`` rows, ``T`` tokens, ``R`` response tokens of the longest response, ``H`` value heads. Log-probs in nats.
 """
 
@@ -108,7 +108,7 @@ def load_score_model(path: Path | str, dtype: Dtype = torch.float32) -> PreTrain
         raise DataError(f"{path} is no score model: it needs a sequence classification head with one label")
     model = _load(AutoModelForSequenceClassification, path, dtype)
     if model.score.bias is not None:
-        raise DataError(f"{path} has a head with a bias: scores of Hugging Face and of Steelyard would differ; retrain it")
+        raise DataError(f"{path} has a head with a bias, and plain transformers would drop it: retrain it without")
     return model
 
 
@@ -210,7 +210,7 @@ def response_mask(response_lengths: Tensor) -> Tensor:
 
 
 def at_response_positions(x: Tensor, prompt_lengths: Tensor, response_lengths: Tensor) -> Tensor:
-    """Pick ``[B, R, …]`` out of ``[B, T, …]`` at the positions that predict each response token; zero after a row's end.
+    """Pick ``[B, R, …]`` out of ``[B, T, …]`` where each response token is predicted; zero after a row's end.
 
     Index j of row i reads position ``prompt_length + j - 1``: the state before response token j.
     """
@@ -225,8 +225,9 @@ def at_response_positions(x: Tensor, prompt_lengths: Tensor, response_lengths: T
 
 
 def forward_response_logprobs(
-    model: PreTrainedModel, input_ids: Tensor, prompt_lengths: Tensor, response_lengths: Tensor, temperature: float = 1.0
-) -> Tensor:
+    model: PreTrainedModel, input_ids: Tensor, prompt_lengths: Tensor, response_lengths: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:  # fmt: skip
     """Log-probs float32 ``[B, R]`` of the response tokens, logits divided by the temperature; zero after a row's end.
 
     Only positions that predict a response token go through the output layer.

@@ -21,10 +21,27 @@ import torch
 from torch import Tensor
 
 from configs.schema.ppo import PpoSettings
-from learner.advantages import advantage_moments, generalised_advantages, mean_and_std, shape_costs, shape_rewards, whiten
+from learner.advantages import (
+    advantage_moments,
+    generalised_advantages,
+    mean_and_std,
+    shape_costs,
+    shape_rewards,
+    whiten,
+)
 from learner.collective import Ranks
 from learner.engine import NonFiniteUpdate, TrainEngine, learning_rate
-from learner.experience import REWARD, Samples, cost_signal, micro_batch_count, micro_batches, minibatch_rows
+from learner.experience import (
+    REWARD,
+    Samples,
+    cost_signal,
+    micro_batch_count,
+    micro_batches,
+    minibatch_rows,
+    model_inputs,
+    response_mask,
+    total_lengths,
+)
 from learner.losses import critic_loss, policy_loss, truncated_importance_weights
 from learner.ptx import PtxData
 from learner.records import SignalTerms
@@ -110,7 +127,7 @@ def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, 
     return PolicyUpdate(experience, metrics, {"experience": made - start, "update": done - made})
 
 
-# --- 1 to 3: experience ------------------------------------------------------------------------------------------------
+# --- 1 to 3: experience ----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -118,7 +135,11 @@ def make_experience(learner: PolicyLearner, samples: Samples, terms: SignalTerms
     """Log-probs and values at the present weights, then advantages and returns."""
     settings, mask = learner.settings, samples.mask
     proximal, values = evaluate(learner, samples)
-    terminal = {REWARD: (samples.reward - learner.reward_mean) / learner.reward_std if learner.maximises else torch.zeros_like(samples.reward)}
+    terminal = {
+        REWARD: (samples.reward - learner.reward_mean) / learner.reward_std
+        if learner.maximises
+        else torch.zeros_like(samples.reward)
+    }
     for name, costs in samples.costs.items():
         g = learner.measures[name].g(costs.numpy(), terms.measure_state.get(name, {}))
         terminal[cost_signal(name)] = torch.from_numpy(g).float()
@@ -142,7 +163,10 @@ def make_experience(learner: PolicyLearner, samples: Samples, terms: SignalTerms
         )
 
     combined = combine_advantages(
-        advantages[REWARD], {name: advantages[cost_signal(name)] for name in samples.costs}, terms.multipliers, samples.subset
+        advantages[REWARD],
+        {name: advantages[cost_signal(name)] for name in samples.costs},
+        terms.multipliers,
+        samples.subset,
     )
     mean, std = mean_and_std(learner.ranks.sum(advantage_moments(combined, mask)))
     if settings.advantages != "raw":
@@ -182,32 +206,7 @@ def evaluate(learner: PolicyLearner, samples: Samples) -> tuple[Tensor, dict[str
     return logprobs, values
 
 
-def total_lengths(samples: Samples) -> np.ndarray:
-    """Tokens of prompt and response, int64 ``[B]``."""
-    return (samples.prompt_lengths + samples.response_lengths).numpy()
-
-
-def model_inputs(samples: Samples, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """``input_ids``, ``prompt_lengths`` and ``response_lengths`` of some rows, no wider than the longest.
-
-    No rows give one row of two tokens, which the mask takes out again: ranks must make equally many passes.
-    """
-    if len(rows) == 0:
-        return torch.zeros((1, 2), dtype=torch.long, device=device), *torch.ones((2, 1), dtype=torch.long, device=device)
-    prompt, response = samples.prompt_lengths[rows], samples.response_lengths[rows]
-    width = int((prompt + response).max())
-    return samples.input_ids[rows, :width].to(device), prompt.to(device), response.to(device)
-
-
-def response_mask(samples: Samples, rows: np.ndarray) -> Tensor:
-    """Bool ``[len(rows), R of these rows]``; of no rows ``[1, 1]``, false."""
-    if len(rows) == 0:
-        return torch.zeros((1, 1), dtype=torch.bool)
-    lengths = samples.response_lengths[rows]
-    return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-
-
-# --- 4: minibatches ----------------------------------------------------------------------------------------------------
+# --- 4: minibatches --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -231,15 +230,26 @@ def plan_minibatches(learner: PolicyLearner, experience: Experience, step: int) 
         for epoch in range(settings.epochs)
         for index, rows in enumerate(
             minibatch_rows(
-                samples.positions, samples.total_rows, minibatch_size=settings.minibatch_size, seed=learner.seed, step=step, epoch=epoch
+                samples.positions,
+                samples.total_rows,
+                minibatch_size=settings.minibatch_size,
+                seed=learner.seed,
+                step=step,
+                epoch=epoch,
             )
         )
     ]
     signals = [REWARD, *map(cost_signal, samples.costs)]
     members = torch.stack([torch.ones(len(lengths), dtype=torch.bool), *samples.subset.values()]).double()
-    weight = samples.response_lengths.double() if settings.loss == "token_mean" else torch.ones(len(lengths), dtype=torch.float64)
+    weight = (
+        samples.response_lengths.double()
+        if settings.loss == "token_mean"
+        else torch.ones(len(lengths), dtype=torch.float64)
+    )
     sums = learner.ranks.sum(torch.stack([(members * weight)[:, rows].sum(dim=1) for _, _, rows in parts]))
-    counts = learner.ranks.max(torch.tensor([float(micro_batch_count(rows, lengths, learner.tokens_per_micro_batch)) for _, _, rows in parts]))
+    counts = learner.ranks.max(
+        torch.tensor([float(micro_batch_count(rows, lengths, learner.tokens_per_micro_batch)) for _, _, rows in parts])
+    )
     return [
         Minibatch(
             epoch, index, micro_batches(rows, lengths, int(counts[i])),
@@ -249,7 +259,9 @@ def plan_minibatches(learner: PolicyLearner, experience: Experience, step: int) 
     ]  # fmt: skip
 
 
-def update_on_minibatch(learner: PolicyLearner, experience: Experience, minibatch: Minibatch, step: int, tally: Tally) -> None:
+def update_on_minibatch(
+    learner: PolicyLearner, experience: Experience, minibatch: Minibatch, step: int, tally: Tally
+) -> None:
     """One gradient update of the actor and of every critic."""
     settings, ranks = learner.settings, learner.ranks
     last_epoch = minibatch.epoch == settings.epochs - 1
@@ -285,7 +297,9 @@ def update_on_minibatch(learner: PolicyLearner, experience: Experience, minibatc
     except NonFiniteUpdate as error:
         rows = np.concatenate(minibatch.micro_batches)
         ids = experience.samples.request_ids
-        raise NonFiniteUpdate(f"{error}; it comes from one of {named([ids[row] for row in rows])}, or from PTX") from error
+        raise NonFiniteUpdate(
+            f"{error}; it comes from one of {named([ids[row] for row in rows])}, or from PTX"
+        ) from error
     tally.updated(actor_norm, critic_norms, minibatch.denominators)
 
 
@@ -325,7 +339,9 @@ def _rows_of(experience: Experience, rows: np.ndarray, device: torch.device) -> 
     )
 
 
-def _critic_backward(critic: Critic, batch: _Rows, settings: PpoSettings, denominators: Mapping[str, float], tally: Tally) -> Tensor:
+def _critic_backward(
+    critic: Critic, batch: _Rows, settings: PpoSettings, denominators: Mapping[str, float], tally: Tally
+) -> Tensor:
     """Add the gradient of one critic's heads; returns bool ``[B]``, false where a value is not finite."""
     heads = critic.engine.forward(*batch.inputs).float()
     losses: dict[str, Tensor] = {}
@@ -346,7 +362,7 @@ def _denominator(settings: PpoSettings, count: float) -> dict[str, float]:
 
 
 def _ptx_losses(learner: PolicyLearner, step: int, minibatch: Minibatch) -> Iterator[Tensor]:
-    """This rank's shares of the supervised loss, nats per token over all ranks' rows (not finite: the norm will say so)."""
+    """This rank's shares of the supervised loss, nats per token over all ranks' rows; the norm tells a broken one."""
     assert learner.ptx is not None
     seed = [learner.seed, step, minibatch.epoch, minibatch.index]
     for batch in learner.ptx.batches(

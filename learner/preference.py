@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import expit
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from configs.exits import DataError
 from configs.schema.supervised import ScoreModelSettings
@@ -43,7 +43,8 @@ class PreferenceTask:
     name: str
     kind: Literal["reward", "cost"]
     data: Path
-    """Parquet: ``better_ids``, ``worse_ids`` list<int32>, ``better_prompt_length``, ``worse_prompt_length``, ``holdout``.
+    """Parquet: ``better_ids``, ``worse_ids`` list<int32>, ``better_prompt_length``, ``worse_prompt_length``,
+    ``holdout`` (bool: kept out of training, to measure accuracy and fit the calibration).
 
     Cost adds ``safer_sign``, ``less_safe_sign`` (+1 unsafe, -1 safe, 0 unknown: the term is left out) and
     ``rank_weight`` (1, or 0: the pair's term is left out).
@@ -72,8 +73,8 @@ class Pairs:
         self.holdout = holdout_column(table)
         n = table.num_rows
         self.signs = np.zeros((2, n), dtype=np.float32)
-        self.rank_weights = np.ones(n, dtype=np.float32)
         """Of safer and less safe, ``[2, n]``; all 0 in a reward file."""
+        self.rank_weights = np.ones(n, dtype=np.float32)
         if kind == "cost":
             self.signs[:] = table["safer_sign"].to_numpy(), table["less_safe_sign"].to_numpy()
             self.rank_weights[:] = table["rank_weight"].to_numpy()
@@ -81,7 +82,7 @@ class Pairs:
                 raise DataError(f"{path}: signs must be +1, -1 or 0, and rank_weight not negative")
         if self.holdout.all() or not (self.holdout & (self.rank_weights > 0)).any():
             raise DataError(
-                f"{path}: of {n} pairs {int(self.holdout.sum())} are held out; some must be for accuracy, and some trained on"
+                f"{path}: {int(self.holdout.sum())} of {n} pairs are held out: some ranked ones must be, and some not"
             )
         self.lengths = self.better.lengths + self.worse.lengths
 
@@ -101,9 +102,9 @@ def cost_model_losses(
     A sign of 0 leaves out that response's term; ``rank_weights`` weigh the pair's term. With every sign known and every
     weight 1 the mean equals `cost_model_loss`.
     """
-    loss = -rank_weights * F.logsigmoid(less_safe - safer)
+    loss = -rank_weights * logsigmoid(less_safe - safer)
     for signs, scores in ((safer_signs, safer), (less_safe_signs, less_safe)):
-        loss = loss - signs.abs() * F.logsigmoid(signs * scores)
+        loss = loss - signs.abs() * logsigmoid(signs * scores)
     return loss + regularisation * 0.5 * (safer.square() + less_safe.square())
 
 
@@ -117,7 +118,8 @@ def train_preference(task: PreferenceTask, context: TrainingContext) -> dict[str
     Returns:
         ``pair_accuracy`` and ``pair_calibration_error`` on the hold-out rows, ``train_pair_accuracy``, ``score_mean``,
         ``score_std``, ``loss``, ``steps``, ``seconds``, ``seconds_per_step``, ``pairs``, ``holdout_pairs``; of a cost
-        model also ``sign_accuracy``, ``train_sign_accuracy``, ``calibrated``, ``calibration_slope``, ``calibration_intercept``.
+        model also ``sign_accuracy``, ``train_sign_accuracy``, ``calibrated``, ``calibration_slope`` and
+        ``calibration_intercept``.
 
     Raises:
         DataError: the data cannot be used.
@@ -127,7 +129,8 @@ def train_preference(task: PreferenceTask, context: TrainingContext) -> dict[str
     data = Pairs(task.data, task.kind, model.config)
     settings = task.settings
     engine = SupervisedEngine(EndScores(model), settings.optimiser, context.zero_stage)
-    signs, weights = torch.from_numpy(data.signs).to(engine.device), torch.from_numpy(data.rank_weights).to(engine.device)
+    signs = torch.from_numpy(data.signs).to(engine.device)
+    weights = torch.from_numpy(data.rank_weights).to(engine.device)
 
     def loss_share(part: np.ndarray, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         ids, lengths = data.batch(part, tokenizer.pad_token_id, engine.device)
@@ -169,7 +172,8 @@ def score_pairs(engine: SupervisedEngine, context: TrainingContext, data: Pairs,
     rows = [data.better[i] for i in range(n)] + [data.worse[i] for i in range(n)]
     scores = evaluate_rows(context, rows, pad_id, lambda ids, lengths, _: engine.forward(ids, lengths)).reshape(2, n)
     if not np.isfinite(scores).all():
-        raise DataError(f"{int((~np.isfinite(scores)).sum())} scores are not finite after training: lower the learning rate")
+        wrong = int((~np.isfinite(scores)).sum())
+        raise DataError(f"{wrong} scores are not finite after training: lower the learning rate")
     return scores
 
 
@@ -200,9 +204,7 @@ def judge(kind: str, data: Pairs, scores: np.ndarray) -> tuple[dict[str, float],
     return metrics, documents
 
 
-def calibrate(
-    data: Pairs, scores: np.ndarray, metrics: dict[str, float], documents: dict[str, dict[str, Any]]
-) -> None:
+def calibrate(data: Pairs, scores: np.ndarray, metrics: dict[str, float], documents: dict[str, dict[str, Any]]) -> None:
     """Platt's fit on the hold-out labels, added to metrics and documents; a refused fit is recorded with its reason."""
     known = (data.signs != 0) & data.holdout
     try:

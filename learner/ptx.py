@@ -49,7 +49,14 @@ class PtxData:
         return cls(rows, table["prompt_length"].to_numpy())
 
     def batches(
-        self, seed: Sequence[int], *, rows: int, rank: int, ranks: int, tokens_per_micro_batch: int, device: torch.device
+        self,
+        seed: Sequence[int],
+        *,
+        rows: int,
+        rank: int,
+        ranks: int,
+        tokens_per_micro_batch: int,
+        device: torch.device,
     ) -> Iterator[PtxBatch]:
         """This rank's micro-batches of `rows` rows drawn by `seed` without repetition; equally many on every rank."""
         drawn = np.random.default_rng([*seed]).permutation(len(self._rows))[: max(rows, ranks)]

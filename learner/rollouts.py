@@ -1,4 +1,4 @@
-"""What was learned from, as Parquet: `steelyard why` reads here what the model said and why its advantage was what it was.
+"""What was learned from, as Parquet: where `steelyard why` reads what was said and why it counted so.
 
 One file per step and rank, written by the rank itself. Columns per row: ids, lengths, scores, multipliers; per response
 token: behaviour, proximal and reference log-probs, combined advantage, and advantage and value of each signal.

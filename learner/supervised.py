@@ -1,18 +1,18 @@
 """One Ray Train job for every supervised stage of a run: its workers stay, and take tasks from a mailbox actor.
 
-Starting workers costs more than a small stage takes, so they start once. A task that fails ends the job (a rank may
-hang in a collective that the failed one never joins); the next `run` starts a new one.
+Starting workers costs more than a small stage takes, so they start once. When every worker gives a task up for the same
+reason they stay; otherwise the job ends (one may wait in a collective that the other never joins), and the next `run`
+starts a new one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,116 +21,23 @@ from ray.exceptions import RayError
 
 from configs.exits import DataError, SteelyardError, StoppedError
 from configs.schema.resources import DeadlineSettings, SupervisedSettings
-from learner.deadlines import Deadline, RemoteFailure, fetch
+from learner.deadlines import Deadline, fetch
+from learner.mailbox import Mailbox, MailboxState, Outcome, TaskProgress
 from learner.preference import PreferenceTask, train_preference
 from learner.sft import SftTask, train_sft
-from learner.training import TaskProgress, TrainingContext
+from learner.training import TrainingContext
 
 Task = SftTask | PreferenceTask
-
-POLL_SECONDS = 5.0
-"""How long the mailbox holds a question open before it says "nothing yet"."""
 
 ANSWER_SECONDS = 60.0
 """Deadline of a mailbox call, which answers within POLL_SECONDS unless the machine is overloaded."""
 
 STOP_SECONDS = 45.0
-"""How long the job may take to end by itself: Ray Train's controller looks at its workers every 2 s, then ends them."""
+"""How long the job may take to end by itself; Ray Train's controller looks at its workers every 2 s."""
 
 
 class TrainFailure(StoppedError):
     """A supervised task failed, or its workers did; the message names the task."""
-
-
-# --- the mailbox ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """A task and its place in the sequence."""
-
-    number: int
-    task: Task | None
-    """None: no more tasks, go home."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task: metrics or the error."""
-
-    metrics: dict[str, float] | None = None
-    error: SteelyardError | None = None
-
-
-@dataclass(frozen=True)
-class MailboxState:
-    """What the driver learns from one look."""
-
-    ready: int
-    """Workers that have joined."""
-    progress: TaskProgress | None
-    outcome: Outcome | None
-
-
-class Mailbox:
-    """Between the driver and the workers; an async actor, so that questions wait without blocking each other."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._envelope = Envelope(0, None)
-        self._progress: TaskProgress | None = None
-        self._outcome: Outcome | None = None
-        self._workers: dict[int, Any] = {}
-
-    async def join(self, rank: int, worker: Any) -> None:
-        """A worker is up; `worker` is its actor handle."""
-        self._workers[rank] = worker
-        await self._notify()
-
-    async def workers(self) -> list[Any]:
-        """Handles of the workers that have joined."""
-        return list(self._workers.values())
-
-    async def post(self, task: Task | None) -> int:
-        """A new task for all workers (None: end); returns its number."""
-        self._envelope = Envelope(self._envelope.number + 1, task)
-        self._progress = self._outcome = None
-        await self._notify()
-        return self._envelope.number
-
-    async def take(self, after: int) -> Envelope | None:
-        """The envelope with a number above `after`, or None when there is none within POLL_SECONDS."""
-        await self._wait(lambda: self._envelope.number > after)
-        return self._envelope if self._envelope.number > after else None
-
-    async def report(self, number: int, progress: TaskProgress) -> None:
-        """Progress of task `number`; late reports of an earlier task are dropped."""
-        if number == self._envelope.number:
-            self._progress = progress
-            await self._notify()
-
-    async def finish(self, number: int, outcome: Outcome) -> None:
-        """The outcome of task `number`; the first one counts."""
-        if number == self._envelope.number and self._outcome is None:
-            self._outcome = outcome
-            await self._notify()
-
-    async def look(self, seen_step: int) -> MailboxState:
-        """The state once there is an outcome or progress beyond `seen_step`, or after POLL_SECONDS."""
-        await self._wait(lambda: self._outcome is not None or self._step() > seen_step)
-        return MailboxState(len(self._workers), self._progress, self._outcome)
-
-    def _step(self) -> int:
-        return -1 if self._progress is None else self._progress.step
-
-    async def _wait(self, condition: Callable[[], bool]) -> None:
-        async with self._changed:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(condition), POLL_SECONDS)
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 # --- the workers ------------------------------------------------------------------------------------------------------
@@ -142,7 +49,7 @@ def work(config: dict[str, Any]) -> None:
     Args:
         config: ``mailbox`` (actor handle), ``settings`` (SupervisedSettings), ``deterministic``.
     """
-    import ray.train
+    import deepspeed  # noqa: F401  (2 s: before the first task asks for it)
     import ray.train.torch
     import torch
 
@@ -156,10 +63,10 @@ def work(config: dict[str, Any]) -> None:
     mailbox.join.remote(ranks.rank, ray.get_runtime_context().current_actor)
     number = 0
     while True:
-        envelope = fetch(mailbox.take.remote(number), deadline_seconds=ANSWER_SECONDS, what="the mailbox of supervised tasks")
+        envelope = _ask(mailbox.take.remote(number))
         if envelope is None:
             continue
-        if envelope.task is None:
+        if not envelope.task:
             return
         number = envelope.number
 
@@ -168,13 +75,15 @@ def work(config: dict[str, Any]) -> None:
 
         context = TrainingContext(ranks, settings.zero_stage, device, report)
         try:
-            outcome = Outcome(metrics=_run_task(envelope.task, context))
+            outcome = Outcome(metrics=_run_task(_ask(envelope.task[0]), context))
         except SteelyardError as error:
-            failed = Outcome(error=error)
-            fetch(mailbox.finish.remote(number, failed), deadline_seconds=ANSWER_SECONDS, what="the mailbox of supervised tasks")
-            raise
-        if ranks.rank == 0:
-            mailbox.finish.remote(number, outcome)
+            outcome = Outcome(problem=str(error), of_data=isinstance(error, DataError))
+        if outcome.metrics is None or ranks.rank == 0:
+            mailbox.finish.remote(number, ranks.rank, outcome)
+
+
+def _ask(ref: Any, seconds: float = ANSWER_SECONDS) -> Any:
+    return fetch(ref, deadline_seconds=seconds, what="the mailbox of supervised tasks")
 
 
 def _run_task(task: Task, context: TrainingContext) -> dict[str, float]:
@@ -194,7 +103,8 @@ class SupervisedSession:
 
     Args:
         storage_path: where Ray Train may keep its own files; every node must reach it.
-        deterministic: one thread and deterministic kernels; the same seed then gives the same weights with as many workers.
+        deterministic: one thread and deterministic kernels; the same seed and number of workers then give the same
+            weights, bit for bit.
     """
 
     def __init__(
@@ -225,15 +135,12 @@ class SupervisedSession:
             TrainFailure: anything else that ended the task: a loss that is not finite, a dead worker, a deadline.
         """
         self.start()
-        job, self._job = self._job, None  # a run that is broken off leaves no job behind that is still busy
-        assert job is not None
+        assert self._job is not None
         try:
-            metrics = job.run(_absolute(task), progress)
-        except BaseException:
-            job.end()
-            raise
-        self._job = job
-        return metrics
+            return self._job.run(_absolute(task), progress)
+        finally:
+            if not self._job.usable:
+                self.close()
 
     def close(self) -> None:
         """End the workers; a second call does nothing."""
@@ -257,7 +164,7 @@ class _Job:
         self._settings = settings
         self._deadlines = deadlines
         self._started = time.monotonic()
-        self._busy = False
+        self._idle = True
         self._error: BaseException | None = None
         self._mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         self._thread = threading.Thread(
@@ -268,7 +175,7 @@ class _Job:
     @property
     def usable(self) -> bool:
         """Whether it can take a task."""
-        return self._thread.is_alive() and not self._busy
+        return self._thread.is_alive() and self._idle
 
     def _fit(self, storage_path: Path, deterministic: bool) -> None:
         from ray.train import TrainingFailedError
@@ -280,9 +187,8 @@ class _Job:
 
     def run(self, task: Task, progress: Callable[[TaskProgress], None]) -> dict[str, float]:
         """See `SupervisedSession.run`."""
-        self._busy = True
-        number_ref = self._mailbox.post.remote(task)
-        self._ask(number_ref, task)
+        self._idle = False
+        self._ask(self._mailbox.post.remote((ray.put(task),)), task, self._deadlines.start_seconds)
         until: Deadline | None = None
         step = -1
         while True:
@@ -290,7 +196,7 @@ class _Job:
             if state.outcome is not None:
                 if state.progress is not None and state.progress.step > step:
                     progress(state.progress)
-                self._busy = False
+                self._idle = state.outcome.metrics is not None or self._ask(self._mailbox.all_failed.remote(), task)
                 return _metrics(task, state.outcome)
             if state.progress is not None and state.progress.step > step:
                 step = state.progress.step
@@ -299,10 +205,10 @@ class _Job:
                 until = Deadline(self._deadlines.train_seconds)
             self._check(task, state.ready, until)
 
-    def _ask(self, ref: Any, task: Task) -> Any:
+    def _ask(self, ref: Any, task: Task, seconds: float = ANSWER_SECONDS) -> Any:
         try:
-            return fetch(ref, deadline_seconds=ANSWER_SECONDS, what="the mailbox of supervised tasks")
-        except RemoteFailure as error:
+            return _ask(ref, seconds)
+        except StoppedError as error:
             raise TrainFailure(f"task '{task.name}' was lost: {error}") from error
 
     def _check(self, task: Task, ready: int, until: Deadline | None) -> None:
@@ -327,23 +233,20 @@ class _Job:
     def end(self) -> None:
         """End the workers: asked when idle, killed when busy; then the mailbox."""
         with contextlib.suppress(StoppedError):
-            if not self._busy:
-                fetch(self._mailbox.post.remote(None), deadline_seconds=ANSWER_SECONDS, what="the mailbox")
+            if self._idle:
+                _ask(self._mailbox.post.remote(()))
                 self._thread.join(STOP_SECONDS)
             if self._thread.is_alive():
-                for worker in fetch(self._mailbox.workers.remote(), deadline_seconds=ANSWER_SECONDS, what="the mailbox"):
+                for worker in _ask(self._mailbox.workers.remote()):
                     ray.kill(worker)
         self._thread.join(STOP_SECONDS)
         ray.kill(self._mailbox)
 
 
 def _metrics(task: Task, outcome: Outcome) -> dict[str, float]:
-    error = outcome.error
-    if isinstance(error, DataError):
-        raise DataError(f"task '{task.name}': {error}") from error
-    if error is not None:
-        raise TrainFailure(f"task '{task.name}' failed: {error}") from error
-    assert outcome.metrics is not None
+    if outcome.metrics is None:
+        failure = DataError if outcome.of_data else TrainFailure
+        raise failure(f"task '{task.name}' failed: {outcome.problem}")
     return outcome.metrics
 
 
@@ -366,9 +269,7 @@ def _last_line(error: BaseException) -> str:
 def _absolute(task: Task) -> Task:
     """Workers run in another directory: relative paths would be lost."""
     if isinstance(task, SftTask):
-        return replace(
-            task, data=task.data.absolute(), model=task.model.absolute(), output=task.output.absolute()
-        )
+        return replace(task, data=task.data.absolute(), model=task.model.absolute(), output=task.output.absolute())
     return replace(task, data=task.data.absolute(), policy=task.policy.absolute(), output=task.output.absolute())
 
 

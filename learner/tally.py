@@ -47,7 +47,9 @@ class Tally:
         """Values and returns ``[n]`` of one signal at the start of the step, for the explained variance."""
         targets, errors = returns.double(), (returns - values).double()
         count = torch.tensor(float(targets.numel()), dtype=torch.float64)
-        self._residuals[signal] = torch.stack([count, targets.sum(), targets.square().sum(), errors.sum(), errors.square().sum()])
+        self._residuals[signal] = torch.stack(
+            [count, targets.sum(), targets.square().sum(), errors.sum(), errors.square().sum()]
+        )
 
     def policy(self, loss: Tensor, ratio: Tensor, clip_ratio: float, *, keep_ratios: bool) -> None:
         """One micro-batch of the actor: its share of the loss and the ratios q ``[n]`` of its valid tokens."""
@@ -67,7 +69,11 @@ class Tally:
     def updated(self, actor_norm: float, critic_norms: Sequence[float], signals: Mapping[str, float]) -> None:
         """One minibatch is done: count it in the means over minibatches."""
         share = 1.0 / self._ranks.size
-        for name in ["actor_loss", *(f"critic_loss/{signal}" for signal in signals), *(["ptx_loss"] if "ptx_loss" in self._ratios else [])]:
+        for name in [
+            "actor_loss",
+            *(f"critic_loss/{signal}" for signal in signals),
+            *(["ptx_loss"] if "ptx_loss" in self._ratios else []),
+        ]:
             self.mean(name, 0, share)
         self.mean("gradient_norm/actor", actor_norm * share, share)
         for norm in critic_norms:
@@ -85,11 +91,16 @@ class Tally:
         if "importance_weight_lowest" in found:
             found["importance_weight_min"] = -found.pop("importance_weight_lowest")
         signals = sorted(self._residuals)
-        for signal, moments in zip(signals, self._ranks.sum(torch.stack([self._residuals[name] for name in signals])), strict=True):
+        for signal, moments in zip(
+            signals, self._ranks.sum(torch.stack([self._residuals[name] for name in signals])), strict=True
+        ):
             found[f"explained_variance/{signal}"] = explained_variance(moments)
         for name, quantiles in _QUANTILES.items():
             ordered = self._ranks.gather(torch.cat(self._columns[name])).sort().values
-            found |= {f"{name}_{label}": float(ordered[round(share * (len(ordered) - 1))]) for label, share in quantiles.items()}
+            found |= {
+                f"{name}_{label}": float(ordered[round(share * (len(ordered) - 1))])
+                for label, share in quantiles.items()
+            }
         spread = found.pop("advantage_square") - found["advantage_mean"] ** 2
         found["advantage_std"] = max(spread, 0.0) ** 0.5
         return found
@@ -102,7 +113,7 @@ _QUANTILES: Mapping[str, Mapping[str, float]] = {
 
 
 def explained_variance(moments: Tensor) -> float:
-    """1 - Var(G - V) / Var(G) from ``[5]``: count, sums of G and G^2, sums of G - V and (G - V)^2; 0 when G is constant."""
+    """1 - Var(G - V) / Var(G) from ``[5]``: count, sums of G, G^2, G - V and (G - V)^2; 0 for a constant G."""
     count, total, square, error, error_square = (float(moment) for moment in moments)
     if count == 0:
         return 0.0

@@ -43,7 +43,7 @@ def build_tokenizer(words: Iterable[str], max_length: int) -> PreTrainedTokenize
     unique = list(dict.fromkeys(words))
     wrong = [word for word in unique if not word or word.split() != [word] or any(s in word for s in SPECIAL_TOKENS)]
     if not unique or wrong:
-        raise ConfigError(f"the tokenizer's words must be non-empty, without spaces and special tokens; wrong: {wrong[:5]}")
+        raise ConfigError(f"the tokenizer needs words, without spaces and special tokens; wrong: {wrong[:5]}")
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *unique])}
     inner = Tokenizer(WordLevel(vocabulary, unk_token=UNK))
     inner.pre_tokenizer = WhitespaceSplit()
@@ -69,7 +69,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
         DataError: the folder holds none, or it has no pad token of its own.
     """
     if not (Path(path) / "tokenizer_config.json").is_file():
-        raise DataError(f"{path} holds no tokenizer (tokenizer_config.json is missing): give a Hugging Face model folder")
+        raise DataError(f"{path} holds no tokenizer (no tokenizer_config.json): give a Hugging Face model folder")
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     check_pad_token(tokenizer)
     return tokenizer
@@ -92,7 +92,7 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mess
     """Token ids of a conversation that waits for the assistant, by the tokenizer's chat template.
 
     Raises:
-        DataError: no message, the last is the assistant's, a text holds a special token, or nothing is left to answer in.
+        DataError: no message, the last is the assistant's, a text holds a special token, or no room is left to answer.
     """
     if not messages or messages[-1]["role"] == "assistant":
         raise DataError("a prompt must end with a user's turn: drop the last assistant turn, or add a question")
@@ -108,9 +108,7 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mess
     return ids
 
 
-def conversation_token_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> tuple[list[int], int]:
+def conversation_token_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], int]:
     """Token ids of prompt and response, ending with the end token, and the prompt's length in tokens.
 
     Args:

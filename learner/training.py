@@ -23,10 +23,11 @@ from configs.exits import DataError, StoppedError
 from configs.schema.supervised import OptimiserSettings
 from learner.collective import Ranks
 from learner.engine import DeepSpeedTrainEngine, TrainEngine, learning_rate
+from learner.mailbox import TaskProgress
 from learner.models import length_sorted_batches, pad_right
 
-ROWS_PER_PASS = 32
-"""Rows of one forward and backward pass: fewer waste time on overhead, more on padding (measured at hidden size 128)."""
+ROWS_PER_PASS = 16
+"""Rows of one forward and backward pass: fewer waste time on overhead, more on padding (at hidden size 128)."""
 
 TOKENS_PER_PASS = 8192
 """Bound on the tokens of one pass, for memory; of scoring passes, half of it."""
@@ -37,23 +38,6 @@ PROGRESS_SECONDS = 0.5
 
 class NonFiniteLoss(StoppedError):
     """A loss is not finite; training stopped before the parameters moved."""
-
-
-@dataclass(frozen=True)
-class TaskProgress:
-    """Where a task is."""
-
-    task: str
-    step: int
-    steps: int
-    loss: float
-    seconds: float
-    """Since the first step."""
-
-    @property
-    def fraction(self) -> float:
-        """Done, 0 to 1."""
-        return self.step / max(1, self.steps)
 
 
 @dataclass(frozen=True)
@@ -172,14 +156,14 @@ def fixed_steps_plan(rows: np.ndarray, *, steps: int, batch_size: int, seed: int
 
 
 def epochs_plan(rows: np.ndarray, *, epochs: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Each epoch a shuffled pass over `rows`, in batches of nearly equal size, at most `batch_size`; no row is dropped."""
+    """Each epoch a shuffled pass over `rows`, in nearly equal batches of at most `batch_size`; no row is dropped."""
     rng = np.random.default_rng(seed)
     per_epoch = -(-len(rows) // batch_size)
     return [batch for _ in range(epochs) for batch in np.array_split(rng.permutation(rows), per_epoch)]
 
 
 def deal_batch(batch: np.ndarray, lengths: np.ndarray, ranks: int) -> list[list[np.ndarray]]:
-    """Cut one batch into micro-batches of like lengths, equally many per rank, each of about as many tokens.
+    """Cut one batch into micro-batches of like lengths, equally many per rank, the dearest as cheap as can be.
 
     Batches stay random samples of the data; only their inside is sorted, so that padding costs little and ranks
     finish together. Of one batch, ``result[rank]`` is that rank's list.
@@ -190,14 +174,46 @@ def deal_batch(batch: np.ndarray, lengths: np.ndarray, ranks: int) -> list[list[
     if len(batch) < ranks:
         raise DataError(f"a batch of {len(batch)} rows cannot be dealt to {ranks} workers: every worker needs one")
     ordered = batch[np.argsort(lengths[batch], kind="stable")]
-    tokens = np.cumsum(lengths[ordered])
-    passes = max(round(len(batch) / (ranks * ROWS_PER_PASS)), -(-int(tokens[-1]) // (ranks * TOKENS_PER_PASS)), 1)
-    parts = ranks * min(passes, len(batch) // ranks)
-    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, parts) / parts)
-    pieces = np.split(ordered, cuts)
-    if any(len(piece) == 0 for piece in pieces):
-        pieces = np.array_split(ordered, parts)
-    return [pieces[rank::ranks] for rank in range(ranks)]
+    by_tokens = -(-int(lengths[batch].sum()) // (ranks * TOKENS_PER_PASS))
+    passes = max(1, round(len(batch) / (ranks * ROWS_PER_PASS)), by_tokens)
+    pieces = cut_evenly(ordered, lengths[ordered], ranks * min(passes, len(batch) // ranks))
+    pieces.sort(key=lambda piece: -len(piece) * int(lengths[piece[-1]]))
+    # There and back again: the rank with the dearest piece gets the cheapest one too.
+    there = list(range(ranks))
+    turns = [rank for turn in range(len(pieces) // ranks) for rank in (there if turn % 2 == 0 else reversed(there))]
+    dealt: list[list[np.ndarray]] = [[] for _ in range(ranks)]
+    for piece, rank in zip(pieces, turns, strict=True):
+        dealt[rank].append(piece)
+    return dealt
+
+
+def cut_evenly(ordered: np.ndarray, lengths: np.ndarray, parts: int) -> list[np.ndarray]:
+    """Cut rows of ascending `lengths` into `parts` runs, the largest run's padded tokens as few as can be.
+
+    Padded tokens of a run are its rows times its longest row. No run is empty: give at least `parts` rows.
+    """
+    low, high = int(lengths[-1]), int(lengths[-1]) * len(lengths)
+    while low < high:
+        bound = (low + high) // 2
+        if len(_runs(lengths, bound)) <= parts:
+            high = bound
+        else:
+            low = bound + 1
+    pieces = [ordered[start:end] for start, end in _runs(lengths, low)]
+    while len(pieces) < parts:
+        longest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
+        pieces[longest : longest + 1] = np.array_split(pieces[longest], 2)
+    return pieces
+
+
+def _runs(lengths: np.ndarray, bound: int) -> list[tuple[int, int]]:
+    """Fewest runs of at most `bound` padded tokens, from the longest rows down; as (start, end)."""
+    runs, end = [], len(lengths)
+    while end > 0:
+        start = max(0, end - bound // int(lengths[end - 1]))
+        runs.append((start, end))
+        end = start
+    return runs
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -218,8 +234,8 @@ class SupervisedEngine(DeepSpeedTrainEngine):
 
 
 LossShare = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]]
-"""(rows of this pass, rows of the whole batch) → this pass's share of the batch's loss, and any tensor ``[rows]`` that is
-not finite where a row spoilt it."""
+"""(rows of this pass, rows of the whole batch) → this pass's share of the batch's loss, and a tensor ``[rows]`` that
+is not finite where a row spoilt it."""
 
 
 def run_steps(
@@ -242,10 +258,10 @@ def run_steps(
             spoilt += part[~torch.isfinite(per_row.detach()).cpu().numpy()].tolist()
         total = float(context.ranks.sum(torch.tensor(total, dtype=torch.float64)))
         if not math.isfinite(total):
-            rows = sorted(row for rank in context.ranks.gather_objects(spoilt) for row in rank)
+            rows = sorted(row for rank in context.ranks.gather_objects(spoilt) for row in rank) or batch.tolist()
             raise NonFiniteLoss(
-                f"{task}: the loss of step {step + 1} of {len(plan)} is {total}; rows {rows[:8] or batch[:8].tolist()} "
-                f"of the batch of {len(batch)}: look at these rows, or lower the learning rate {optimiser.learning_rate:g}"
+                f"the loss of step {step + 1} of {len(plan)} is {total}; rows {rows[:8]} of "
+                f"the batch of {len(batch)}: look at them, or lower the learning rate {optimiser.learning_rate:g}"
             )
         rate = learning_rate(
             step, base=optimiser.learning_rate, warmup_steps=optimiser.warmup_steps, total_steps=len(plan),
@@ -264,8 +280,9 @@ def run_steps(
 
 @torch.no_grad()
 def evaluate_rows(
-    context: TrainingContext, rows: Sequence[np.ndarray], pad_id: int, forward: Callable[[Tensor, Tensor, np.ndarray], Tensor]
-) -> np.ndarray:
+    context: TrainingContext, rows: Sequence[np.ndarray], pad_id: int,
+    forward: Callable[[Tensor, Tensor, np.ndarray], Tensor],
+) -> np.ndarray:  # fmt: skip
     """One number per row, float64 ``[n]``, the same on every rank; collective.
 
     Args:

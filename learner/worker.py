@@ -1,8 +1,8 @@
 """One learner rank: a Ray actor that owns its share of the policy and the critics.
 
 Rank contract: the group calls every method of this class on all ranks at once (except `address`, `bucket_plan`,
-`open_store` and `open_transport`), for each is collective. Bulk goes from producers to ranks by reference and from ranks to files;
-only scalars return to the driver.
+`open_store` and `open_transport`), for each is collective. Bulk goes from producers to ranks by reference and
+from ranks to files; only scalars return to the driver.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from configs.schema.resources import LearnerSettings
 from configs.schema.signals import ConstraintSettings
 from learner import checkpoint
 from learner.collective import TorchRanks
-from learner.critics import critic_signals, new_critic, named_shapes, plain_name, save_policy_folder
+from learner.critics import critic_signals, named_shapes, new_critic, plain_name, save_policy_folder
 from learner.deadlines import fetch
 from learner.engine import DeepSpeedTrainEngine, init_process_group
 from learner.experience import BadBatch, RankShard, Samples, assemble
@@ -86,6 +86,8 @@ class LearnerRank:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         self._request: LoadRequest | None = None
         self._learner: PolicyLearner | None = None
+        self._policy: nn.Module | None = None
+        self._engines: list[DeepSpeedTrainEngine] = []
         self._weight_version = 0
         self._store: TransportStore | None = None
         self._sender: GlooSender | None = None
@@ -104,7 +106,12 @@ class LearnerRank:
             torch.cuda.set_device(self._device)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
         init_process_group(
-            rank=self._rank, world_size=world_size, address=address, port=port, backend=backend, timeout_seconds=timeout_seconds
+            rank=self._rank,
+            world_size=world_size,
+            address=address,
+            port=port,
+            backend=backend,
+            timeout_seconds=timeout_seconds,
         )
         self._ranks = TorchRanks(self._device)
         seconds = time.perf_counter() - start
@@ -112,8 +119,7 @@ class LearnerRank:
 
     def load(self, request: LoadRequest) -> None:
         """Build policy, critics and fresh optimisers; what was loaded before is dropped."""
-        self._learner = None
-        gc.collect()
+        self._drop_models()
         _seed_everything(request.seed)
         self._request = request
         self._weight_version = request.weight_version
@@ -125,7 +131,8 @@ class LearnerRank:
         critics = []
         for signals in critic_signals(ppo.critics, list(request.constraints)):
             module = new_critic(
-                signals, request.reward_model_path, request.cost_paths, mean_and_std, request.constraints, request.cost_means
+                signals, request.reward_model_path, request.cost_paths, mean_and_std,
+                request.constraints, request.cost_means,
             )  # fmt: skip
             critics.append(Critic(self._engine(module, ppo.critic_learning_rate), signals))
         self._learner = PolicyLearner(
@@ -133,7 +140,10 @@ class LearnerRank:
             critics=tuple(critics),
             ranks=self._ranks,
             settings=ppo,
-            measures={name: Measure(one.measure, alpha=one.alpha, scale=one.scale) for name, one in request.constraints.items()},
+            measures={
+                name: Measure(one.measure, alpha=one.alpha, scale=one.scale)
+                for name, one in request.constraints.items()
+            },
             reward_mean=mean_and_std[0],
             reward_std=mean_and_std[1],
             maximises=request.maximises,
@@ -145,10 +155,18 @@ class LearnerRank:
     def _engine(self, module: nn.Module, rate: float) -> DeepSpeedTrainEngine:
         assert self._request is not None
         settings = self._settings
-        return DeepSpeedTrainEngine(
+        engine = DeepSpeedTrainEngine(
             module, learning_rate=rate, gradient_clip=self._request.ppo.gradient_clip,
             zero_stage=settings.zero_stage, dtype=settings.dtype, offload=settings.offload,
         )  # fmt: skip
+        self._engines.append(engine)
+        return engine
+
+    def _drop_models(self) -> None:
+        self._learner, self._policy = None, None
+        while self._engines:
+            self._engines.pop().close()
+        gc.collect()
 
     def step(
         self, shard: RankShard, terms: SignalTerms, step: int, rollouts: Path | None, fetch_seconds: float
@@ -176,7 +194,9 @@ class LearnerRank:
         rollout_refs = list(dict.fromkeys(row.rollout for row in shard.rows))
         score_refs = list(dict.fromkeys(ref for row in shard.rows for ref in row.scores))
         chunks = fetch(
-            [*rollout_refs, *score_refs], deadline_seconds=fetch_seconds, what=f"{self._name}: samples and scores of the batch"
+            [*rollout_refs, *score_refs],
+            deadline_seconds=fetch_seconds,
+            what=f"{self._name}: samples and scores of the batch",
         )
         problem: BadBatch | None = None
         try:
@@ -202,6 +222,8 @@ class LearnerRank:
 
     def bucket_plan(self, dtype: str, bucket_bytes: int) -> BucketPlan:
         """The wire contract for the loaded policy, to engines of this dtype. Not collective: ask rank 0."""
+        self._loaded()
+        assert self._policy is not None
         return plan_buckets(named_shapes(self._policy), dtype=dtype, bucket_bytes=bucket_bytes)
 
     def open_store(self, timeout_seconds: float) -> StoreAddress:
@@ -251,7 +273,7 @@ class LearnerRank:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: Path, step: int, driver_state: Mapping[str, Any]) -> None:
-        """Write policy, critics, optimisers and RNG of all ranks and the driver's state; sealed by rank 0 at the end."""
+        """Write policy, critics, optimisers and RNG of all ranks and the driver's state; rank 0 seals it at the end."""
         learner = self._loaded()
         if self._rank == 0:
             checkpoint.begin(path)

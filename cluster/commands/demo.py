@@ -134,6 +134,7 @@ def _run_job(
     exit_code = followed.exit_code or 0
     if exit_code not in (Exit.DONE, Exit.INFEASIBLE):
         print_failure(job, exit_code, console)
+        _say(console, f"Logs of Ray and its actors, until the next start: {head.temp_dir}/session_latest/logs")
     elif observer is not None and observer.killed_pid is None:
         _say(console, "No generator was killed: the run was over, or past that point, before it could be.")
     if break_ is Break.CONSTRAINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
@@ -23,11 +24,15 @@ def start() -> None:
 
 
 @app.command()
-def stop() -> None:
+def stop(
+    clean: Annotated[bool, typer.Option("--clean", help="Also delete its files: sessions, logs.")] = False,
+) -> None:
     """Stop it, and nothing else on this machine."""
-    from cluster.head import state_dir, stop_head
+    from cluster.head import remove_head_files, state_dir, stop_head
 
     typer.echo("stopped" if stop_head(state_dir()) else "no head of this folder runs")
+    if clean:
+        remove_head_files(state_dir())
 
 
 @app.command()

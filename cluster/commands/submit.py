@@ -66,6 +66,8 @@ def _submit(settings: RunSettings, storage: Path, address: str | None, *, watch:
     console.print(f"Submitted {settings.name} as job {job.id}; dashboard {url}", highlight=False, soft_wrap=True)
     if not watch:
         return 0
+    if not storage.is_dir() and address is not None:
+        console.print(f"{storage} is not on this machine: what follows is the job's state only", highlight=False)
     followed = follow(job, layout.status, console, look_again=f"cat {layout.status}")
     if followed.detached:
         return 0

@@ -15,7 +15,10 @@ find_python() {
     exit 6
 }
 
-# The console scripts hold the folder's path, so a venv that was moved or half made is made again around its packages.
+# The console scripts hold the folder's path: after a move they point nowhere, and the venv is made anew.
+script=.venv/bin/steelyard
+here=$(pwd -P)
+if [ -f "$script" ] && ! head -n 3 "$script" | grep -qF -e "$here/.venv/bin/python" -e "$PWD/.venv/bin/python"; then rm -rf .venv; fi
 if ! { [ -x .venv/bin/python ] && fits .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1; }; then
     python=$(find_python)
     echo "Making .venv with $("$python" --version) …"

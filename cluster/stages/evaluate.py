@@ -76,7 +76,7 @@ def _answer(context: RunContext, model: str, model_path: Path, prompts: Sequence
     sampler = Sampler(context.tokenizer_path, settings.seed, f"{NAME}-{model}")
     sampling = SamplingSettings(settings.evaluation.temperature, settings.ppo.max_response_tokens)
     requests = [sampler.request(prompt, f"{model}/{prompt.prompt_id}", sampling) for prompt in prompts]
-    chunks = pool.generate_only(requests, context.status)
+    chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
     call = judge_samples.remote(
         context.world_path, model, list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), *chunks
     )

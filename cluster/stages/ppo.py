@@ -35,6 +35,7 @@ def ppo_stage(settings: RunSettings) -> Stage:
 
 
 def _run(context: RunContext) -> StageOutput:
+    context.engines.end_supervised()
     loop = PpoLoop(context, inputs_of(context))
     facts = loop.run()
     policy = context.layout.policy(context.round_number)

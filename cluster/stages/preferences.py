@@ -51,10 +51,10 @@ def _sample(context: RunContext) -> StageOutput:
     prompts = training_prompts(
         context.world, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights, prefix="pair"
     )
-    fleet = context.engines.rollout_pool(context.layout.sft, context.tokenizer_path)
+    pool = context.engines.rollout_pool(context.layout.sft, context.tokenizer_path)
     sampler = Sampler(context.tokenizer_path, settings.seed, PAIRS)
     requests = [request for prompt in prompts for request in _pair(prompt, sampler, context)]
-    chunks = fleet.generate_only(requests, context.status)
+    chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
     path = context.layout.preferences(context.round_number) / "pairs.parquet"
     provenance = Provenance(
         model_digest=next(iter(context.manifest[sft.NAME].outputs.values())),

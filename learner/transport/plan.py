@@ -209,7 +209,7 @@ class Trailer:
 
 def checksum(payload: np.ndarray) -> int:
     """CRC-32 of a uint8 array."""
-    return zlib.crc32(memoryview(np.ascontiguousarray(payload)))
+    return zlib.crc32(np.ascontiguousarray(payload).data)
 
 
 def check_bucket(buffer: np.ndarray, *, epoch: int, version: int, index: int, plan: BucketPlan) -> None:

@@ -1,6 +1,6 @@
 """Curves of the loop, from the lines of metrics.jsonl.
 
-Keys of a line: ``step``, ``reward``, ``kl``, ``response_tokens``, ``seconds``; per constraint ``cost/<name>``,
+Keys: ``step``, ``reward``, ``kl``, ``entropy``, ``response_length``, ``seconds``; per constraint ``cost/<name>``,
 ``measure/<name>``, ``limit/<name>``, ``violation_rate/<name>``, ``multiplier/<name>``; ``phase_seconds/<phase>``.
 A key that is not there leaves its chart out.
 """
@@ -26,8 +26,9 @@ def curve_pictures(steps: Steps) -> list[Picture]:
         _lines("Cost", _family(steps, "cost"), "mean raw cost (above 0: unsafe)", zero=True),
         *(_measure(steps, name) for name in _names(steps, "measure")),
         _lines("Multiplier", _family(steps, "multiplier"), "λ"),
-        _lines("Distance from the reference", {"KL": _points(steps, "kl")}, "KL per token, nats"),
-        _lines("Length", {"tokens": _points(steps, "response_tokens")}, "mean tokens per response"),
+        _lines("Distance from the reference", {"KL": _points(steps, "kl")}, "KL per response, nats"),
+        _lines("Length", {"tokens": _points(steps, "response_length")}, "mean tokens per response"),
+        _lines("Entropy", {"entropy": _points(steps, "entropy")}, "nats per token"),
         _phases(steps),
     ]
     return [each for each in pictures if each is not None]

@@ -112,7 +112,10 @@ def test_every_dual_form_can_be_configured(form: str) -> None:
 
 
 def test_three_constraints_move_on_their_own() -> None:
-    three = {name: ConstraintSettings(measure="mean", limit=limit, min_samples=1) for name, limit in (("a", 0.0), ("b", 1.0), ("c", 9.0))}
+    three = {
+        name: ConstraintSettings(measure="mean", limit=limit, min_samples=1)
+        for name, limit in (("a", 0.0), ("b", 1.0), ("c", 9.0))
+    }
     batch = [ScoredSample(sample("h0", 0.0).rollout, 0.0, {"a": 2.0, "b": 2.0, "c": 2.0})]
     terms, _ = ConstraintSet(three, 8, {}).step(batch, PROMPTS, 0)
     assert terms.multipliers == pytest.approx({"a": 2.0, "b": 1.0, "c": 0.0})

@@ -1,4 +1,4 @@
-"""Tokenizer, models and shared forward passes; expected values come from plain transformers calls on one row at a time."""
+"""Tokenizer, models and shared forward passes; expected values come from plain transformers calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,24 @@ from configs.schema.supervised import ModelSettings
 from learner import models
 from learner.tokens import SPECIAL_TOKENS
 
-WORDS = "how do i bake a cake ? first mix flour . then heat oven no thanks".split()
+WORDS = [
+    "how",
+    "do",
+    "i",
+    "bake",
+    "a",
+    "cake",
+    "?",
+    "first",
+    "mix",
+    "flour",
+    ".",
+    "then",
+    "heat",
+    "oven",
+    "no",
+    "thanks",
+]
 TINY = ModelSettings(hidden_size=64, layers=2, heads=2, intermediate_size=96, max_length=64)
 MULTI_TURN = (
     {"role": "user", "content": "how do i bake a cake ?"},
@@ -57,7 +74,9 @@ def conversations(tokenizer) -> list[tuple[list[int], int]]:
     short = {"role": "user", "content": "heat ?"}
     return [
         models.conversation_token_ids(tokenizer, [*MULTI_TURN, answer]),
-        models.conversation_token_ids(tokenizer, [short, {"role": "assistant", "content": "mix flour . heat oven . mix"}]),
+        models.conversation_token_ids(
+            tokenizer, [short, {"role": "assistant", "content": "mix flour . heat oven . mix"}]
+        ),
         models.conversation_token_ids(tokenizer, [short, {"role": "assistant", "content": ""}]),
     ]
 

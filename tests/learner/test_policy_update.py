@@ -10,8 +10,8 @@ import torch
 
 from configs.schema.ppo import PpoSettings
 from learner.engine import NonFiniteUpdate, deepspeed_config, learning_rate
-from learner.experience import BLOCK, BadBatch, RankShard, deal_rows, minibatch_rows
-from learner.policy import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, total_lengths, update_policy
+from learner.experience import BLOCK, BadBatch, RankShard, deal_rows, minibatch_rows, total_lengths
+from learner.policy import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, update_policy
 from learner.ptx import PtxData
 from learner.records import ScoreChunk, SignalTerms
 from learner.rollouts import rollout_table
@@ -31,7 +31,9 @@ def _weights(learner: PolicyLearner) -> torch.Tensor:
     return torch.cat([one.detach().flatten() for engine in engines for one in engine.module.parameters()])
 
 
-def _update(settings: PpoSettings = ONE_MINIBATCH, order: int | None = None, **changes: object) -> tuple[PolicyLearner, PolicyUpdate]:
+def _update(
+    settings: PpoSettings = ONE_MINIBATCH, order: int | None = None, **changes: object
+) -> tuple[PolicyLearner, PolicyUpdate]:
     batch = made_up_batch()
     if order is not None:
         batch = replace(batch, rows=tuple(np.random.default_rng(order).permutation(np.array(batch.rows, dtype=object))))
@@ -72,7 +74,10 @@ def test_the_update_is_the_token_mean_of_the_surrogate_computed_by_hand() -> Non
 def test_every_parameter_of_policy_and_critics_moves() -> None:
     learner, _ = _update()
     before = tiny_learner(ONE_MINIBATCH)
-    engines = [(learner.actor, before.actor), *zip([c.engine for c in learner.critics], [c.engine for c in before.critics], strict=True)]
+    engines = [
+        (learner.actor, before.actor),
+        *zip([c.engine for c in learner.critics], [c.engine for c in before.critics], strict=True),
+    ]
     for engine, fresh in engines:
         for (name, now), then in zip(engine.module.named_parameters(), fresh.module.parameters(), strict=True):
             assert not torch.equal(now, then), f"{name} did not move"
@@ -89,12 +94,17 @@ def test_prompts_outside_every_subset_get_the_advantage_of_plain_ppo() -> None:
 
 
 def test_the_net_kl_weight_is_beta_whatever_the_multipliers() -> None:
-    # With zero values and scores A_t sums beta * k from t on, so combined and reward-only advantages are equal (paper B, B.2).
+    # With zero values and scores A_t sums beta * k from t on, so combined and reward-only are equal (paper B, B.2).
     settings = replace_settings(advantages="raw", kl_coefficient=0.3)
     batch = made_up_batch()
-    flat = {key: ScoreChunk(one.request_ids, {name: 0 * values for name, values in one.scores.items()}, one.reference_logprobs) for key, one in batch.scores.items()}
+    flat = {
+        key: ScoreChunk(
+            one.request_ids, {name: 0 * values for name, values in one.scores.items()}, one.reference_logprobs
+        )
+        for key, one in batch.scores.items()
+    }
     learner = tiny_learner(settings, reward_mean=0.0)
-    learner = replace(learner, measures={name: learner.measures["bias"] for name in CONSTRAINTS})
+    learner = replace(learner, measures=dict.fromkeys(CONSTRAINTS, learner.measures["bias"]))
     for critic in learner.critics:
         torch.nn.init.zeros_(critic.engine.module.heads.weight)
     experience = make_experience(learner, replace(batch, scores=flat).all_samples(), TERMS)
@@ -132,7 +142,9 @@ def test_minibatches_part_the_batch_alike_for_any_number_of_ranks() -> None:
 
 def test_epochs_and_steps_shuffle_anew() -> None:
     positions = np.arange(16 * BLOCK)
-    first, second = (minibatch_rows(positions, len(positions), minibatch_size=32, seed=1, step=0, epoch=epoch) for epoch in (0, 1))
+    first, second = (
+        minibatch_rows(positions, len(positions), minibatch_size=32, seed=1, step=0, epoch=epoch) for epoch in (0, 1)
+    )
     assert any(not np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -177,9 +189,11 @@ def test_a_log_prob_that_is_not_finite_stops_the_update_before_anything_moves_an
     row = samples.request_ids.index("r0007")
     token = int(samples.input_ids[row, 0])
     with torch.no_grad():
-        learner.actor.module.model.model.embed_tokens.weight[token] = float("nan")  # tied: it is a logit too, so all rows break
+        learner.actor.module.model.model.embed_tokens.weight[token] = float(
+            "nan"
+        )  # tied: it is a logit too, so all rows break
     before = _weights(learner).clone()
-    with pytest.raises(NonFiniteUpdate, match="proximal log-prob or value of request r0000.* and 40 more"):
+    with pytest.raises(NonFiniteUpdate, match=r"proximal log-prob or value of request r0000.* and 40 more"):
         update_policy(learner, samples, TERMS, step=0)
     assert torch.equal(before.nan_to_num(), _weights(learner).nan_to_num()) and learner.actor.steps == 0
 
@@ -189,7 +203,9 @@ def test_a_ratio_that_overflows_stops_the_update_and_names_only_its_request() ->
     samples = made_up_batch().all_samples()
     honest = learner.actor.forward
 
-    def forward(input_ids: torch.Tensor, prompt_lengths: torch.Tensor, response_lengths: torch.Tensor, temperature: float) -> torch.Tensor:
+    def forward(
+        input_ids: torch.Tensor, prompt_lengths: torch.Tensor, response_lengths: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
         logprobs = honest(input_ids, prompt_lengths, response_lengths, temperature)
         if not torch.is_grad_enabled():
             return logprobs
@@ -206,14 +222,18 @@ def test_ptx_adds_its_coefficient_times_the_supervised_gradient() -> None:
     generator = np.random.default_rng(0)
     rows = [generator.integers(3, 40, 12).astype(np.int32) for _ in range(20)]
     data = PtxData(rows, np.full(20, 5))
-    settings = PpoSettings(batch_size=48, minibatch_size=48, epochs=1, ptx_coefficient=2.0, ptx_batch_size=8, gradient_clip=1e9)
+    settings = PpoSettings(
+        batch_size=48, minibatch_size=48, epochs=1, ptx_coefficient=2.0, ptx_batch_size=8, gradient_clip=1e9
+    )
     gradients = []
     for coefficient in (0.0, 1.0, 2.0):
         learner, update = _update(settings.model_copy(update={"ptx_coefficient": coefficient}), ptx=data)
         gradients.append(_gradient(learner))
         assert update.metrics["ptx_loss"] > 0
     for name in gradients[0]:
-        torch.testing.assert_close(gradients[2][name] - gradients[0][name], 2 * (gradients[1][name] - gradients[0][name]), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            gradients[2][name] - gradients[0][name], 2 * (gradients[1][name] - gradients[0][name]), rtol=1e-3, atol=1e-6
+        )
 
 
 def test_ptx_draws_the_same_rows_for_any_number_of_ranks() -> None:
@@ -224,7 +244,9 @@ def test_ptx_draws_the_same_rows_for_any_number_of_ranks() -> None:
         batches = [
             batch
             for rank in range(ranks)
-            for batch in data.batches([0, 1], rows=8, rank=rank, ranks=ranks, tokens_per_micro_batch=30, device=torch.device("cpu"))
+            for batch in data.batches(
+                [0, 1], rows=8, rank=rank, ranks=ranks, tokens_per_micro_batch=30, device=torch.device("cpu")
+            )
         ]
         drawn.append(sorted(int(n) for batch in batches for n in batch.inputs[2]))
         assert sum(drawn[-1]) == batches[0].token_count
@@ -238,7 +260,14 @@ def test_the_rollout_table_explains_every_sample() -> None:
     row = table["request_id"].index("r0003")
     length = table["response_length"][row]
     assert len(table["token_ids"][row]) == table["prompt_length"][row] + length
-    for column in ("behaviour_logprobs", "proximal_logprobs", "reference_logprobs", "advantages", "advantages/reward", "advantages/cost/harm"):
+    for column in (
+        "behaviour_logprobs",
+        "proximal_logprobs",
+        "reference_logprobs",
+        "advantages",
+        "advantages/reward",
+        "advantages/cost/harm",
+    ):
         assert len(table[column][row]) == length
     assert table["advantages"][row] == pytest.approx(update.experience.advantages[row, :length].tolist())
     assert table["multiplier/harm"][row] == 1.5 and table["applies/harm"][row] == bool(samples.subset["harm"][row])
@@ -248,9 +277,11 @@ def test_every_metric_is_there_and_finite() -> None:
     _, update = _update(PpoSettings(batch_size=48, minibatch_size=16, epochs=2))
     signals = ("reward", "cost/harm", "cost/bias")
     names = {
-        "actor_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction", "ratio_q01", "ratio_q50",
-        "ratio_q99", "delta_logprob_q50", "delta_logprob_q99", "delta_logprob_max", "importance_weight_mean", "importance_weight_min",
-        "gradient_norm/actor", "gradient_norm/critic", "response_length", "truncation_rate", "advantage_mean", "advantage_std", "tokens",
+        "actor_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction",
+        "ratio_q01", "ratio_q50", "ratio_q99", "delta_logprob_q50", "delta_logprob_q99", "delta_logprob_max",
+        "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "gradient_norm/critic", "response_length",
+        "truncation_rate",
+        "advantage_mean", "advantage_std", "tokens",
         *(f"critic_loss/{signal}" for signal in signals), *(f"explained_variance/{signal}" for signal in signals),
     }  # fmt: skip
     assert set(update.metrics) == names

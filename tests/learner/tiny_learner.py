@@ -77,7 +77,9 @@ def tiny_learner(settings: PpoSettings, *, constraints: Sequence[str] = CONSTRAI
     actor = PlainEngine(ResponseLogprobs(LlamaForCausalLM(tiny_config())))
     critics = []
     for signals in critic_signals(settings.critics, constraints):
-        module = SharedCritic(LlamaModel(tiny_config()), 32, [ValueHead(score_scale=1.0) for _ in signals], 0.1 * torch.randn(1, 32))
+        module = SharedCritic(
+            LlamaModel(tiny_config()), 32, [ValueHead(score_scale=1.0) for _ in signals], 0.1 * torch.randn(1, 32)
+        )
         critics.append(Critic(PlainEngine(module), signals))
     learner = PolicyLearner(
         actor=actor, critics=tuple(critics), ranks=OneRank(), settings=settings,
@@ -105,7 +107,8 @@ class MadeUpBatch:
 
 
 def made_up_batch(
-    rows: int = 48, *, chunks: int = 3, vocabulary: int = VOCABULARY, prompt: tuple[int, int] = (4, 16), response: tuple[int, int] = (1, 13),
+    rows: int = 48, *, chunks: int = 3, vocabulary: int = VOCABULARY,
+    prompt: tuple[int, int] = (4, 16), response: tuple[int, int] = (1, 13),
     constraints: Sequence[str] = CONSTRAINTS, wrap: Callable[[Any], Any] | None = None,
 ) -> MadeUpBatch:  # fmt: skip
     """Random samples with random scores and log-probs; about half of the prompts in each subset.
@@ -123,14 +126,25 @@ def made_up_batch(
         for row in ids:
             prompt_length, response_length = int(generator.integers(*prompt)), int(generator.integers(*response))
             metas.append(
-                RolloutMeta(f"r{row:04d}", f"p{row:04d}", prompt_length, response_length, "stop" if row % 5 else "length", 0, "generator-0")
+                RolloutMeta(
+                    f"r{row:04d}",
+                    f"p{row:04d}",
+                    prompt_length,
+                    response_length,
+                    "stop" if row % 5 else "length",
+                    0,
+                    "generator-0",
+                )
             )
             tokens.append(generator.integers(3, vocabulary, prompt_length + response_length).astype(np.int32))
             surprise = -np.abs(generator.normal(np.log(vocabulary), 0.2, response_length))
             behaviour.append(surprise.astype(np.float32))
             reference.append((surprise + generator.normal(0, 0.1, response_length)).astype(np.float32))
         chunk = RolloutChunk(tuple(metas), tuple(tokens), tuple(behaviour))
-        values = {signal: generator.normal(0, 1.5, len(ids)).astype(np.float32) for signal in ("reward", *(f"cost/{name}" for name in constraints))}
+        values = {
+            signal: generator.normal(0, 1.5, len(ids)).astype(np.float32)
+            for signal in ("reward", *(f"cost/{name}" for name in constraints))
+        }
         score = ScoreChunk(tuple(meta.request_id for meta in metas), values, tuple(reference))
         chunk_key, score_key = (wrap(chunk), wrap(score)) if wrap else (f"chunk-{index}", f"scores-{index}")
         rollouts[chunk_key], scores[score_key] = chunk, score

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.head import ensure_head, find_head, own_cluster_only, stop_head
+from cluster.head import ensure_head, find_head, own_cluster_only, remove_head_files, stop_head
 from cluster.jobs import JOB_OVER, RayJob, connect
 
 pytestmark = pytest.mark.system
@@ -43,3 +43,5 @@ def test_our_head_starts_runs_a_job_and_stops_without_a_trace(tmp_path: Path, mo
     assert find_head(state) is None
     assert not [record for record in ours if record.process()]
     assert not stop_head(state)
+    remove_head_files(state)
+    assert not head.temp_dir.exists()

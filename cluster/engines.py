@@ -1,0 +1,190 @@
+"""The run's actors, started when first needed and kept warm: trainers, generators, scorers, learner, weight publisher.
+
+Nothing here decides what to compute. `weight_version` counts every change of the generators' weights over the life of
+the engines, so a sample's version names its weights even across the arms of a comparison.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.events import ActorEvent
+from actors.generator import EngineInfo
+from actors.generators import GeneratorGroup
+from actors.pool import RolloutPool
+from actors.publisher import WeightPublisher
+from actors.scorers import ScorerGroup, roles_of
+from actors.scoring.model_scorer import ScorerModels
+from actors.start import GeneratorSpec
+from cluster.status import StatusWriter
+from configs.schema.resources import ResourceSettings
+from learner.experience import cost_signal
+from learner.group import LearnerGroup
+from learner.mailbox import TaskProgress
+from learner.supervised import SupervisedSession, Task
+
+_log = logging.getLogger(__name__)
+
+
+class Engines:
+    """Everything a run has running on the cluster."""
+
+    def __init__(self, settings: ResourceSettings, max_length: int, storage: Path, *, deterministic: bool = False) -> None:
+        self._settings, self._max_length, self._storage = settings, max_length, storage
+        self._deterministic = deterministic
+        self._supervised: SupervisedSession | None = None
+        self._generators: GeneratorGroup | None = None
+        self._scorers: ScorerGroup | None = None
+        self._learner: LearnerGroup | None = None
+        self._publisher: WeightPublisher | None = None
+        self._serving: Path | None = None
+        """Folder whose weights the generators hold; None after a broadcast."""
+        self._pids: dict[str, int] = {}
+        self._broadcasts: list[tuple[int, float]] = []
+        self.weight_version = 0
+        self.events: list[ActorEvent] = []
+        """What happened to actors, oldest first."""
+
+    # --- supervised stages --------------------------------------------------------------------------------------------
+
+    def start_supervised(self) -> None:
+        """Begin to start the trainers, so that they come up while data is being made."""
+        if self._supervised is None:
+            self._supervised = SupervisedSession(
+                self._settings.supervised, self._settings.deadlines, self._storage, deterministic=self._deterministic
+            )
+        self._supervised.start()
+
+    def train(self, task: Task, status: StatusWriter) -> dict[str, float]:
+        """Run one supervised task on the trainers; returns its metrics."""
+        self.start_supervised()
+        assert self._supervised is not None
+
+        def tell(progress: TaskProgress) -> None:
+            left = progress.seconds * (progress.steps - progress.step) / progress.step if progress.step else None
+            status.update(step=progress.step, steps=progress.steps, seconds_left=left)
+
+        return self._supervised.run(task, tell)
+
+    def end_supervised(self) -> None:
+        """Give the trainers' memory back before the loop."""
+        if self._supervised is not None:
+            self._supervised.close()
+
+    # --- generators and scorers ---------------------------------------------------------------------------------------
+
+    def rollout_pool(self, model_path: Path, tokenizer_path: Path) -> RolloutPool:
+        """A pool whose generators hold the weights of a folder; starts them, or loads the folder into warm ones."""
+        if self._generators is None:
+            spec = GeneratorSpec(tokenizer_path, self._settings.generators, self._max_length, self._deterministic)
+            self._generators = GeneratorGroup(
+                spec, model_path, self._settings.deadlines, version=self.weight_version, on_event=self._note
+            )
+            self._generators.wait_serving()
+        elif self._serving != model_path:
+            self.weight_version += 1
+            self._generators.load_from(model_path, self.weight_version)
+        self._serving = model_path
+        return self._pool()
+
+    def scoring_pool(self) -> RolloutPool:
+        """The pool that also scores; after `rollout_pool` and `load_scorers`."""
+        return self._pool()
+
+    def _pool(self) -> RolloutPool:
+        assert self._generators is not None
+        return RolloutPool(
+            self._generators,
+            self._scorers,
+            self._settings.deadlines,
+            deterministic=self._deterministic,
+            on_event=self._note,
+            republish=self._republish,
+        )
+
+    def load_scorers(self, reward: Path | None, costs: Mapping[str, Path], reference: Path, temperature: float) -> None:
+        """Hold these models in the scorers; the same signals as before reuse the actors."""
+        signals = {} if reward is None else {"reward": reward}
+        signals |= {cost_signal(name): path for name, path in costs.items()}
+        models = ScorerModels(signals=signals, reference=reference, temperature=temperature)
+        if self._scorers is not None and set(roles_of(models, self._settings.scorers.colocate)) == set(self._scorers.roles):
+            self._scorers.load(models)
+            return
+        if self._scorers is not None:
+            self._scorers.shutdown()
+        self._scorers = ScorerGroup(self._settings.scorers, models, self._settings.deadlines, on_event=self._note)
+        self._scorers.wait_ready()
+
+    def generator_states(self) -> list[dict[str, Any]]:
+        """Name, process, state and weight version of each generator, for whoever follows the run."""
+        if self._generators is None:
+            return []
+        health = self._generators.health
+        return [
+            {
+                "name": name,
+                "pid": self._pids.get(name),
+                "state": health.health(name).value,
+                "weight_version": health.weight_version(name) or 0,
+            }
+            for name in self._generators.names
+        ]
+
+    # --- learner and weights ------------------------------------------------------------------------------------------
+
+    def learner_group(self) -> LearnerGroup:
+        """The learner ranks, started if they are not."""
+        if self._learner is None:
+            self._learner = LearnerGroup.start(
+                self._settings.learner, self._settings.deadlines, deterministic=self._deterministic
+            )
+        return self._learner
+
+    def connect(self) -> None:
+        """Make the learner the sender of the generators' weights; the same group stays connected over arms."""
+        assert self._generators is not None and self._learner is not None
+        if self._publisher is None:
+            self._publisher = WeightPublisher(
+                self._generators, self._learner, self._settings.transport, self._settings.deadlines
+            )
+
+    def publish(self, version: int) -> None:
+        """Broadcast the learner's weights as `version`; afterwards every serving generator holds exactly them."""
+        assert self._publisher is not None
+        report = self._publisher.publish(version)
+        self.weight_version, self._serving = version, None
+        self._broadcasts.append((report.send.size_bytes, report.seconds))
+
+    def weight_facts(self) -> dict[str, float]:
+        """Last version, bytes of one broadcast and its mean seconds."""
+        if not self._broadcasts:
+            return {"version": self.weight_version, "bytes": 0, "seconds_per_broadcast": 0.0}
+        seconds = [each for _, each in self._broadcasts]
+        return {
+            "version": self.weight_version,
+            "bytes": self._broadcasts[-1][0],
+            "seconds_per_broadcast": sum(seconds) / len(seconds),
+        }
+
+    def _republish(self) -> None:
+        self.publish(self.weight_version)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every actor; a second call does nothing."""
+        for group in (self._learner, self._scorers, self._generators):
+            if group is not None:
+                group.shutdown()
+        self._learner = self._scorers = self._generators = self._publisher = None
+        self.end_supervised()
+
+    def _note(self, event: ActorEvent) -> None:
+        self.events.append(event)
+        if isinstance(event.info, EngineInfo):
+            self._pids[event.actor] = event.info.pid
+        _log.info("%s %s %s", event.actor, event.kind, event.detail)
+
