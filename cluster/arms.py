@@ -9,9 +9,9 @@ from __future__ import annotations
 from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.engines import Engines
-from cluster.pipeline import run_pipeline
+from cluster.pipeline import one_line, run_pipeline
 from cluster.status import StatusWriter
-from configs.exits import Exit
+from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import arm_settings, dump_settings
 from configs.schema.run import RunSettings
@@ -34,7 +34,7 @@ def run_comparison(
         _run_cells(settings, layout, world, engines, cells, status)
         report = write_comparison(layout.root)
     except BaseException as error:
-        status.finish("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
         raise
     status.finish("finished", f"{len(cells)} runs compared")
     print(f"report: {report}")

@@ -44,7 +44,7 @@ class Constraint:
         self.settings = settings
         slope, intercept = (calibration.slope, calibration.intercept) if calibration else (1.0, 0.0)
         self.measure = Measure(
-            settings.measure, alpha=settings.alpha, scale=settings.scale, slope=slope, intercept=intercept
+            settings.measure, alpha=settings.alpha, scale=settings.effective_scale, slope=slope, intercept=intercept
         )
         self.window = CostWindow(settings.window_batches * batch_size, min_samples=settings.min_samples)
         self._batches: list[int] = []
@@ -110,7 +110,7 @@ class ConstraintSet:
             reading = constraint.observe(members, version)
             limit = constraint.measure.scaled_limit(constraint.settings.limit)
             constraint.multiplier.update(reading.measure_value, limit)
-            states[name] = {**reading.measure_state, "scale": constraint.measure.scale}
+            states[name] = dict(reading.measure_state)
             readings[name] = _in_user_units(constraint, reading)
         multipliers = {name: constraint.multiplier.value for name, constraint in self._constraints.items()}
         return SignalTerms(multipliers=multipliers, measure_state=states), readings

@@ -6,7 +6,6 @@ whose cost is unknown never reaches the learner: the pool sets it aside.
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -119,15 +118,13 @@ class PpoLoop:
 
     def _prompts(self) -> list[Prompt]:
         """Every prompt of the loop, in an order that depends on the seed alone."""
-        prompts = training_prompts(
+        return training_prompts(
             self._context.world,
             n=self._ppo.steps * self._ppo.batch_size,
             seed=self._settings.seed + 2,
             kind_weights=self._ppo.kind_weights,
             prefix="ppo",
         )
-        random.Random(f"ppo/{self._settings.seed}").shuffle(prompts)
-        return prompts
 
     # --- start, resume, save ------------------------------------------------------------------------------------------
 

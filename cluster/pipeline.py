@@ -18,7 +18,7 @@ from cluster.manifest import Manifest
 from cluster.stages import evaluate, ppo, preferences, score_models, sft
 from cluster.stages.base import Stage, run_stages
 from cluster.status import StatusWriter
-from configs.exits import Exit
+from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
@@ -73,7 +73,7 @@ def run_pipeline(
         write_summary(summary, layout.summary)
         write_report(layout.root)
     except BaseException as error:
-        status.finish("failed", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
         raise
     status.finish("finished", summary.verdict)
     shutil.rmtree(layout.checkpoints, ignore_errors=True)
@@ -128,6 +128,12 @@ def _versions() -> dict[str, str]:
         except ModuleNotFoundError:  # one of the two editions of vLLM
             continue
     return found
+
+
+def one_line(error: BaseException) -> str:
+    """What to tell whoever follows the run."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def storage_root(settings: RunSettings, storage: Path) -> RunLayout:

@@ -1,23 +1,33 @@
-"""Which prompts each stage draws from: disjoint by task, so nothing is judged on what it was trained on.
+"""Which prompts each stage draws from, so that nothing is certified on conversations it was trained on.
 
-| set | tasks | forms | used for |
-|---|---|---|---|
-| train | seen | seen | pairs, reward and cost models, PPO |
-| cells | seen, held-out, unknown | seen, held-out | evaluation, one cell per split and kind |
-| certificate | held-out | seen | the claim that the limit is met |
+| set | tasks | forms | conversations | used for |
+|---|---|---|---|---|
+| train | seen | seen | all but the reserved | pairs, reward and cost models, PPO |
+| certificate | seen | seen | the reserved | the claim that the limit is met |
+| cells | seen, held-out, unknown | seen, held-out | all | evaluation, one cell per split and kind |
+
+A conversation is a task asked in a form; a share of them is reserved by hash, the same in every run on a world.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from actors.crowd.prompts import sandbox_prompts
 from actors.crowd.world import World
+from cluster.requests import stable_seed
+from configs.exits import DataError
 from configs.schema.ppo import EvaluationSettings
 from learner.records import Prompt
 
 KINDS = ("harmful", "dual_use", "benign", "lookalike", "ambiguous")
 MAJOR_KINDS = frozenset({"harmful", "benign", "lookalike"})
+RESERVED_SHARE = 0.15
+"""Share of conversations that only SFT may have met."""
 CELLS: Mapping[str, tuple[str, str]] = {
     "seen": ("seen", "seen"),
     "heldout_tasks": ("heldout", "seen"),
@@ -28,10 +38,37 @@ CELLS: Mapping[str, tuple[str, str]] = {
 
 
 def training_prompts(world: World, *, n: int, seed: int, kind_weights: Mapping[str, float], prefix: str) -> list[Prompt]:
-    """`n` prompts on seen tasks and seen forms."""
-    return sandbox_prompts(
-        world, n=n, seed=seed, task_splits=["seen"], form_splits=["seen"], kind_weights=kind_weights or None, prefix=prefix
+    """`n` prompts on seen tasks and seen forms, none of a reserved conversation; shuffled by seed."""
+    kinds = {kind: weight for kind, weight in kind_weights.items() if _has_kind(world, kind)}
+    return _drawn(world, n=n, seed=seed, prefix=prefix, reserved=False, kind_weights=kinds or None)
+
+
+def certificate_prompts(world: World, *, n: int, seed: int, subset: Sequence[str], constraint: str) -> list[Prompt]:
+    """`n` prompts of a constraint's subset, kinds by their numbers of tasks, from the reserved conversations."""
+    kinds = [kind for kind in KINDS if (not subset or kind in subset) and _has_kind(world, kind)]
+    return _drawn(world, n=n, seed=seed, prefix=f"certificate-{constraint}", reserved=True, kinds=kinds or None)
+
+
+def is_reserved(prompt: Prompt) -> bool:
+    """Whether the prompt's conversation is kept for the certificate."""
+    return stable_seed(prompt.attributes["task_id"], prompt.attributes["form"]) < RESERVED_SHARE * 2**31
+
+
+def _drawn(world: World, *, n: int, seed: int, prefix: str, reserved: bool, **choice: Any) -> list[Prompt]:
+    """Draw more than enough, keep those on the right side, shuffle, and number them anew."""
+    share = RESERVED_SHARE if reserved else 1 - RESERVED_SHARE
+    drawn = sandbox_prompts(
+        world, n=math.ceil(2 * n / share) + 200, seed=seed, task_splits=["seen"], form_splits=["seen"], prefix=prefix, **choice
     )
+    kept = [prompt for prompt in drawn if is_reserved(prompt) is reserved]
+    if len(kept) < n:
+        raise DataError(f"the world has too few conversations for {n} prompts '{prefix}': it needs more tasks or forms")
+    random.Random(f"{prefix}/{seed}").shuffle(kept)
+    return [replace(prompt, prompt_id=f"{prefix}-{index:06d}") for index, prompt in enumerate(kept[:n])]
+
+
+def _has_kind(world: World, kind: str) -> bool:
+    return any(task.kind == kind and task.split == "seen" for task in world.tasks)
 
 
 def evaluation_prompts(world: World, settings: EvaluationSettings, seed: int) -> list[Prompt]:
@@ -51,11 +88,3 @@ def _cell_size(settings: EvaluationSettings, split: str, kind: str, kinds: int) 
     if split == "unknown":
         return max(1, settings.samples_unknown // kinds)
     return settings.samples_per_cell if kind in MAJOR_KINDS else settings.samples_per_minor_cell
-
-
-def certificate_prompts(world: World, *, n: int, seed: int, subset: Sequence[str], constraint: str) -> list[Prompt]:
-    """`n` prompts of a constraint's subset on tasks that only SFT has met."""
-    kinds = [kind for kind in KINDS if not subset or kind in subset]
-    return sandbox_prompts(
-        world, n=n, seed=seed, task_splits=["heldout"], form_splits=["seen"], kinds=kinds, prefix=f"certificate-{constraint}"
-    )

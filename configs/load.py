@@ -24,7 +24,7 @@ from configs.yaml_reader import KeyPath, parse_value, read_yaml
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
 _PATHS: tuple[KeyPath, ...] = (("storage",), ("sandbox", "world"))
-_NOT_IN_ARMS = ("name", "seed", "seeds", "storage", "arms")
+_NOT_IN_ARMS = ("name", "seed", "seeds", "storage", "arms", "reuse_from")
 
 
 @dataclass

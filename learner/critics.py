@@ -59,7 +59,7 @@ def new_critic(
         if signal == REWARD:
             heads.append(ValueHead(bias=-mean / std, score_scale=1 / std) if origin == REWARD else ValueHead())
         elif origin == signal and constraints[name].measure == "mean":
-            heads.append(ValueHead(score_scale=1 / constraints[name].scale))
+            heads.append(ValueHead(score_scale=1 / constraints[name].effective_scale))
         else:
             heads.append(ValueHead(bias=cost_means.get(name, 0.0)))
     return SharedCritic.from_score_model(paths[origin], heads)

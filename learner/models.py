@@ -148,6 +148,7 @@ def save_model(
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(str(fresh), safe_serialization=True)
     tokenizer.save_pretrained(str(fresh))
     for name, content in (documents or {}).items():

@@ -141,7 +141,7 @@ class LearnerRank:
             ranks=self._ranks,
             settings=ppo,
             measures={
-                name: Measure(one.measure, alpha=one.alpha, scale=one.scale)
+                name: Measure(one.measure, alpha=one.alpha, scale=one.effective_scale)
                 for name, one in request.constraints.items()
             },
             reward_mean=mean_and_std[0],

@@ -45,10 +45,8 @@ class PpoSettings(Settings):
     ptx_batch_size: Count = 32
     temperature: Positive = 1.0
     max_response_tokens: Count = 40
-    max_staleness: CountOrZero = 0
-    """Weight versions generation may run ahead of the learner; 0 is on-policy."""
-    kind_weights: KIND_WEIGHTS = {}
-    """Share of prompts by kind, relative; empty means by number of tasks."""
+    kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 25, "lookalike": 22, "dual_use": 18, "ambiguous": 10}
+    """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
     checkpoint_every: Count = 20
 
     @model_validator(mode="after")
@@ -58,9 +56,6 @@ class PpoSettings(Settings):
                 f"batch_size {self.batch_size} is not a multiple of minibatch_size {self.minibatch_size}: "
                 "samples would be dropped; change one of them"
             )
-        if self.max_staleness:
-            raise ValueError("max_staleness above 0 is not offered yet: set it to 0")
-            raise ValueError("max_staleness above 0 is not offered yet: set it to 0")
         return self
 
 

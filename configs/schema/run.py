@@ -40,7 +40,7 @@ class RunSettings(Settings):
     model: ModelSettings = ModelSettings()
     sft: SftSettings = SftSettings()
     preferences: PreferenceSettings = PreferenceSettings()
-    reward_model: ScoreModelSettings = ScoreModelSettings()
+    reward_model: ScoreModelSettings = ScoreModelSettings(epochs=3)
     cost_model: ScoreModelSettings = ScoreModelSettings()
     ppo: PpoSettings = PpoSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -15,7 +15,7 @@ class DualSettings(Settings):
     form: Literal["projected", "log", "pid", "fixed"] = "projected"
     initial: NonNegative = 0.0
     """lambda before the first update (of `fixed`: for ever)."""
-    learning_rate: Positive = 1.0
+    learning_rate: Positive = 0.5
     """Of `projected` and `log`; of `pid`, the integral's gain."""
     proportional: NonNegative = 1.0
     """`pid` only: gain on the smoothed violation."""
@@ -25,8 +25,8 @@ class DualSettings(Settings):
     """`pid` only: weight of the past in the moving averages."""
     derivative_delay: Count = 4
     """`pid` only: steps between the two averages whose difference is the derivative."""
-    cap: Positive = 20.0
-    delay: CountOrZero = 0
+    cap: Positive = 6.0
+    delay: CountOrZero = 4
     """Updates that only observe, before the multiplier moves."""
 
     @model_validator(mode="after")
@@ -50,13 +50,21 @@ class ConstraintSettings(Settings):
     """Harm categories that count as unsafe for this constraint's cost model; empty means all."""
     alpha: float = Field(default=0.1, gt=0, lt=1)
     """`cvar` only: the worst share of samples that is averaged."""
-    scale: Positive = 1.0
-    """Divides g and the limit together: below 1, the constraint weighs more against the reward at the same multiplier."""
+    scale: Positive | None = None
+    """Divides g and the limit together: below 1, the constraint weighs more against the reward at the same multiplier.
+
+    None: 0.5 for `rate`, so that a sure violation weighs as much as two spreads of the reward; 1 for the others.
+    """
     window_batches: Count = 4
     """How many batches of the subset's samples the measure is taken over."""
     min_samples: Count = 8
     """Fewer samples in the window than this, and the multiplier holds."""
     dual: DualSettings = DualSettings()
+
+    @property
+    def effective_scale(self) -> float:
+        """The scale that is used."""
+        return self.scale if self.scale is not None else (0.5 if self.measure == "rate" else 1.0)
 
     @model_validator(mode="after")
     def _limit_fits_measure(self) -> Self:

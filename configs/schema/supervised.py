@@ -74,8 +74,8 @@ class PreferenceSettings(Settings):
     pairs: Count = 4000
     temperatures: tuple[Positive, ...] = (1.0, 1.2)
     """The two responses of a pair are drawn at the temperatures in turn."""
-    kind_weights: KIND_WEIGHTS = {}
-    """Share of prompts by kind (`harmful`, `dual_use` …), relative; empty means by number of tasks."""
+    kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 22, "lookalike": 23, "dual_use": 20, "ambiguous": 10}
+    """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
     holdout_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the pairs, by task, kept out of training to measure accuracy and fit the calibration."""
     crowd: CrowdSettings = CrowdSettings()
@@ -94,4 +94,4 @@ class ScoreModelSettings(Settings):
     batch_size: Count = 64
     regularisation: NonNegative = 1e-3
     """rho: weight of the mean squared score."""
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=3e-4)
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=5e-4, warmup_steps=5)

@@ -14,6 +14,9 @@ PROMPTS = {
     for name, kind in (("h0", "harmful"), ("h1", "harmful"), ("d0", "dual_use"), ("b0", "benign"), ("b1", "benign"))
 }
 
+PLAIN = {"learning_rate": 1.0, "delay": 0, "cap": 20.0}
+"""A dual that moves at once and is not capped, so that numbers can be worked out by hand."""
+
 
 def sample(prompt: str, cost: float, version: int = 0, name: str = "harm") -> ScoredSample:
     meta = RolloutMeta(f"r-{prompt}", prompt, 3, 2, "stop", version, "generator-0")
@@ -22,7 +25,7 @@ def sample(prompt: str, cost: float, version: int = 0, name: str = "harm") -> Sc
 
 def constraints(**changes: object) -> ConstraintSet:
     settings = ConstraintSettings(
-        **{"measure": "mean", "limit": 0.5, "min_samples": 1, "dual": DualSettings(learning_rate=1.0), **changes}
+        **{"measure": "mean", "limit": 0.5, "min_samples": 1, "dual": DualSettings(**PLAIN), **changes}
     )
     return ConstraintSet({"harm": settings}, batch_size=8, calibrations={})
 
@@ -54,7 +57,7 @@ def test_a_projected_multiplier_rises_by_the_violation() -> None:
 
 
 def test_a_batch_outside_the_subset_holds_the_multiplier() -> None:
-    group = constraints(subset=("harmful",), dual=DualSettings(initial=0.7))
+    group = constraints(subset=("harmful",), dual=DualSettings(initial=0.7, **PLAIN))
     terms, readings = group.step(BATCH[3:], PROMPTS, 0)
     assert terms.multipliers["harm"] == 0.7
     assert readings["harm"].measure_value is None and readings["harm"].samples == 0
@@ -97,23 +100,23 @@ def test_a_mean_that_hides_violations_is_said() -> None:
 
 
 def test_a_saved_state_goes_on_exactly_where_it_was() -> None:
-    first = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5))
+    first = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5, **PLAIN))
     first.step(BATCH, PROMPTS, 0)
-    second = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5))
+    second = constraints(subset=("harmful",), dual=DualSettings(form="pid", derivative=0.5, **PLAIN))
     second.load_state_dict(first.state_dict())
     assert first.step(BATCH, PROMPTS, 1)[0].multipliers == second.step(BATCH, PROMPTS, 1)[0].multipliers
 
 
 @pytest.mark.parametrize("form", ["projected", "log", "pid", "fixed"])
 def test_every_dual_form_can_be_configured(form: str) -> None:
-    dual = DualSettings(form=form, initial=1.0, learning_rate=0.1)  # type: ignore[arg-type]
+    dual = DualSettings(form=form, initial=1.0, **PLAIN)  # type: ignore[arg-type]
     terms, _ = constraints(subset=("harmful",), dual=dual).step(BATCH, PROMPTS, 0)
     assert (terms.multipliers["harm"] == 1.0) == (form == "fixed")
 
 
 def test_three_constraints_move_on_their_own() -> None:
     three = {
-        name: ConstraintSettings(measure="mean", limit=limit, min_samples=1)
+        name: ConstraintSettings(measure="mean", limit=limit, min_samples=1, dual=DualSettings(**PLAIN))
         for name, limit in (("a", 0.0), ("b", 1.0), ("c", 9.0))
     }
     batch = [ScoredSample(sample("h0", 0.0).rollout, 0.0, {"a": 2.0, "b": 2.0, "c": 2.0})]

@@ -279,8 +279,8 @@ def test_every_metric_is_there_and_finite() -> None:
     names = {
         "actor_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction",
         "ratio_q01", "ratio_q50", "ratio_q99", "delta_logprob_q50", "delta_logprob_q99", "delta_logprob_max",
-        "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "gradient_norm/critic", "response_length",
-        "truncation_rate",
+        "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "gradient_norm/critic",
+        "response_length", "truncation_rate",
         "advantage_mean", "advantage_std", "tokens",
         *(f"critic_loss/{signal}" for signal in signals), *(f"explained_variance/{signal}" for signal in signals),
     }  # fmt: skip
