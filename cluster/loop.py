@@ -6,7 +6,6 @@ whose cost is unknown never reaches the learner: the pool sets it aside.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from cluster.metrics_log import MetricsLog, step_line
 from cluster.promptsets import training_prompts
 from cluster.requests import Sampler, by_id
 from configs.exits import StoppedError
-from learner.checkpoint import CheckpointError, verify
+from learner.checkpoint import CheckpointError, keep_newest
+from learner.deadlines import RemoteFailure, user_error
 from learner.experience import BatchRow
 from learner.group import LearnerGroup
 from learner.records import Prompt, SamplingSettings, StepResult
@@ -145,7 +145,7 @@ class PpoLoop:
                 constraints=self._settings.constraints,
                 reward_normaliser=inputs["normaliser"] if normalise else (0.0, 1.0),
                 maximises=self._settings.objective.signal != "none",
-                cost_means={name: 0.5 for name in self._settings.constraints},
+                cost_means=inputs["cost_means"],
                 ptx_path=context.layout.data / "sft.parquet" if self._ppo.ptx_coefficient > 0 else None,
                 seed=self._settings.seed,
                 weight_version=context.engines.weight_version,
@@ -160,9 +160,10 @@ class PpoLoop:
     def _resume(self) -> int:
         for path in sorted(self._folder().glob("step-*"), reverse=True):
             try:
-                verify(path)
                 state = self.learner.load_checkpoint(path)
-            except CheckpointError as error:
+            except RemoteFailure as error:
+                if not isinstance(user_error(error), CheckpointError):
+                    raise
                 self._context.warn(f"{error}; an earlier one is tried")
                 continue
             self._constraints.load_state_dict(state["constraints"])
@@ -172,8 +173,7 @@ class PpoLoop:
     def _checkpoint(self, step: int) -> None:
         path = self._folder() / f"step-{step:05d}"
         self.learner.save_checkpoint(path, step, {"constraints": self._constraints.state_dict()})
-        for old in sorted(path.parent.glob("step-*"))[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        keep_newest(path.parent, KEPT_CHECKPOINTS)
 
     def _folder(self) -> Path:
         """Checkpoints of this stage's key only; those of other settings are never resumed."""

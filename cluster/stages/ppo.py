@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.context import RunContext
 from cluster.loop import PpoLoop
-from cluster.stages import score_models, sft
+from cluster.stages import preferences, score_models, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 
@@ -20,7 +20,7 @@ def ppo_stage(settings: RunSettings) -> Stage:
     costs = tuple(score_models.cost_stage_name(name) for name in settings.constraints)
     return Stage(
         name=NAME,
-        inputs=(sft.NAME, score_models.REWARD, *costs),
+        inputs=(sft.NAME, preferences.NAME, score_models.REWARD, *costs),
         settings={
             "seed": settings.seed,
             "objective": settings.objective.model_dump(mode="json"),
@@ -57,7 +57,17 @@ def inputs_of(context: RunContext) -> dict[str, Any]:
         "cost_paths": costs,
         "normaliser": (float(normaliser["mean"]), float(normaliser["std"])),
         "calibrations": calibrations,
+        "cost_means": {name: _mean_cost(context, name) for name in costs},
     }
+
+
+def _mean_cost(context: RunContext, constraint: str) -> float:
+    """Where a fresh cost critic starts: the mean of g over the preference set, divided by the scale."""
+    one = context.settings.constraints[constraint]
+    if one.measure == "rate":
+        return float(context.facts(preferences.NAME)["unsafe_share"]) / one.effective_scale
+    return max(0.0, float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])) / one.effective_scale
+
 
 
 def _document(folder: Path, name: str) -> dict[str, Any]:
