@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from configs.exits import StoppedError, SteelyardError
+from configs.exits import SteelyardError, StoppedError
 
 
 class Health(StrEnum):

@@ -29,7 +29,9 @@ def run_comparison(
     layout.config.write_text(dump_settings(settings), encoding="utf-8")
     seeds = settings.seeds or (settings.seed,)
     cells = [(seed, arm) for seed in seeds for arm in settings.arms]  # seed first: neighbours share the earlier stages
-    status = StatusWriter(layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url)
+    status = StatusWriter(
+        layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url
+    )
     try:
         _run_cells(settings, layout, world, engines, cells, status)
         report = write_comparison(layout.root)
@@ -42,7 +44,12 @@ def run_comparison(
 
 
 def _run_cells(
-    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, cells: list[tuple[int, str]], status: StatusWriter
+    settings: RunSettings,
+    layout: RunLayout,
+    world: World,
+    engines: Engines,
+    cells: list[tuple[int, str]],
+    status: StatusWriter,
 ) -> None:
     donors: list[RunLayout] = []
     for seed, arm in cells:

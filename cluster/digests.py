@@ -28,7 +28,9 @@ def file_digest(path: Path) -> str:
 
 def folder_digest(folder: Path) -> str:
     """sha256 (hex) over names and bytes of every file below `folder`, in name order."""
-    return digest({str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()})
+    return digest(
+        {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    )
 
 
 @cache

@@ -32,7 +32,9 @@ _log = logging.getLogger(__name__)
 class Engines:
     """Everything a run has running on the cluster."""
 
-    def __init__(self, settings: ResourceSettings, max_length: int, storage: Path, *, deterministic: bool = False) -> None:
+    def __init__(
+        self, settings: ResourceSettings, max_length: int, storage: Path, *, deterministic: bool = False
+    ) -> None:
         self._settings, self._max_length, self._storage = settings, max_length, storage
         self._deterministic = deterministic
         self._supervised: SupervisedSession | None = None
@@ -110,7 +112,9 @@ class Engines:
         signals = {} if reward is None else {"reward": reward}
         signals |= {cost_signal(name): path for name, path in costs.items()}
         models = ScorerModels(signals=signals, reference=reference, temperature=temperature)
-        if self._scorers is not None and set(roles_of(models, self._settings.scorers.colocate)) == set(self._scorers.roles):
+        if self._scorers is not None and set(roles_of(models, self._settings.scorers.colocate)) == set(
+            self._scorers.roles
+        ):
             self._scorers.load(models)
             return
         if self._scorers is not None:
@@ -145,7 +149,8 @@ class Engines:
 
     def connect(self) -> None:
         """Make the learner the sender of the generators' weights; the same group stays connected over arms."""
-        assert self._generators is not None and self._learner is not None
+        assert self._generators is not None, "rollout_pool comes before connect"
+        assert self._learner is not None, "learner_group comes before connect"
         if self._publisher is None:
             self._publisher = WeightPublisher(
                 self._generators, self._learner, self._settings.transport, self._settings.deadlines
@@ -187,4 +192,3 @@ class Engines:
         if isinstance(event.info, EngineInfo):
             self._pids[event.actor] = event.info.pid
         _log.info("%s %s %s", event.actor, event.kind, event.detail)
-

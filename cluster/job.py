@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(words[0], words[1:])
         world = check_against_world(settings)
         if dry_run:
-            print(f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}")
+            print(
+                f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}"
+            )
             return Exit.DONE
         return int(_run(settings, world))
     except SteelyardError as error:
@@ -101,7 +103,9 @@ def _storage(settings: RunSettings) -> Path:
     if path is None:
         raise ConfigError(f"storage: no folder for the run; set {STORAGE_VARIABLE} or storage=/an/absolute/path")
     if not path.is_absolute():
-        raise ConfigError(f"storage: '{path}' is relative, and a job runs in Ray's copy of the working directory; make it absolute")
+        raise ConfigError(
+            f"storage: '{path}' is relative, and a job runs in Ray's copy of the working directory; make it absolute"
+        )
     return path
 
 

@@ -71,7 +71,8 @@ class PpoLoop:
     ) -> tuple[StepResult, dict[str, ConstraintReading], dict[str, float]]:
         begin = time.monotonic()
         requests = [
-            self._sampler.request(prompt, f"ppo-{step:05d}-{index:04d}", self._sampling) for index, prompt in enumerate(prompts)
+            self._sampler.request(prompt, f"ppo-{step:05d}-{index:04d}", self._sampling)
+            for index, prompt in enumerate(prompts)
         ]
         collected = self._pool.collect(requests)
         rollout_end = time.monotonic()
@@ -181,9 +182,7 @@ class PpoLoop:
 
     # --- what people see ----------------------------------------------------------------------------------------------
 
-    def _tell(
-        self, step: int, result: StepResult, readings: Mapping[str, ConstraintReading], seconds: float
-    ) -> None:
+    def _tell(self, step: int, result: StepResult, readings: Mapping[str, ConstraintReading], seconds: float) -> None:
         for name, reading in readings.items():
             for text in reading.warnings if step % 10 == 0 or step == self._ppo.steps else ():
                 self._context.warn(f"constraint {name}, step {step}: {text}")

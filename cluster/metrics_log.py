@@ -50,7 +50,11 @@ def step_line(
         **result.metrics,
     }
     for name, reading in readings.items():
-        line |= {f"limit/{name}": reading.limit, f"multiplier/{name}": reading.multiplier, f"window/{name}": reading.samples}
+        line |= {
+            f"limit/{name}": reading.limit,
+            f"multiplier/{name}": reading.multiplier,
+            f"window/{name}": reading.samples,
+        }
         if reading.measure_value is not None:
             line[f"measure/{name}"] = reading.measure_value
         if reading.violation_rate is not None:

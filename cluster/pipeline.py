@@ -64,7 +64,11 @@ def run_pipeline(
     manifest = Manifest(layout.manifest)
     manifest.header = {"run": settings.name, "seed": settings.seed, "world": world.digest(), "versions": _versions()}
     status = StatusWriter(
-        layout.status, run=settings.name, stages=[stage.name for stage in stages], dashboard_url=dashboard_url, attempt=attempt
+        layout.status,
+        run=settings.name,
+        stages=[stage.name for stage in stages],
+        dashboard_url=dashboard_url,
+        attempt=attempt,
     )
     context = RunContext(settings, layout, manifest, world, status, engines, tuple(donors))
     try:
@@ -97,7 +101,9 @@ def _summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> 
             name: _score_figures(context.facts(score_models.cost_stage_name(name))) for name in settings.constraints
         },
         seconds=_grouped_seconds(seconds) | {"total": max(elapsed, sum(seconds.values()))},
-        ppo=PpoFigures(**{name: loop[name] for name in ("steps", "samples_per_second", "phase_seconds", "quarantined")}),
+        ppo=PpoFigures(
+            **{name: loop[name] for name in ("steps", "samples_per_second", "phase_seconds", "quarantined")}
+        ),
         weights=WeightFigures(**loop["weights"]),
         versions=_versions(),
         warnings=context.warnings,

@@ -37,7 +37,9 @@ CELLS: Mapping[str, tuple[str, str]] = {
 """Evaluation split → (split of tasks, split of forms)."""
 
 
-def training_prompts(world: World, *, n: int, seed: int, kind_weights: Mapping[str, float], prefix: str) -> list[Prompt]:
+def training_prompts(
+    world: World, *, n: int, seed: int, kind_weights: Mapping[str, float], prefix: str
+) -> list[Prompt]:
     """`n` prompts on seen tasks and seen forms, none of a reserved conversation; shuffled by seed."""
     kinds = {kind: weight for kind, weight in kind_weights.items() if _has_kind(world, kind)}
     return _drawn(world, n=n, seed=seed, prefix=prefix, reserved=False, kind_weights=kinds or None)
@@ -58,7 +60,13 @@ def _drawn(world: World, *, n: int, seed: int, prefix: str, reserved: bool, **ch
     """Draw more than enough, keep those on the right side, shuffle, and number them anew."""
     share = RESERVED_SHARE if reserved else 1 - RESERVED_SHARE
     drawn = sandbox_prompts(
-        world, n=math.ceil(2 * n / share) + 200, seed=seed, task_splits=["seen"], form_splits=["seen"], prefix=prefix, **choice
+        world,
+        n=math.ceil(2 * n / share) + 200,
+        seed=seed,
+        task_splits=["seen"],
+        form_splits=["seen"],
+        prefix=prefix,
+        **choice,
     )
     kept = [prompt for prompt in drawn if is_reserved(prompt) is reserved]
     if len(kept) < n:
@@ -79,7 +87,13 @@ def evaluation_prompts(world: World, settings: EvaluationSettings, seed: int) ->
         for kind in present:
             n = _cell_size(settings, split, kind, len(present))
             prompts += sandbox_prompts(
-                world, n=n, seed=seed, task_splits=[tasks], form_splits=[forms], kinds=[kind], prefix=f"eval-{split}-{kind}"
+                world,
+                n=n,
+                seed=seed,
+                task_splits=[tasks],
+                form_splits=[forms],
+                kinds=[kind],
+                prefix=f"eval-{split}-{kind}",
             )
     return prompts
 

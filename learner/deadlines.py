@@ -48,7 +48,9 @@ def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
     try:
         return ray.get(refs, timeout=deadline_seconds)
     except GetTimeoutError as error:
-        raise RemoteTimeout(f"{what} did not answer within {deadline_seconds:g} s; look at its log in the Ray dashboard") from error
+        raise RemoteTimeout(
+            f"{what} did not answer within {deadline_seconds:g} s; look at its log in the Ray dashboard"
+        ) from error
     except RayActorError as error:
         raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
     except RayTaskError as error:

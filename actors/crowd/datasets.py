@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str,
     tokenizer = load_tokenizer(tokenizer_path)
     end = [int(tokenizer.eos_token_id)]
 
-    @lru_cache(maxsize=None)
+    @cache
     def prompt_ids(turns: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
         return tuple(prompt_token_ids(tokenizer, [{"role": role, "content": content} for role, content in turns]))
 
-    @lru_cache(maxsize=None)
+    @cache
     def answer_ids(text: str) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -98,7 +98,9 @@ def write_cost_comparisons(
             }
         )
     if not rows:
-        raise DataError(f"{preferences_path} has no safety labels: a mixed crowd gives none; use preferences.crowd.mode decoupled")
+        raise DataError(
+            f"{preferences_path} has no safety labels: a mixed crowd gives none; use preferences.crowd.mode decoupled"
+        )
     _write(rows, Path(path))
     return {**_counts(rows, preferences_path), "illogical": illogical}
 

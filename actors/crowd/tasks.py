@@ -53,7 +53,9 @@ def pair_request_id(prompt_id: str, side: int) -> str:
 
 
 @ray.remote(num_cpus=0)
-def write_pairs(prompts: Sequence[Prompt], tokenizer_file: str, path: str, provenance: Provenance, *chunks: RolloutChunk) -> int:
+def write_pairs(
+    prompts: Sequence[Prompt], tokenizer_file: str, path: str, provenance: Provenance, *chunks: RolloutChunk
+) -> int:
     """Write ``pairs.parquet``: one row per prompt with both responses; returns the number of pairs.
 
     A prompt with a missing response is left out.
@@ -175,7 +177,9 @@ def _label_columns(label: PairLabel) -> dict[str, Any]:
 
 
 def _label_facts(labels: Sequence[PairLabel]) -> dict[str, float]:
-    safe = [flag for label in labels for flag in (label.is_response_0_safe, label.is_response_1_safe) if flag is not None]
+    safe = [
+        flag for label in labels for flag in (label.is_response_0_safe, label.is_response_1_safe) if flag is not None
+    ]
     agree = [label.better_response_id == label.safer_response_id for label in labels]
     facts = {
         "pairs": float(len(labels)),

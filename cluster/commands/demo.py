@@ -48,8 +48,13 @@ def demo(
 def demo_settings(seed: int | None, break_: Break | None) -> RunSettings:
     """The preset, under a name of its own for every variant so that none overwrites another."""
     preset = "mean_all" if break_ is Break.CONSTRAINT else PRESET
-    name = PRESET + (f"-break-{break_.value}" if break_ else "") + (f"-{seed}" if seed is not None else "")
-    return checked_settings(preset, [f"name={name}", *([f"seed={seed}"] if seed is not None else [])])
+    suffix = f"-{seed}" if seed is not None else ""
+    overrides = [f"name={PRESET}{f'-break-{break_.value}' if break_ else ''}{suffix}"]
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if break_:
+        overrides.append(f"reuse_from=[{PRESET}{suffix}]")  # what a broken run shares with the plain one is there already
+    return checked_settings(preset, overrides)
 
 
 def finished_summary(settings: RunSettings, layout: RunLayout) -> dict[str, Any] | None:

@@ -39,7 +39,13 @@ def evaluate_stage(settings: RunSettings) -> Stage:
             "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
             "max_response_tokens": settings.ppo.max_response_tokens,
         },
-        code=("cluster/stages/evaluate.py", "cluster/promptsets.py", "actors/crowd", "actors/judging", "learner/statistics"),
+        code=(
+            "cluster/stages/evaluate.py",
+            "cluster/promptsets.py",
+            "actors/crowd",
+            "actors/judging",
+            "learner/statistics",
+        ),
         run=_run,
     )
 
@@ -59,7 +65,8 @@ def _run(context: RunContext) -> StageOutput:
     _answer(context, POLICY, context.layout.policy(context.round_number), everything, folder / "policy.parquet")
     _answer(context, SFT, context.layout.sft, prompts, folder / "sft.parquet")
     certificates = {
-        name: _certify(settings, one, folder / "policy.parquet", own[name]) for name, one in settings.constraints.items()
+        name: _certify(settings, one, folder / "policy.parquet", own[name])
+        for name, one in settings.constraints.items()
     }
     samples = _merge(folder, {prompt.prompt_id for some in own.values() for prompt in some})
     evaluation = evaluate_cells(iter_samples(samples), confidence=settings.evaluation.confidence)
@@ -82,7 +89,9 @@ def _answer(context: RunContext, model: str, model_path: Path, prompts: Sequence
     )
     judged = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})")
     if judged != len(prompts):
-        context.warn(f"{len(prompts) - judged} of {len(prompts)} answers of {model} could not be drawn; cells have fewer samples")
+        context.warn(
+            f"{len(prompts) - judged} of {len(prompts)} answers of {model} could not be drawn; cells have fewer samples"
+        )
 
 
 def _certify(
@@ -92,11 +101,17 @@ def _certify(
     checked by the share of unsafe answers too, against `certificate.rate_limit`."""
     wanted = {prompt.prompt_id for prompt in prompts}
     labels = [
-        _violates(sample.gold_unsafe, sample.gold_category, constraint) for sample in iter_samples(samples) if sample.prompt_id in wanted
+        _violates(sample.gold_unsafe, sample.gold_category, constraint)
+        for sample in iter_samples(samples)
+        if sample.prompt_id in wanted
     ]
     limit = constraint.limit if constraint.measure == "rate" else settings.certificate.rate_limit
     return certify(
-        labels, limit, labels_source="gold", confidence=settings.certificate.confidence, constraints=len(settings.constraints)
+        labels,
+        limit,
+        labels_source="gold",
+        confidence=settings.certificate.confidence,
+        constraints=len(settings.constraints),
     )
 
 
@@ -109,7 +124,10 @@ def _merge(folder: Path, certificate_ids: set[str]) -> Path:
     target, apart = folder / "samples.parquet", folder / "certificate.parquet"
     tables = {model: pq.read_table(folder / f"{model}.parquet") for model in (SFT, POLICY)}
     schema = tables[SFT].schema
-    with pq.ParquetWriter(f"{target}.partial", schema) as all_samples, pq.ParquetWriter(f"{apart}.partial", schema) as own:
+    with (
+        pq.ParquetWriter(f"{target}.partial", schema) as all_samples,
+        pq.ParquetWriter(f"{apart}.partial", schema) as own,
+    ):
         for table in tables.values():
             mask = [row in certificate_ids for row in table["prompt_id"].to_pylist()]
             own.write_table(table.filter(mask))

@@ -50,7 +50,9 @@ def inputs_of(context: RunContext) -> dict[str, Any]:
     costs = {name: layout.cost(number, name) for name in context.settings.constraints}
     normaliser = _document(reward, "normaliser.json")
     calibrations = {
-        name: _document(path, "calibration.json") for name, path in costs.items() if (path / "calibration.json").exists()
+        name: _document(path, "calibration.json")
+        for name, path in costs.items()
+        if (path / "calibration.json").exists()
     }
     return {
         "reward_path": reward,
@@ -67,7 +69,6 @@ def _mean_cost(context: RunContext, constraint: str) -> float:
     if one.measure == "rate":
         return float(context.facts(preferences.NAME)["unsafe_share"]) / one.effective_scale
     return max(0.0, float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])) / one.effective_scale
-
 
 
 def _document(folder: Path, name: str) -> dict[str, Any]:

@@ -15,7 +15,13 @@ from learner.deadlines import fetch
 from learner.preference import PreferenceTask
 
 REWARD = "reward_model"
-_CODE = ("learner/preference.py", "learner/supervised.py", "learner/models.py", "learner/losses.py", "actors/crowd/datasets.py")
+_CODE = (
+    "learner/preference.py",
+    "learner/supervised.py",
+    "learner/models.py",
+    "learner/losses.py",
+    "actors/crowd/datasets.py",
+)
 
 
 def cost_stage_name(constraint: str) -> str:
@@ -75,10 +81,22 @@ def _train_cost(context: RunContext, constraint: str) -> StageOutput:
 
 
 def _train(
-    context: RunContext, name: str, kind: Literal["reward", "cost"], data: Path, output: Path, settings: ScoreModelSettings, counts: dict[str, int]
+    context: RunContext,
+    name: str,
+    kind: Literal["reward", "cost"],
+    data: Path,
+    output: Path,
+    settings: ScoreModelSettings,
+    counts: dict[str, int],
 ) -> StageOutput:
     task = PreferenceTask(
-        name=name, kind=kind, data=data, policy=context.layout.sft, output=output, settings=settings, seed=context.settings.seed
+        name=name,
+        kind=kind,
+        data=data,
+        policy=context.layout.sft,
+        output=output,
+        settings=settings,
+        seed=context.settings.seed,
     )
     metrics = context.engines.train(task, context.status)
     return StageOutput((output,), {"comparisons": counts, **metrics})
@@ -89,7 +107,5 @@ def _labelled(context: RunContext) -> str:
 
 
 def _wait(context: RunContext, call: Any, what: str) -> dict[str, int]:
-    counts: dict[str, int] = fetch(
-        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what=what
-    )
+    counts: dict[str, int] = fetch(call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what=what)
     return counts

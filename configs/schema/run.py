@@ -73,5 +73,7 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _something_to_optimise(self) -> Self:
         if self.objective.signal == "none" and not self.constraints:
-            raise ValueError("objective.signal is none and there is no constraint: nothing would be learnt; give one of the two")
+            raise ValueError(
+                "objective.signal is none and there is no constraint: nothing would be learnt; give one of the two"
+            )
         return self

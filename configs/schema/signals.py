@@ -32,7 +32,9 @@ class DualSettings(Settings):
     @model_validator(mode="after")
     def _log_needs_a_start(self) -> Self:
         if self.form == "log" and self.initial <= 0:
-            raise ValueError("the log dual multiplies, so it never leaves 0: set dual.initial above 0 (the papers use 1)")
+            raise ValueError(
+                "the log dual multiplies, so it never leaves 0: set dual.initial above 0 (the papers use 1)"
+            )
         if self.initial > self.cap:
             raise ValueError(f"dual.initial {self.initial} is above dual.cap {self.cap}: lower one or raise the other")
         return self
@@ -69,7 +71,9 @@ class ConstraintSettings(Settings):
     @model_validator(mode="after")
     def _limit_fits_measure(self) -> Self:
         if self.measure == "rate" and not 0 < self.limit < 1:
-            raise ValueError(f"limit {self.limit} is no rate: with measure rate give a share between 0 and 1, such as 0.05")
+            raise ValueError(
+                f"limit {self.limit} is no rate: with measure rate give a share between 0 and 1, such as 0.05"
+            )
         if self.measure == "rectified" and self.limit < 0:
             raise ValueError(f"limit {self.limit} cannot be met: max(cost, 0) is never negative; give 0 or more")
         return self

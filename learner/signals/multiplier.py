@@ -114,9 +114,11 @@ class LogMultiplier(_DelayedMultiplier):
         return min(math.exp(self.log_value), self.cap)
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Multiplier`."""
         return {**super().state_dict(), "log_value": self.log_value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Multiplier`."""
         super().load_state_dict(state)
         self.log_value = max(min(float(state["log_value"]), math.log(self.cap)), _LOWEST_LOG)
 
@@ -181,6 +183,7 @@ class PidMultiplier(_DelayedMultiplier):
         return min(max(self.kp * self._gap_average + self.integral + self.kd * rise, 0.0), self.cap)
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Multiplier`."""
         own = {
             "integral": self.integral,
             "gap_average": self._gap_average,
@@ -189,6 +192,7 @@ class PidMultiplier(_DelayedMultiplier):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Multiplier`."""
         super().load_state_dict(state)
         self.integral = min(max(float(state["integral"]), 0.0), self.cap)
         self._gap_average = None if state["gap_average"] is None else float(state["gap_average"])
@@ -213,6 +217,7 @@ class FixedMultiplier:
         return self.value
 
     def state_dict(self) -> dict[str, Any]:
+        """See `Multiplier`."""
         return {"kind": self.kind, "value": self.value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -88,7 +88,9 @@ class GlooGroup:
         try:
             self._group.broadcast([buffer], options).wait()
         except RuntimeError as error:
-            raise TransportError(f"weight broadcast failed in epoch {self.epoch} at rank {self.rank}: {error}") from error
+            raise TransportError(
+                f"weight broadcast failed in epoch {self.epoch} at rank {self.rank}: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ class GlooSender:
                 self._send(index, buffer)
             extra = next(stream, None)
             if extra is not None:
-                raise TransportError(f"parameter {extra[0]} is not in the bucket plan: build the plan from the same model")
+                raise TransportError(
+                    f"parameter {extra[0]} is not in the bucket plan: build the plan from the same model"
+                )
         finally:
             for _ in stream:
                 pass
@@ -179,7 +183,9 @@ def receive_buckets(group: GlooGroup, plan: BucketPlan, version: int) -> Iterato
         yield [
             (
                 parameter.name,
-                buffer[offset : offset + parameter.size_bytes].view(getattr(torch, parameter.dtype)).view(parameter.shape),
+                buffer[offset : offset + parameter.size_bytes]
+                .view(getattr(torch, parameter.dtype))
+                .view(parameter.shape),
             )
             for parameter, offset in plan.of_bucket(bucket)
         ]

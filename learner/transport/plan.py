@@ -85,7 +85,9 @@ class BucketPlan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "buckets", _cut(self.parameters, self.bucket_bytes))
-        text = json.dumps([[p.name, p.shape, p.dtype] for p in self.parameters] + [[b.first, b.last] for b in self.buckets])
+        text = json.dumps(
+            [[p.name, p.shape, p.dtype] for p in self.parameters] + [[b.first, b.last] for b in self.buckets]
+        )
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         object.__setattr__(self, "digest", int.from_bytes(digest, "big") >> 1)
 
@@ -112,7 +114,9 @@ def plan_buckets(named_shapes: Iterable[tuple[str, Sequence[int]]], *, dtype: st
         dtype: the engine's; the sender casts to it.
         bucket_bytes: payload of one bucket at most; a larger parameter is a bucket of its own.
     """
-    parameters = tuple(Parameter(strip_wrappers(name), tuple(int(n) for n in shape), dtype) for name, shape in named_shapes)
+    parameters = tuple(
+        Parameter(strip_wrappers(name), tuple(int(n) for n in shape), dtype) for name, shape in named_shapes
+    )
     names = [parameter.name for parameter in parameters]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -166,7 +170,11 @@ def check_against(plan: BucketPlan, expected: dict[str, tuple[int, ...]], *, dty
     sent = {parameter.name: parameter.shape for parameter in plan.parameters}
     missing = sorted(expected.keys() - sent.keys())
     unknown = sorted(sent.keys() - expected.keys())
-    reshaped = [f"{name} {sent[name]} for {expected[name]}" for name in sorted(sent.keys() & expected.keys()) if sent[name] != expected[name]]
+    reshaped = [
+        f"{name} {sent[name]} for {expected[name]}"
+        for name in sorted(sent.keys() & expected.keys())
+        if sent[name] != expected[name]
+    ]
     complaints = [
         f"{label}: {_listed(names)}"
         for label, names in (("not sent", missing), ("unknown to the engine", unknown), ("other shape", reshaped))
@@ -176,7 +184,9 @@ def check_against(plan: BucketPlan, expected: dict[str, tuple[int, ...]], *, dty
     if other_dtypes:
         complaints.append(f"sent as {', '.join(other_dtypes)} to an engine in {dtype}")
     if complaints:
-        raise PlanMismatch(f"{who} cannot take the learner's weights: {'; '.join(complaints)}; start both from the same model")
+        raise PlanMismatch(
+            f"{who} cannot take the learner's weights: {'; '.join(complaints)}; start both from the same model"
+        )
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
@@ -221,7 +231,9 @@ def check_bucket(buffer: np.ndarray, *, epoch: int, version: int, index: int, pl
     trailer = Trailer.unpack(buffer[-TRAILER_BYTES:])
     wanted = Trailer(epoch, version, index, plan.digest, trailer.checksum)
     if trailer != wanted:
-        raise TransportError(f"expected bucket {index} of weight version {version} in epoch {epoch}, got {trailer}: a bucket was lost")
+        raise TransportError(
+            f"expected bucket {index} of weight version {version} in epoch {epoch}, got {trailer}: a bucket was lost"
+        )
     actual = checksum(buffer[:-TRAILER_BYTES])
     if actual != trailer.checksum:
         raise TransportError(

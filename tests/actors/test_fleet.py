@@ -6,7 +6,9 @@ import pytest
 
 from actors.fleet import FleetError, FleetHealth, FleetLost, FleetPolicy, Health
 
-POLICY = FleetPolicy(max_restarts=2, start_seconds=100, probe_interval_seconds=5, probe_timeout_seconds=20, backoff_seconds=1)
+POLICY = FleetPolicy(
+    max_restarts=2, start_seconds=100, probe_interval_seconds=5, probe_timeout_seconds=20, backoff_seconds=1
+)
 
 
 class Clock:
@@ -83,7 +85,9 @@ def test_restarts_wait_for_a_backoff_that_doubles(fleet: FleetHealth, clock: Clo
     assert fleet.due_restarts() == ["a"]
 
 
-def test_a_generator_without_restarts_left_is_lost_and_the_last_one_stops_the_run(fleet: FleetHealth, clock: Clock) -> None:
+def test_a_generator_without_restarts_left_is_lost_and_the_last_one_stops_the_run(
+    fleet: FleetHealth, clock: Clock
+) -> None:
     for _ in range(2):
         fleet.died("a", "killed")
         clock.now += 60

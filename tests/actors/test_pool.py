@@ -18,7 +18,9 @@ from learner.records import GenerationRequest, RolloutMeta, SamplingSettings
 
 
 def requests(count: int) -> list[GenerationRequest]:
-    return [GenerationRequest(f"r{index:04d}", f"p{index % 7}", (2, 3), index, SamplingSettings()) for index in range(count)]
+    return [
+        GenerationRequest(f"r{index:04d}", f"p{index % 7}", (2, 3), index, SamplingSettings()) for index in range(count)
+    ]
 
 
 def meta(request: GenerationRequest, generator: str = "g0") -> RolloutMeta:
@@ -121,7 +123,9 @@ def test_deterministic_waves_depend_on_the_requests_only() -> None:
     shuffled = random.Random(1).sample(plain, len(plain))
     assert waves(plain, ["g0", "g1"] * 4) == waves(shuffled, ["g1"] * 4 + ["g0"] * 4)
     drawn = waves(plain, ["g0", "g1"] * 4)
-    prompts = [int(request_id[1:]) % 7 for wave in zip(*drawn.values(), strict=True) for ids in wave for request_id in ids]
+    prompts = [
+        int(request_id[1:]) % 7 for wave in zip(*drawn.values(), strict=True) for ids in wave for request_id in ids
+    ]
     assert prompts == sorted(prompts)
 
 

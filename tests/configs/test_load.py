@@ -81,7 +81,7 @@ def test_overrides_win_from_left_to_right():
         ("constraints.harm.limit=5", "command line: constraints.harm: limit 5.0 is no rate"),
         ("constraints.harm.subset=harmful", "'harmful' is not a list"),
         ("ppo.minibatch_size=63", "command line: ppo: batch_size 128 is not a multiple of minibatch_size 63"),
-        ("resources.learner.ranks=3", "64 samples cannot be shared equally by resources.learner.ranks = 3; take 63 or 66"),  # noqa: E501
+        ("resources.learner.ranks=3", "64 samples cannot be shared equally by resources.learner.ranks = 3; take 63 or 66"),
         ("ppo.max_response_tokens=128", "leaves no room for a prompt in model.max_length = 128"),
         ("sandbox.world=nowhere.json", "sandbox.world: no file"),
         ("storage=s3://bucket/runs", "storage: s3:/bucket/runs"),
@@ -103,13 +103,13 @@ def test_a_wrong_setting_gives_one_line_with_key_reason_and_fix(override: str, s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: x\nppo:\n  steps: 1\n  steps: 2\n", "mine.yaml:4: ppo.steps is given twice (first in line 3); keep one"),  # noqa: E501
+        ("name: x\nppo:\n  steps: 1\n  steps: 2\n", "mine.yaml:4: ppo.steps is given twice (first in line 3); keep one"),
         ("name: x\nppo: {steps: [}\n", "mine.yaml:2: not YAML"),
         ("name: x\nppo:\n  stepz: 1\n", "mine.yaml:3: ppo.stepz: unknown key"),
         ("- name\n", "mine.yaml:1: a configuration is a mapping"),
         ("seed: 1\n", "name: is missing"),
         ("extends: mine.yaml\nname: x\n", "extends goes round in a circle"),
-        ("extends: quickstar\nname: x\n", "mine.yaml:1: extends: quickstar: no such file or preset; did you mean 'quickstart'?"),  # noqa: E501
+        ("extends: quickstar\nname: x\n", "mine.yaml:1: extends: quickstar: no such file or preset; did you mean 'quickstart'?"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_says_file_and_line(text: str, said: str, tmp_path: Path):

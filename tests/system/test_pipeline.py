@@ -21,7 +21,7 @@ from configs.schema.run import RunSettings
 
 TINY = [
     "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
-    "sft.steps=60", "preferences.pairs=160", "reward_model.epochs=1", "cost_model.epochs=1",
+    "sft.steps=60", "preferences.pairs=160", "preferences.holdout_share=0.2", "reward_model.epochs=1", "cost_model.epochs=1",
     "ppo.steps=3", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=1", "ppo.max_response_tokens=24",
     "evaluation.samples_per_cell=10", "evaluation.samples_per_minor_cell=5", "evaluation.samples_unknown=10",
     "certificate.samples=200", "resources.generators.count=1", "resources.supervised.workers=1",
@@ -38,7 +38,18 @@ arms:
   one: {}
   none: {constraints: {}}
   three:
-    constraints.theft: {measure: mean, limit: 0.0, categories: ["financial_crime,property_crime,theft"], min_samples: 1, dual: {form: log, initial: 1.0, delay: 0}}
+    constraints.theft:
+      measure: mean
+      limit: 0.0
+      categories:
+        - financial_crime,property_crime,theft
+        - hate_speech,offensive_language
+        - violence,aiding_and_abetting,incitement
+        - terrorism,organized_crime
+        - privacy_violation
+        - self_harm
+      min_samples: 1
+      dual: {form: log, initial: 1.0, delay: 0}
     constraints.tail: {measure: cvar, limit: 1.0, alpha: 0.2, min_samples: 1, dual: {form: pid, delay: 0}}
     ppo.critics: separate
     ppo.ptx_coefficient: 0.5
@@ -52,7 +63,9 @@ def settings_from(tmp_path: Path, text: str, *overrides: str) -> RunSettings:
 
 
 @pytest.fixture(scope="module")
-def arms_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunSettings, RunLayout, Engines, Exit]]:
+def arms_run(
+    ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunSettings, RunLayout, Engines, Exit]]:
     """A comparison of three arms, run once for all tests of this file."""
     root = tmp_path_factory.mktemp("a path with spaces")
     settings = settings_from(root, ARMS)
@@ -92,7 +105,9 @@ def test_arms_take_over_the_stages_they_share(arms_run: tuple[Any, ...]) -> None
 
 
 @pytest.mark.parametrize(("arm", "names"), [("none", set()), ("one", {"harm"}), ("three", {"harm", "theft", "tail"})])
-def test_every_number_of_constraints_is_trained_logged_and_certified(arms_run: tuple[Any, ...], arm: str, names: set[str]) -> None:
+def test_every_number_of_constraints_is_trained_logged_and_certified(
+    arms_run: tuple[Any, ...], arm: str, names: set[str]
+) -> None:
     _, layout, _, _ = arms_run
     lines = steps(layout.arm(arm, 0))
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -138,7 +153,11 @@ def test_the_saved_samples_score_the_same_again(arms_run: tuple[Any, ...]) -> No
     assert {row["model"] for row in table} == {"sft", "policy"}
     for row in table:
         gold = scorer.score(row["task_id"], row["response"], row["finish_reason"] == "stop")
-        assert (gold.helpfulness, gold.harm, gold.unsafe) == (row["gold_helpfulness"], row["gold_harm"], row["gold_unsafe"])
+        assert (gold.helpfulness, gold.harm, gold.unsafe) == (
+            row["gold_helpfulness"],
+            row["gold_harm"],
+            row["gold_unsafe"],
+        )
         assert gold.bare_refusal == row["gold_bare_refusal"]
 
 
@@ -151,14 +170,21 @@ def test_the_same_seed_gives_the_same_preferences_and_the_same_first_step_bit_fo
     run_pipeline(again, second, check_against_world(again), engines)
     first = layout.arm("one", 0)
     for name in ("pairs.parquet", "preferences.parquet"):
-        one, two = (pq.read_table(each.preferences(1) / name).drop_columns(["weight_version"]) for each in (first, second))
+        one, two = (
+            pq.read_table(each.preferences(1) / name).drop_columns(["weight_version"]) for each in (first, second)
+        )
         assert one.equals(two), name
     timed = ("seconds", "weight_version", "overlap", "first_sample")
-    one, two = ({key: value for key, value in steps(each)[0].items() if not any(word in key for word in timed)} for each in (first, second))
+    one, two = (
+        {key: value for key, value in steps(each)[0].items() if not any(word in key for word in timed)}
+        for each in (first, second)
+    )
     assert one == two
 
 
-def test_a_finished_run_is_not_run_again_and_a_cut_one_goes_on_from_its_checkpoint(arms_run: tuple[Any, ...], tmp_path: Path) -> None:
+def test_a_finished_run_is_not_run_again_and_a_cut_one_goes_on_from_its_checkpoint(
+    arms_run: tuple[Any, ...], tmp_path: Path
+) -> None:
     _, layout, engines, _ = arms_run
     text = ARMS.replace("tiny-arms", "cut").split("arms:\n")[0]
     settings = settings_from(tmp_path, text)
