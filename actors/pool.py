@@ -228,6 +228,8 @@ class _Collection:
             while True:
                 ref = next_item(stream.items, what=what)
                 if ref is None:
+                    if stream.chunk is not None:  # the last item without a partner is the call's error: raise it
+                        fetch(stream.chunk, deadline_seconds=ARRIVED_SECONDS, what=what)
                     del self._streams[name]
                     self._dispatch.finished(name)
                     return

@@ -35,7 +35,7 @@ from learner.records import GenerationRequest, RolloutChunk, SamplingSettings
 from learner.transport.gloo import GlooSender, SendReport, StoreAddress, TransportStore
 from learner.transport.plan import BucketPlan, PlanMismatch, plan_buckets
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 DEADLINES = DeadlineSettings(start_seconds=240, generate_seconds=60, score_seconds=60, broadcast_seconds=30)
 MAX_LENGTH = 128
