@@ -34,10 +34,12 @@ class Engine:
         end_token_id: where a response ends.
         max_length: prompt and response together, in tokens.
         weight_version: of the folder's weights.
+        deterministic: the same calls draw the same samples, bit for bit.
     """
 
     def __init__(
-        self, name: str, model_path: Path, settings: GeneratorSettings, *, end_token_id: int, max_length: int, weight_version: int
+        self, name: str, model_path: Path, settings: GeneratorSettings, *, end_token_id: int, max_length: int,
+        weight_version: int, deterministic: bool = False,
     ) -> None:  # fmt: skip
         from vllm import EngineArgs, LLMEngine
         from vllm.config.weight_transfer import WeightTransferConfig
@@ -58,6 +60,8 @@ class Engine:
             # _bookkeeping_sync rewinds the generator by set_offset, which CPU generators lack.
             enable_chunked_prefill=False, max_num_batched_tokens=max(PREFILL_TOKENS, max_length),
             enable_prefix_caching=on_gpu,
+            # Asynchronous scheduling lets timing choose who is batched with whom.
+            async_scheduling=not deterministic and on_gpu,
             worker_extension_cls=f"{receiver.__name__}.{receiver.ReceiverExtension.__name__}",
             weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND),
         )  # fmt: skip
@@ -94,7 +98,9 @@ class Engine:
                 "shorten the prompt, lower max_response_tokens or raise model.max_length"
             )
         if min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
-            raise RequestRefused(f"{who} has a token id outside 0..{self._vocabulary_size - 1}: was another tokenizer used?")
+            raise RequestRefused(
+                f"{who} has a token id outside 0..{self._vocabulary_size - 1}: was another tokenizer used?"
+            )
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[RolloutMeta, np.ndarray, np.ndarray]]:
         """Draw all requests together; yields each sample as it finishes.
@@ -134,7 +140,9 @@ class Engine:
         drawn = output.outputs[0]
         versions = {span.version for span in drawn.weight_versions or ()}
         if len(versions) != 1:
-            raise TransportError(f"{self._name}: sample {request.request_id} was drawn by weight versions {sorted(versions)}")
+            raise TransportError(
+                f"{self._name}: sample {request.request_id} was drawn by weight versions {sorted(versions)}"
+            )
         response = list(drawn.token_ids)
         meta = RolloutMeta(
             request_id=request.request_id,
@@ -173,15 +181,19 @@ class Engine:
 
     # --- weights -----------------------------------------------------------------------------------------------------
 
+    def check_plan(self, plan: BucketPlan) -> None:
+        """The plan must name exactly the parameters this engine was loaded from. Raises PlanMismatch."""
+        check_against(plan, self._expected, dtype=self._settings.dtype, who=self._name)
+
     def join_group(
         self, address: StoreAddress, *, epoch: int, rank: int, world_size: int, plan: BucketPlan, timeout_seconds: float, own_host: str
     ) -> None:  # fmt: skip
-        """Join an epoch's weight group; the plan must name exactly the parameters this engine was loaded from.
+        """Join an epoch's weight group.
 
         Raises:
-            PlanMismatch: it does not. TransportError: not all members came.
+            PlanMismatch: see `check_plan`. TransportError: not all members came.
         """
-        check_against(plan, self._expected, dtype=self._settings.dtype, who=self._name)
+        self.check_plan(plan)
         info = {
             "address": address, "epoch": epoch, "rank": rank, "world_size": world_size, "plan": plan,
             "timeout_seconds": timeout_seconds, "own_host": own_host,
@@ -195,13 +207,17 @@ class Engine:
             TransportError: they did not come, or not the right ones.
         """
         if folder is not None and folder_shapes(folder) != self._expected:
-            raise TransportError(f"{self._name}: {folder} holds other parameters than the model this engine was started with")
+            raise TransportError(
+                f"{self._name}: {folder} holds other parameters than the model this engine was started with"
+            )
         self._engine.collective_rpc("start_weight_update")
         self._engine.collective_rpc("update_weights", args=({"version": version, "folder": folder},))
         self._engine.collective_rpc("finish_weight_update")
         # Cached keys and values of the old weights would be used for new continuations.
         if not self._engine.reset_prefix_cache():
-            raise TransportError(f"{self._name}: the prefix cache could not be emptied after the update to version {version}")
+            raise TransportError(
+                f"{self._name}: the prefix cache could not be emptied after the update to version {version}"
+            )
         self._engine.set_weight_version(str(version))
 
 

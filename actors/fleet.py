@@ -81,7 +81,12 @@ class FleetHealth:
     """
 
     def __init__(
-        self, names: Sequence[str], policy: FleetPolicy, *, version: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        names: Sequence[str],
+        policy: FleetPolicy,
+        *,
+        version: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self.target_version = version
@@ -176,7 +181,9 @@ class FleetHealth:
 
     def due_restarts(self) -> list[str]:
         """Dead, with the back-off over."""
-        return [name for name in self._in(Health.DEAD) if self._clock() - self._members[name].since >= self._backoff(name)]
+        return [
+            name for name in self._in(Health.DEAD) if self._clock() - self._members[name].since >= self._backoff(name)
+        ]
 
     def due_probes(self) -> list[str]:
         """Reachable, silent for an interval, and not asked yet: one probe at a time, so probes cannot pile up."""

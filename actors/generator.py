@@ -86,9 +86,10 @@ class Generator:
         if deterministic and settings.threads != 1:
             raise ConfigError(f"deterministic needs resources.generators.threads: 1, not {settings.threads}")
         self._engine = Engine(
-            name, model_path, settings, end_token_id=_end_token_id(tokenizer_path), max_length=max_length, weight_version=weight_version
+            name, model_path, settings, end_token_id=_end_token_id(tokenizer_path), max_length=max_length,
+            weight_version=weight_version, deterministic=deterministic,
         )  # fmt: skip
-        self._stop = threading.Event()
+        self._aborted = ""
         self._seconds = time.perf_counter() - begin
 
     def ready(self) -> EngineInfo:
@@ -107,24 +108,28 @@ class Generator:
         return os.getpid()
 
     @ray.method(concurrency_group=HEALTH)
-    def abort(self) -> None:
-        """End the running `generate` after its current engine step; its unfinished requests are dropped."""
-        self._stop.set()
+    def abort(self, call: str) -> None:
+        """End that call of `generate` after its current engine step; its unfinished requests are dropped."""
+        self._aborted = call
 
     def weight_version(self) -> int:
         """Of the weights that the next sample is drawn with."""
         return self._engine.weight_version
 
     @ray.method(num_returns="streaming")
-    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[RolloutChunk | tuple[RolloutMeta, ...]]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], call: str = "unnamed"
+    ) -> Iterator[RolloutChunk | tuple[RolloutMeta, ...]]:
         """Draw all requests; yields in turn a RolloutChunk and its metas, in chunks of at least `flush_samples`.
 
         The metas come after their chunk: who has read them knows that the chunk is in the object store.
 
+        Args:
+            call: its name for `abort`, never used before.
+
         Raises:
             RequestRefused: a request cannot be served; none was started, the engine lives on.
         """
-        self._stop.clear()
         finished: list[tuple[RolloutMeta, np.ndarray, np.ndarray]] = []
         samples = self._engine.generate(requests)
         for sample in samples:
@@ -135,7 +140,7 @@ class Generator:
                 yield chunk
                 yield metas
                 finished = []
-            if self._stop.is_set():
+            if self._aborted == call:
                 break
         samples.close()  # type: ignore[attr-defined]
         if finished:
@@ -146,6 +151,10 @@ class Generator:
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probs of given sequences at temperature 1, float32 ``[T-1]`` each, of tokens 1 to the last."""
         return self._engine.logprobs(sequences)
+
+    def check_plan(self, plan: BucketPlan) -> None:
+        """Raises PlanMismatch when the learner would send other parameters than this engine holds."""
+        self._engine.check_plan(plan)
 
     def join_group(
         self, address: StoreAddress, epoch: int, rank: int, world_size: int, plan: BucketPlan, timeout_seconds: float

@@ -6,6 +6,7 @@ Bulk stays in the object store; the driver holds metadata, scores and references
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,7 @@ class _Stream:
     """One running call to a generator."""
 
     items: Any
-    version: int
+    call: str
     actor: Any
     chunk: Any = None
     """A chunk whose metas have not come yet."""
@@ -177,7 +178,8 @@ class _Collection:
     def run(self) -> Collected:
         """Until everything is delivered."""
         try:
-            while not (self._dispatch.done and not self._calls):
+            # To the end of every call: an engine that still sums up its last call would hold up what comes next.
+            while not (self._dispatch.done and not self._calls and not self._streams):
                 self._assign()
                 waiting = [*(stream.items for stream in self._streams.values()), *self._calls]
                 ready = poll(waiting, seconds=POLL_SECONDS)
@@ -190,9 +192,10 @@ class _Collection:
                 self._give_up_slow_scores()
                 self._generators.poll()
                 self._note_lost()
-        finally:
-            for stream in self._streams.values():  # on an error; otherwise they have ended
-                stream.actor.abort.remote()
+        except BaseException:
+            for stream in self._streams.values():
+                stream.actor.abort.remote(stream.call)
+            raise
         return self._result()
 
     # --- generation --------------------------------------------------------------------------------------------------
@@ -208,8 +211,8 @@ class _Collection:
             wave = self._dispatch.next_wave(name, sharers=len(serving))
             if wave:
                 actor = self._generators.actor(name)
-                version = self._generators.health.target_version
-                self._streams[name] = _Stream(actor.generate.remote(wave), version, actor)
+                call = uuid.uuid4().hex
+                self._streams[name] = _Stream(actor.generate.remote(wave, call), call, actor)
         if not serving and not self._streams:
             self._nothing_serves()
 
@@ -218,7 +221,9 @@ class _Collection:
         if not health.reachable() or self._generators.can_refresh:
             return  # one is being started, or fetches its weights
         if self._pool._republish is None:
-            raise StoppedError(f"all generators were lost while weight version {health.target_version} was in use: run again to go on")
+            raise StoppedError(
+                f"all generators were lost while weight version {health.target_version} was in use: run again to go on"
+            )
         self._pool._republish()
 
     def _take(self, name: str, stream: _Stream) -> None:
@@ -387,7 +392,9 @@ def judge_row(
     missing = signals - scores.keys()
     if missing:
         return None, f"no score: {', '.join(sorted(missing))}"
-    costs: Mapping[str, float] = {name.removeprefix("cost/"): value for name, value in scores.items() if name.startswith("cost/")}
+    costs: Mapping[str, float] = {
+        name.removeprefix("cost/"): value for name, value in scores.items() if name.startswith("cost/")
+    }
     return ScoredSample(rollout, scores.get("reward", 0.0), costs), ""
 
 

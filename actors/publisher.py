@@ -5,6 +5,7 @@ Invariant: when `publish` returns, every serving generator holds exactly the pub
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ from configs.schema.resources import DeadlineSettings, TransportSettings
 from learner.deadlines import ActorDied, Deadline, RemoteFailure, RemoteTimeout, fetch, user_error
 from learner.transport.gloo import SendReport, StoreAddress
 from learner.transport.plan import BucketPlan, PlanMismatch, TransportError
+
+_EPOCHS = itertools.count(1)
+"""Never the same twice in a driver: members of an epoch meet under its number at a store that outlives publishers."""
 
 GRACE_SECONDS = 5.0
 """How much longer the driver waits than the group's own timeout, so that the members' own errors arrive."""
@@ -55,7 +59,11 @@ class WeightPublisher:
     """Publishes a learner's weights to a group of generators."""
 
     def __init__(
-        self, generators: GeneratorGroup, sender: WeightSender, transport: TransportSettings, deadlines: DeadlineSettings
+        self,
+        generators: GeneratorGroup,
+        sender: WeightSender,
+        transport: TransportSettings,
+        deadlines: DeadlineSettings,
     ) -> None:
         self._generators, self._sender, self._transport, self._deadlines = generators, sender, transport, deadlines
         self._epoch = 0
@@ -80,7 +88,9 @@ class WeightPublisher:
             if report is not None:
                 names = tuple(name for name, _ in self._members)
                 return PublishReport(version, self._epoch, names, time.perf_counter() - begin, report)
-        raise TransportError(f"weight version {version} could not be published in {len(group.names) + 2} tries: look at the logs")
+        raise TransportError(
+            f"weight version {version} could not be published in {len(group.names) + 2} tries: look at the logs"
+        )
 
     def _wait_for_members(self) -> None:
         """Until a generator can be reached; those that do not answer a ping are given up."""
@@ -89,7 +99,9 @@ class WeightPublisher:
         while True:
             group.poll()
             names = group.health.reachable()
-            self._outcomes({name: group.actor(name).ping.remote() for name in names}, "ping", self._deadlines.broadcast_seconds)
+            self._outcomes(
+                {name: group.actor(name).ping.remote() for name in names}, "ping", self._deadlines.broadcast_seconds
+            )
             if group.health.reachable():
                 return
             if deadline.remaining() == 0:
@@ -105,8 +117,14 @@ class WeightPublisher:
         self._members = []
         dtype, bucket_bytes = group.settings.dtype, self._transport.bucket_bytes
         self._plan = plan = self._sender.bucket_plan(dtype=dtype, bucket_bytes=bucket_bytes)
+        checks = {name: actor.check_plan.remote(plan) for name, actor in members}
+        for error in self._outcomes(checks, "check_plan", self._deadlines.broadcast_seconds).values():
+            if isinstance(error, PlanMismatch):
+                raise error
+        if group.health.reachable() != [name for name, _ in members]:
+            return False
         address = self._sender.store_address()
-        self._epoch += 1
+        self._epoch = next(_EPOCHS)
         world_size, timeout = 1 + len(members), self._deadlines.broadcast_seconds
         calls = {
             name: actor.join_group.remote(address, self._epoch, rank, world_size, plan, timeout)
@@ -114,11 +132,10 @@ class WeightPublisher:
         }
         sender = self._sender.open_transport(epoch=self._epoch, world_size=world_size)
         outcomes = self._outcomes(calls, f"join_group(epoch {self._epoch})", timeout + GRACE_SECONDS)
-        for error in outcomes.values():
-            if isinstance(error, PlanMismatch):
-                raise error
         try:
-            fetch(sender, deadline_seconds=timeout + GRACE_SECONDS, what=f"learner-0: open_transport(epoch {self._epoch})")
+            fetch(
+                sender, deadline_seconds=timeout + GRACE_SECONDS, what=f"learner-0: open_transport(epoch {self._epoch})"
+            )
         except RemoteFailure as failure:
             if not isinstance(user_error(failure), TransportError):
                 raise

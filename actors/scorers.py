@@ -43,7 +43,10 @@ def roles_of(models: ScorerModels, colocate: bool) -> dict[str, ScorerModels]:
     """Role to its share of the models: one role for all, or one per signal and one for the reference."""
     if colocate:
         return {"all": models}
-    roles = {name.replace("/", "-"): replace(models, signals={name: path}, reference=None) for name, path in models.signals.items()}
+    roles = {
+        name.replace("/", "-"): replace(models, signals={name: path}, reference=None)
+        for name, path in models.signals.items()
+    }
     if models.reference is not None:
         roles["reference"] = replace(models, signals={})
     return roles
@@ -112,7 +115,9 @@ class ScorerGroup:
         self._on_event(ActorEvent(scorer.name, "died", reason))
         if scorer.restarts >= self._settings.max_restarts:
             self._on_event(ActorEvent(scorer.name, "lost", f"{scorer.restarts} restarts used up"))
-            raise ScorerLost(f"{scorer.name} died again after {scorer.restarts} restarts ({reason}): look at its log, then run again")
+            raise ScorerLost(
+                f"{scorer.name} died again after {scorer.restarts} restarts ({reason}): look at its log, then run again"
+            )
         scorer.restarts += 1
         scorer.running = 0
         scorer.actor = self._start(scorer.name, scorer.models)

@@ -6,6 +6,8 @@ the same key is taken over, so the arms differ in nothing but what their overrid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.engines import Engines
@@ -19,8 +21,9 @@ from serving.report import write_comparison
 
 
 def run_comparison(
-    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, dashboard_url: str = ""
-) -> Exit:
+    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, *,
+    donors: Sequence[RunLayout] = (), dashboard_url: str = "",
+) -> Exit:  # fmt: skip
     """Bring every arm with every seed to its end and write the comparison's report.
 
     The exit code says that the comparison is done; whether an arm is feasible is in its row.
@@ -33,7 +36,7 @@ def run_comparison(
         layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url
     )
     try:
-        _run_cells(settings, layout, world, engines, cells, status)
+        _run_cells(settings, layout, world, engines, cells, status, list(donors))
         report = write_comparison(layout.root)
     except BaseException as error:
         status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
@@ -50,8 +53,8 @@ def _run_cells(
     engines: Engines,
     cells: list[tuple[int, str]],
     status: StatusWriter,
+    donors: list[RunLayout],
 ) -> None:
-    donors: list[RunLayout] = []
     for seed, arm in cells:
         name = _label(seed, arm)
         own = layout.arm(arm, seed)

@@ -24,7 +24,7 @@ COLUMNS = {
 def print_result(summary: Mapping[str, Any], console: Console) -> None:
     """Print the table of a finished run from its ``summary.json``, its verdict, and where the time went."""
     console.print(result_table(summary))
-    verdict = (summary.get("certificate") or {}).get("verdict")
+    verdict = summary.get("verdict")
     if verdict:
         console.print(f"Verdict: {verdict}", style="bold", markup=False, highlight=False, soft_wrap=True)
     seconds = summary.get("seconds") or {}

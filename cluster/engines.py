@@ -27,6 +27,7 @@ from learner.mailbox import TaskProgress
 from learner.supervised import SupervisedSession, Task
 
 _log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
 
 
 class Engines:

@@ -1,7 +1,7 @@
 """What `ray job submit` runs: ``python -m cluster.job CONFIG [key=value …]``.
 
-Ends with the exit code of configs/exits.py; an error meant for the user is one line on stderr. Storage is
-``STEELYARD_STORAGE`` (absolute; set by whoever submits), else the configuration's `storage`.
+Ends with the exit code of configs/exits.py; an error meant for the user is one line on stderr. Storage is the
+configuration's `storage`, else ``STEELYARD_STORAGE`` (set by whoever submits); it must be absolute.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,8 @@ from configs.schema.run import RunSettings
 
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
 NAMESPACE = "steelyard"
+STARTED = time.monotonic()
+"""When this process began to be a job."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,19 +56,22 @@ def _run(settings: RunSettings, world: World) -> Exit:
     from cluster.arms import run_comparison
     from cluster.engines import Engines
     from cluster.pipeline import run_pipeline, storage_root
+    from cluster.placement import require_resources
 
     storage = _storage(settings)
     dashboard = _connect()
+    require_resources(settings.resources, ray.cluster_resources())
     _stop_on_sigterm()
     layout = storage_root(settings, storage)
     engines = Engines(
         settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
     )
     try:
+        donors = _donors(settings, storage)
         if settings.arms:
-            return run_comparison(settings, layout, world, engines, dashboard)
+            return run_comparison(settings, layout, world, engines, donors=donors, dashboard_url=dashboard)
         outcome = run_pipeline(
-            settings, layout, world, engines, donors=_donors(settings, storage), dashboard_url=dashboard
+            settings, layout, world, engines, donors=donors, dashboard_url=dashboard, started=STARTED
         )
         print(f"{outcome.summary.verdict}\nreport: {layout.report}")
         return outcome.exit_code

@@ -152,13 +152,15 @@ class PpoLoop:
                 weight_version=context.engines.weight_version,
             )
         )
-        done = self._resume()
+        done, version = self._resume()
         context.engines.connect()
         if done:
-            context.engines.publish(context.engines.weight_version + 1)
+            context.engines.publish(version)
+        clear_rollouts(context.layout.rollouts, after_step=done)
         return done
 
-    def _resume(self) -> int:
+    def _resume(self) -> tuple[int, int]:
+        """Steps done and the weight version that the learner restored; (0, 0) without a checkpoint."""
         for path in sorted(self._folder().glob("step-*"), reverse=True):
             try:
                 state = self.learner.load_checkpoint(path)
@@ -168,12 +170,20 @@ class PpoLoop:
                 self._context.warn(f"{error}; an earlier one is tried")
                 continue
             self._constraints.load_state_dict(state["constraints"])
-            return int(state["step"])
-        return 0
+            self._quarantined = int(state["quarantined"])
+            for text in state["warnings"]:
+                self._context.warn(text)
+            return int(state["step"]), int(state["weight_version"])
+        return 0, 0
 
     def _checkpoint(self, step: int) -> None:
         path = self._folder() / f"step-{step:05d}"
-        self.learner.save_checkpoint(path, step, {"constraints": self._constraints.state_dict()})
+        state = {
+            "constraints": self._constraints.state_dict(),
+            "quarantined": self._quarantined,
+            "warnings": self._context.warnings,
+        }
+        self.learner.save_checkpoint(path, step, state)
         keep_newest(path.parent, KEPT_CHECKPOINTS)
 
     def _folder(self) -> Path:
@@ -207,6 +217,13 @@ class PpoLoop:
             "quarantined": self._quarantined,
             "weights": self._context.engines.weight_facts(),
         }
+
+
+def clear_rollouts(folder: Path, *, after_step: int) -> None:
+    """Remove the samples of steps that will be taken again, or that an earlier run of other settings left."""
+    for path in folder.glob("step-*.parquet"):
+        if int(path.name.split("-")[1]) > after_step:
+            path.unlink()
 
 
 def _collection_metrics(collected: Collected) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
 from learner.statistics.certificate import Certificate
+from learner.statistics.intervals import wilson
 from serving.report import write_report
 from serving.summary import PpoFigures, ScoreModelFigures, Summary, WeightFigures, build_summary, write_summary
 
@@ -52,10 +54,15 @@ def stages_of(settings: RunSettings, world: World) -> list[Stage]:
 
 def run_pipeline(
     settings: RunSettings, layout: RunLayout, world: World, engines: Engines, *,
-    donors: Sequence[RunLayout] = (), dashboard_url: str = "",
+    donors: Sequence[RunLayout] = (), dashboard_url: str = "", started: float | None = None,
 ) -> RunOutcome:  # fmt: skip
-    """Bring one run to its end, from wherever an earlier attempt left it."""
-    started = time.monotonic()
+    """Bring one run to its end, from wherever an earlier attempt left it.
+
+    Args:
+        donors: runs whose shared stages may be taken over.
+        started: when the job began (monotonic clock), for the total time; none means now.
+    """
+    started = time.monotonic() if started is None else started
     layout.root.mkdir(parents=True, exist_ok=True)
     stages = stages_of(settings, world)
     attempt = layout.attempts() + 1
@@ -70,6 +77,7 @@ def run_pipeline(
         dashboard_url=dashboard_url,
         attempt=attempt,
     )
+    log = _log_to(layout.logs(attempt) / "driver.log")
     context = RunContext(settings, layout, manifest, world, status, engines, tuple(donors))
     try:
         run_stages(stages, context)
@@ -79,6 +87,9 @@ def run_pipeline(
     except BaseException as error:
         status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
         raise
+    finally:
+        logging.getLogger().removeHandler(log)
+        log.close()
     status.finish("finished", summary.verdict)
     shutil.rmtree(layout.checkpoints, ignore_errors=True)
     feasible = summary.certificate is None or summary.certificate.feasible
@@ -106,7 +117,10 @@ def _summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> 
         ),
         weights=WeightFigures(**loop["weights"]),
         versions=_versions(),
-        warnings=context.warnings,
+        warnings=[
+            *(text for stage in stages for text in manifest[stage.name].facts.get("warnings", [])),
+            *context.warnings,
+        ],
         preferences={"pairs": int(labels["pairs"]), "questions": int(labels["questions_asked"])},
         digests={"world": context.world.digest(), **{name: manifest[name].key for name in seconds}},
     )
@@ -123,6 +137,10 @@ def _grouped_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _score_figures(facts: Mapping[str, Any]) -> ScoreModelFigures:
     wanted = {name: facts[name] for name in ScoreModelFigures.model_fields if name in facts}
+    for name, of in (("pair_accuracy", "ranked_holdout_pairs"), ("sign_accuracy", "signed_holdout_responses")):
+        if name in facts and of in facts:
+            n = int(facts[of])
+            wanted[f"{name}_interval"] = vars(wilson(round(facts[name] * n), n))
     return ScoreModelFigures(**wanted)
 
 
@@ -134,6 +152,15 @@ def _versions() -> dict[str, str]:
         except ModuleNotFoundError:  # one of the two editions of vLLM
             continue
     return found
+
+
+def _log_to(path: Path) -> logging.Handler:
+    """Keep what this process logs, with times, beside the run."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    return handler
 
 
 def one_line(error: BaseException) -> str:

@@ -28,6 +28,8 @@ KINDS = ("harmful", "dual_use", "benign", "lookalike", "ambiguous")
 MAJOR_KINDS = frozenset({"harmful", "benign", "lookalike"})
 RESERVED_SHARE = 0.15
 """Share of conversations that only SFT may have met."""
+OVERSAMPLING = (2, 20)
+"""Prompts drawn per prompt wanted: first try, last try."""
 CELLS: Mapping[str, tuple[str, str]] = {
     "seen": ("seen", "seen"),
     "heldout_tasks": ("heldout", "seen"),
@@ -47,8 +49,12 @@ def training_prompts(
 
 def certificate_prompts(world: World, *, n: int, seed: int, subset: Sequence[str], constraint: str) -> list[Prompt]:
     """`n` prompts of a constraint's subset, kinds by their numbers of tasks, from the reserved conversations."""
-    kinds = [kind for kind in KINDS if (not subset or kind in subset) and _has_kind(world, kind)]
-    return _drawn(world, n=n, seed=seed, prefix=f"certificate-{constraint}", reserved=True, kinds=kinds or None)
+    kinds = [kind for kind in subset if kind in KINDS and _has_kind(world, kind)]
+    only_kinds = len(kinds) == len(subset)  # a form or `attack` selects among all kinds
+    return _drawn(
+        world, n=n, seed=seed, prefix=f"certificate-{constraint}", reserved=True, subset=frozenset(subset),
+        kinds=kinds if kinds and only_kinds else None,
+    )  # fmt: skip
 
 
 def is_reserved(prompt: Prompt) -> bool:
@@ -56,23 +62,24 @@ def is_reserved(prompt: Prompt) -> bool:
     return stable_seed(prompt.attributes["task_id"], prompt.attributes["form"]) < RESERVED_SHARE * 2**31
 
 
-def _drawn(world: World, *, n: int, seed: int, prefix: str, reserved: bool, **choice: Any) -> list[Prompt]:
-    """Draw more than enough, keep those on the right side, shuffle, and number them anew."""
+def _drawn(
+    world: World, *, n: int, seed: int, prefix: str, reserved: bool, subset: frozenset[str] = frozenset(), **choice: Any
+) -> list[Prompt]:
+    """Draw more than enough, keep those on the right side and in the subset, shuffle, and number them anew."""
     share = RESERVED_SHARE if reserved else 1 - RESERVED_SHARE
-    drawn = sandbox_prompts(
-        world,
-        n=math.ceil(2 * n / share) + 200,
-        seed=seed,
-        task_splits=["seen"],
-        form_splits=["seen"],
-        prefix=prefix,
-        **choice,
+    for oversampling in OVERSAMPLING:
+        number = math.ceil(oversampling * n / share) + 200
+        drawn = sandbox_prompts(
+            world, n=number, seed=seed, task_splits=["seen"], form_splits=["seen"], prefix=prefix, **choice
+        )
+        kept = [each for each in drawn if is_reserved(each) is reserved and (not subset or each.tags & subset)]
+        if len(kept) >= n:
+            random.Random(f"{prefix}/{seed}").shuffle(kept)
+            return [replace(prompt, prompt_id=f"{prefix}-{index:06d}") for index, prompt in enumerate(kept[:n])]
+    what = f" of {', '.join(sorted(subset))}" if subset else ""
+    raise DataError(
+        f"the world has too few conversations{what} for {n} prompts '{prefix}': it needs more tasks or forms"
     )
-    kept = [prompt for prompt in drawn if is_reserved(prompt) is reserved]
-    if len(kept) < n:
-        raise DataError(f"the world has too few conversations for {n} prompts '{prefix}': it needs more tasks or forms")
-    random.Random(f"{prefix}/{seed}").shuffle(kept)
-    return [replace(prompt, prompt_id=f"{prefix}-{index:06d}") for index, prompt in enumerate(kept[:n])]
 
 
 def _has_kind(world: World, kind: str) -> bool:

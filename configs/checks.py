@@ -20,6 +20,9 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _lengths(settings)
     yield from _certificate(settings)
     yield from _files(settings)
+    yield from _crowd(settings)
+    yield from _windows(settings)
+    yield from _repeatable(settings)
 
 
 def certificate_samples_needed(limit: float, confidence: float, constraints: int) -> int:
@@ -82,3 +85,34 @@ def _files(settings: RunSettings) -> Iterator[Problem]:
         yield "sandbox.world", f"no file {world}; give the path of a world file, or leave it out for the packaged world"
     if settings.storage is not None and not settings.storage.is_absolute():
         yield "storage", f"{settings.storage} looks like a URL, which is not offered yet; give a folder"
+
+
+def _crowd(settings: RunSettings) -> Iterator[Problem]:
+    crowd = settings.preferences.crowd
+    if crowd.votes % 2 == 0:
+        yield "preferences.crowd.votes", f"{crowd.votes} votes can tie; take {crowd.votes - 1} or {crowd.votes + 1}"
+    if crowd.votes > crowd.annotators:
+        yield (
+            "preferences.crowd.votes",
+            f"{crowd.votes} votes need as many different people; raise preferences.crowd.annotators above {crowd.annotators}",
+        )
+    if crowd.mode == "mixed" and settings.constraints:
+        yield (
+            "preferences.crowd.mode",
+            "a mixed crowd gives no safety labels, so no cost model can be trained; set constraints: {} or mode: decoupled",
+        )
+
+
+def _windows(settings: RunSettings) -> Iterator[Problem]:
+    for name, one in settings.constraints.items():
+        most = one.window_batches * settings.ppo.batch_size
+        if one.min_samples > most:
+            yield (
+                f"constraints.{name}.min_samples",
+                f"the window holds at most {most} samples (window_batches x ppo.batch_size), so the multiplier would never move",
+            )
+
+
+def _repeatable(settings: RunSettings) -> Iterator[Problem]:
+    if settings.deterministic and settings.resources.generators.threads != 1:
+        yield "resources.generators.threads", "deterministic runs are single-threaded; set it to 1"

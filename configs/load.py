@@ -24,7 +24,18 @@ from configs.yaml_reader import KeyPath, parse_value, read_yaml
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
 _PATHS: tuple[KeyPath, ...] = (("storage",), ("sandbox", "world"))
-_NOT_IN_ARMS = ("name", "seed", "seeds", "storage", "arms", "reuse_from")
+_NOT_IN_ARMS = (
+    "name",
+    "seed",
+    "seeds",
+    "storage",
+    "arms",
+    "reuse_from",
+    "resources",
+    "sandbox",
+    "model",
+    "deterministic",
+)
 
 
 @dataclass

@@ -61,6 +61,18 @@ def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
         raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
 
 
+def fetch_result(ref: Any, *, deadline_seconds: float, what: str) -> Any:
+    """As `fetch`, for a task whose own errors are meant for the user: those are raised as they are.
+
+    Raises:
+        SteelyardError: what the task raised; RemoteTimeout, RemoteFailure: as `fetch`.
+    """
+    try:
+        return fetch(ref, deadline_seconds=deadline_seconds, what=what)
+    except RemoteFailure as failure:
+        raise user_error(failure) or failure from failure
+
+
 def poll(refs: Sequence[Any], *, seconds: float) -> list[Any]:
     """Those of `refs` (references, or streams from streaming calls) that are ready, after waiting `seconds` at most for one.
 

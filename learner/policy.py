@@ -110,7 +110,7 @@ def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, 
     """Learn once from one batch; every rank calls it with its own samples.
 
     Args:
-        step: optimiser step, from 0: seeds the shuffle and places the learning rate.
+        step: optimiser step, from 1: seeds the shuffle and places the learning rate.
 
     Raises:
         NonFiniteUpdate: a log-prob, value, loss or gradient is not finite; names the requests.
@@ -289,8 +289,8 @@ def update_on_minibatch(
     require_finite(ranks, experience.samples, np.asarray(broken, dtype=np.int64), "log-prob, value or loss")
 
     rates = {"warmup_steps": settings.warmup_steps, "total_steps": settings.steps}
-    actor_rate = learning_rate(step, base=settings.actor_learning_rate, schedule=settings.schedule, **rates)
-    critic_rate = learning_rate(step, base=settings.critic_learning_rate, schedule=settings.schedule, **rates)
+    actor_rate = learning_rate(step - 1, base=settings.actor_learning_rate, schedule=settings.schedule, **rates)
+    critic_rate = learning_rate(step - 1, base=settings.critic_learning_rate, schedule=settings.schedule, **rates)
     try:
         actor_norm = learner.actor.step(actor_rate)
         critic_norms = [critic.engine.step(critic_rate) for critic in learner.critics]

@@ -19,7 +19,7 @@ from configs.exits import DataError
 from configs.schema.supervised import ScoreModelSettings
 from learner.losses import reward_model_loss
 from learner.models import EndScores, load_tokenizer, new_score_model_from, pad_right, save_model
-from learner.statistics.calibration import expected_calibration_error, fit_platt
+from learner.statistics.calibration import expected_calibration_error, fit_platt, reliability_bins
 from learner.training import (
     SupervisedEngine,
     TokenRows,
@@ -186,6 +186,7 @@ def judge(kind: str, data: Pairs, scores: np.ndarray) -> tuple[dict[str, float],
     metrics = {
         "pair_accuracy": float((gaps_held > 0).mean()),
         "pair_calibration_error": expected_calibration_error(expit(np.abs(gaps_held)), gaps_held > 0),
+        "ranked_holdout_pairs": float(gaps_held.size),
         "score_mean": float(scores[:, train].mean()),
         "score_std": float(scores[:, train].std()),
     }
@@ -200,6 +201,7 @@ def judge(kind: str, data: Pairs, scores: np.ndarray) -> tuple[dict[str, float],
             known = (data.signs != 0) & rows
             if known.any():
                 metrics[name] = float((scores * data.signs > 0)[known].mean())
+        metrics["signed_holdout_responses"] = float(((data.signs != 0) & held).sum())
         calibrate(data, scores, metrics, documents)
     return metrics, documents
 
@@ -215,3 +217,10 @@ def calibrate(data: Pairs, scores: np.ndarray, metrics: dict[str, float], docume
         return
     metrics |= {"calibrated": 1.0, "calibration_slope": fit.slope, "calibration_intercept": fit.intercept}
     documents["calibration.json"] = {"slope": fit.slope, "intercept": fit.intercept, "n": fit.n}
+    probabilities, unsafe = fit.probability(scores[known]), data.signs[known] > 0
+    metrics["calibration_error"] = expected_calibration_error(probabilities, unsafe)
+    documents["training.json"]["reliability"] = [
+        {"predicted": each.mean_probability, "observed": each.unsafe_share, "n": each.n}
+        for each in reliability_bins(probabilities, unsafe)
+        if each.n
+    ]

@@ -305,8 +305,9 @@ class LearnerRank:
             critic.engine.load(path / _folder(critic))
         own = torch.load(path / f"rank-{self._rank}.pt", weights_only=False)
         _restore_rng(own["rng"])
-        self._weight_version = int(own["weight_version"])
-        return {**checkpoint.read_driver_state(path), "step": manifest["step"]}
+        # Never back: the generators may have seen this number, or a higher one, with other weights.
+        self._weight_version = max(self._weight_version + 1, int(own["weight_version"]))
+        return {**checkpoint.read_driver_state(path), "step": manifest["step"], "weight_version": self._weight_version}
 
     def _facts(self) -> dict[str, Any]:
         learner = self._loaded()

@@ -74,7 +74,9 @@ class ModelScorer:
         self._scorers: dict[str, Any] = {
             name: load_score_model(path, torch.float32).to(self._device) for name, path in models.signals.items()
         }
-        self._reference: Any = load_policy(models.reference, torch.float32).to(self._device) if models.reference else None
+        self._reference: Any = (
+            load_policy(models.reference, torch.float32).to(self._device) if models.reference else None
+        )
         return time.perf_counter() - begin
 
     @ray.method(concurrency_group=HEALTH)
@@ -113,7 +115,9 @@ class ModelScorer:
         tokens = 0
         with torch.inference_mode():
             for batch in length_sorted_batches([len(row) for row in rows], self._settings.tokens_per_batch):
-                input_ids, lengths = (one.to(self._device) for one in pad_right([rows[index] for index in batch], pad_id=0))
+                input_ids, lengths = (
+                    one.to(self._device) for one in pad_right([rows[index] for index in batch], pad_id=0)
+                )
                 tokens += input_ids.numel()
                 for name, model in self._scorers.items():
                     scores[name][batch] = forward_end_scores(model, input_ids, lengths).cpu().numpy()

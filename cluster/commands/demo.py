@@ -53,7 +53,9 @@ def demo_settings(seed: int | None, break_: Break | None) -> RunSettings:
     if seed is not None:
         overrides.append(f"seed={seed}")
     if break_:
-        overrides.append(f"reuse_from=[{PRESET}{suffix}]")  # what a broken run shares with the plain one is there already
+        overrides.append(
+            f"reuse_from=[{PRESET}{suffix}]"
+        )  # what a broken run shares with the plain one is there already
     return checked_settings(preset, overrides)
 
 
@@ -96,7 +98,8 @@ def _demo(settings: RunSettings, *, fresh: bool, break_: Break | None, keep_head
         print_result(summary, console)
         _say(console, f"Report: {_shown(layout.report)}")
         _say(console, f"This run was already finished; {_again(settings, break_)} starts anew.")
-        return 0
+        certificate = summary.get("certificate")
+        return int(Exit.DONE if certificate is None or certificate["feasible"] else Exit.INFEASIBLE)
     exit_code, detached = _run_job(settings, layout, console, fresh=fresh, break_=break_, keep_head=keep_head)
     if detached:
         return 0

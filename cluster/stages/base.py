@@ -37,6 +37,8 @@ class Stage:
     code: tuple[str, ...]
     """Source files and folders whose change changes what comes out."""
     run: Callable[[RunContext], StageOutput]
+    shared: bool = True
+    """Whether another run's result may be taken over; what a run is about, its loop and evaluation, it does itself."""
 
     def key(self, manifest: Manifest) -> str:
         """Digest of settings, code and the content of the inputs."""
@@ -58,21 +60,22 @@ def run_stages(stages: Sequence[Stage], context: RunContext) -> None:
             continue
         context.stage_key = key
         context.status.begin_stage(stage.name)
-        adopted = _adopt(stage, key, context)
+        adopted = _adopt(stage, key, context) if stage.shared else None
         context.manifest.record(adopted or _run(stage, key, context))
         context.status.end_stage(stage.name, state="skipped" if adopted else "done")
 
 
 def _run(stage: Stage, key: str, context: RunContext) -> StageRecord:
-    started = time.monotonic()
+    started, known = time.monotonic(), len(context.warnings)
     output = stage.run(context)
+    warnings = context.warnings[known:]
     return StageRecord(
         name=stage.name,
         key=key,
         inputs={name: digest(context.manifest[name].outputs) for name in stage.inputs},
         outputs={os.path.relpath(path, context.layout.root): output_digest(path) for path in output.paths},
         seconds=round(time.monotonic() - started, 3),
-        facts=output.facts,
+        facts={**output.facts, "warnings": warnings} if warnings else output.facts,
     )
 
 

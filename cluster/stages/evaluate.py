@@ -19,7 +19,7 @@ from cluster.stages import ppo, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 from configs.schema.signals import ConstraintSettings
-from learner.deadlines import fetch
+from learner.deadlines import fetch_result
 from learner.records import Prompt, SamplingSettings
 from learner.statistics.certificate import Certificate, certify
 
@@ -38,15 +38,17 @@ def evaluate_stage(settings: RunSettings) -> Stage:
             "certificate": settings.certificate.model_dump(mode="json"),
             "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
             "max_response_tokens": settings.ppo.max_response_tokens,
+            "dtype": settings.resources.generators.dtype,
         },
         code=(
             "cluster/stages/evaluate.py",
             "cluster/promptsets.py",
-            "actors/crowd",
-            "actors/judging",
+            "cluster/requests.py",
+            "actors",
             "learner/statistics",
         ),
         run=_run,
+        shared=False,
     )
 
 
@@ -71,7 +73,9 @@ def _run(context: RunContext) -> StageOutput:
     samples = _merge(folder, {prompt.prompt_id for some in own.values() for prompt in some})
     evaluation = evaluate_cells(iter_samples(samples), confidence=settings.evaluation.confidence)
     path = folder / "evaluation.json"
-    path.write_text(json.dumps(evaluation, indent=1) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(evaluation, indent=1) + "\n")
+    os.replace(partial, path)
     facts = {name: vars(certificate) for name, certificate in certificates.items()}
     return StageOutput((samples, folder / "certificate.parquet", path), {"certificates": facts})
 
@@ -87,7 +91,9 @@ def _answer(context: RunContext, model: str, model_path: Path, prompts: Sequence
     call = judge_samples.remote(
         context.world_path, model, list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), *chunks
     )
-    judged = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})")
+    judged = fetch_result(
+        call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})"
+    )
     if judged != len(prompts):
         context.warn(
             f"{len(prompts) - judged} of {len(prompts)} answers of {model} could not be drawn; cells have fewer samples"

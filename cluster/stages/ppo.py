@@ -28,9 +28,18 @@ def ppo_stage(settings: RunSettings) -> Stage:
             "ppo": settings.ppo.model_dump(mode="json"),
             "learner": settings.resources.learner.model_dump(mode="json", include={"ranks", "dtype", "zero_stage"}),
             "deterministic": settings.deterministic,
+            "dtype": settings.resources.generators.dtype,
         },
-        code=("cluster/loop.py", "cluster/constraints.py", "cluster/promptsets.py", "learner", "actors/engine.py"),
+        code=(
+            "cluster/loop.py",
+            "cluster/constraints.py",
+            "cluster/promptsets.py",
+            "cluster/requests.py",
+            "learner",
+            "actors",
+        ),
         run=_run,
+        shared=False,
     )
 
 
@@ -68,7 +77,8 @@ def _mean_cost(context: RunContext, constraint: str) -> float:
     one = context.settings.constraints[constraint]
     if one.measure == "rate":
         return float(context.facts(preferences.NAME)["unsafe_share"]) / one.effective_scale
-    return max(0.0, float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])) / one.effective_scale
+    mean_cost = float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])
+    return (mean_cost if one.measure == "mean" else max(0.0, mean_cost)) / one.effective_scale
 
 
 def _document(folder: Path, name: str) -> dict[str, Any]:

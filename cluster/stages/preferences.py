@@ -12,7 +12,7 @@ from cluster.requests import Sampler, stable_seed
 from cluster.stages import sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
-from learner.deadlines import fetch
+from learner.deadlines import fetch_result
 from learner.records import GenerationRequest, Prompt, SamplingSettings
 
 PAIRS, NAME = "pairs", "preferences"
@@ -28,8 +28,15 @@ def pairs_stage(settings: RunSettings) -> Stage:
             "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "holdout_share"}),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "deterministic": settings.deterministic,
+            "dtype": settings.resources.generators.dtype,
         },
-        code=("cluster/stages/preferences.py", "cluster/requests.py", "actors/engine.py", "actors/crowd"),
+        code=(
+            "cluster/stages/preferences.py",
+            "cluster/requests.py",
+            "cluster/promptsets.py",
+            "actors/engine.py",
+            "actors/crowd",
+        ),
         run=_sample,
     )
 
@@ -57,14 +64,14 @@ def _sample(context: RunContext) -> StageOutput:
     chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
     path = context.layout.preferences(context.round_number) / "pairs.parquet"
     provenance = Provenance(
-        model_digest=next(iter(context.manifest[sft.NAME].outputs.values())),
+        model_digest=context.manifest[sft.NAME].outputs["sft"],
         temperatures=preferences.temperatures,
         max_response_tokens=settings.ppo.max_response_tokens,
         sampling_seed=settings.seed,
         weight_version=context.engines.weight_version,
     )
     call = write_pairs.remote(prompts, str(context.tokenizer_path / "tokenizer.json"), str(path), provenance, *chunks)
-    written = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
+    written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
     return StageOutput((path,), {"pairs": written})
 
 
@@ -91,5 +98,5 @@ def _label(context: RunContext) -> StageOutput:
         str(folder / "pairs.parquet"),
         str(path),
     )
-    facts = fetch(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
+    facts = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
     return StageOutput((path,), facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,15 +12,14 @@ from cluster.stages import preferences, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 from configs.schema.supervised import ScoreModelSettings
-from learner.deadlines import fetch
+from learner.deadlines import fetch_result
 from learner.preference import PreferenceTask
 
 REWARD = "reward_model"
 _CODE = (
+    *sft.TRAINERS,
     "learner/preference.py",
-    "learner/supervised.py",
-    "learner/models.py",
-    "learner/losses.py",
+    "learner/statistics/calibration.py",
     "actors/crowd/datasets.py",
 )
 
@@ -99,7 +99,12 @@ def _train(
         seed=context.settings.seed,
     )
     metrics = context.engines.train(task, context.status)
-    return StageOutput((output,), {"comparisons": counts, **metrics})
+    training = json.loads((output / "training.json").read_text())
+    if "calibration_refused" in training:
+        context.warn(
+            f"{name}: no calibration could be fitted ({training['calibration_refused']}); its raw score is taken as log-odds"
+        )
+    return StageOutput((output,), {"comparisons": counts, "reliability": training.get("reliability", []), **metrics})
 
 
 def _labelled(context: RunContext) -> str:
@@ -107,5 +112,7 @@ def _labelled(context: RunContext) -> str:
 
 
 def _wait(context: RunContext, call: Any, what: str) -> dict[str, int]:
-    counts: dict[str, int] = fetch(call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what=what)
+    counts: dict[str, int] = fetch_result(
+        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what=what
+    )
     return counts

@@ -7,12 +7,14 @@ from actors.crowd.vocabulary import world_words
 from cluster.context import RunContext
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
-from learner.deadlines import fetch
+from learner.deadlines import fetch_result
 from learner.models import new_policy, save_model
 from learner.sft import SftTask
 from learner.tokens import build_tokenizer
 
 NAME = "sft"
+TRAINERS = ("learner/training.py", "learner/engine.py", "learner/models.py", "learner/losses.py")
+"""What every supervised stage runs."""
 
 
 def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
@@ -28,7 +30,7 @@ def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
             "workers": settings.resources.supervised.workers,
             "deterministic": settings.deterministic,
         },
-        code=("learner/sft.py", "learner/supervised.py", "learner/models.py", "learner/tokens.py", "actors/crowd"),
+        code=(*TRAINERS, "learner/sft.py", "learner/tokens.py", "actors/crowd"),
         run=_run,
     )
 
@@ -41,7 +43,7 @@ def _run(context: RunContext) -> StageOutput:
     start = layout.data / "initial"
     save_model(new_policy(settings.model, tokenizer, settings.seed), tokenizer, start)
     data = layout.data / "sft.parquet"
-    examples = fetch(
+    examples = fetch_result(
         write_demonstrations.remote(
             context.world_path,
             str(context.tokenizer_path),
@@ -54,4 +56,4 @@ def _run(context: RunContext) -> StageOutput:
     )
     task = SftTask(name=NAME, data=data, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
     metrics = context.engines.train(task, context.status)
-    return StageOutput((layout.sft, context.tokenizer_path), {"examples": examples, **metrics})
+    return StageOutput((layout.sft, context.tokenizer_path, data), {"examples": examples, **metrics})

@@ -70,7 +70,7 @@ def test_the_result_shows_table_verdict_and_times():
     cells = {"harm_rate_harmful": cell, "helpfulness_benign": cell}
     summary = {
         "evaluation": {"sft": {"seen": cells}, "policy": {"seen": cells}},
-        "certificate": {"verdict": "feasible: 2.1 % [1.2, 3.4] ≤ 5 %"},
+        "verdict": "feasible: 2.1 % [1.2, 3.4] ≤ 5 %",
         "seconds": {"sft": 180.0, "ppo": 240.0, "total": 500.0},
     }
     console = Console(file=io.StringIO(), width=80)

@@ -112,9 +112,9 @@ def test_cvar_J_is_the_mean_of_the_worst_share(costs: np.ndarray, alpha: float) 
     measure = Measure("cvar", alpha=alpha)
     J = measure.aggregate(measure.g(costs, measure.freeze(costs)))
     # Expected number: the definition, by sorting.
-    assert pytest.approx(
-        cvar_by_tail_average(np.full(costs.size, 1 / costs.size), costs, alpha), rel=1e-9, abs=1e-9
-    ) == J
+    assert (
+        pytest.approx(cvar_by_tail_average(np.full(costs.size, 1 / costs.size), costs, alpha), rel=1e-9, abs=1e-9) == J
+    )
 
 
 def test_g_by_hand() -> None:

@@ -212,7 +212,7 @@ def test_tensors_in_another_order_are_refused_and_the_iterator_is_still_exhauste
 
 def test_a_member_that_does_not_come_is_an_error_within_the_timeout() -> None:
     store = TransportStore("127.0.0.1", timeout_seconds=10)
-    with pytest.raises(TransportError, match="rank 0 of 2 could not join within 0.5 s"):
+    with pytest.raises(TransportError, match=r"rank 0 of 2 could not join within 0\.5 s"):
         GlooSender(store.address, world_size=2, epoch=1, timeout_seconds=0.5)
 
 
@@ -221,7 +221,7 @@ def test_a_group_is_built_anew_as_the_next_epoch() -> None:
     first = receiver(store, 1, 2, [])
     sender = GlooSender(store.address, world_size=2, epoch=1, timeout_seconds=10)
     first.join()
-    with pytest.raises(TransportError):  # its only receiver has left
+    with pytest.raises(TransportError):  # noqa: PT012 - its only receiver has left; a send into a buffer may pass
         for _ in range(50):
             sender.broadcast(WEIGHTS, PLAN, 1)
     second = receiver(store, 1, 2, [1], epoch=2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -180,7 +181,11 @@ def chunks(collected: Collected) -> dict[str, tuple[Any, np.ndarray, np.ndarray]
     for row in collected.rows:
         body = bodies[row.chunk]
         assert body.meta[row.row] == row.rollout
-        found[row.rollout.request_id.split("-")[1]] = (row.rollout, body.token_ids[row.row], body.behaviour_logprobs[row.row])
+        found[row.rollout.request_id.split("-")[1]] = (
+            row.rollout,
+            body.token_ids[row.row],
+            body.behaviour_logprobs[row.row],
+        )
     return found
 
 
@@ -251,7 +256,8 @@ def test_deterministic_batches_repeat_bit_for_bit(house: House) -> None:
     pool = RolloutPool(house.generators, house.scorers, DEADLINES, deterministic=True)
     wanted = requests("d", 90)
     first, second = pool.collect(wanted), pool.collect(list(reversed(wanted)))
-    assert [row.rollout for row in first.rows] == [row.rollout for row in second.rows]
+    differ = [(a.rollout, b.rollout) for a, b in zip(first.rows, second.rows, strict=True) if a.rollout != b.rollout]
+    assert not differ, differ
     assert [row.sample.reward for row in first.scored] == [row.sample.reward for row in second.scored]
     bodies = [chunks(first), chunks(second)]
     assert all(np.array_equal(bodies[0][key][2], bodies[1][key][2]) for key in bodies[0])
@@ -285,7 +291,7 @@ def test_a_generator_answers_pings_while_it_draws(house: House) -> None:
 def test_other_parameters_than_the_engines_are_refused_by_name(house: House) -> None:
     house.sender.drop = "model.norm.weight"
     with pytest.raises(PlanMismatch, match=r"generator-\d cannot take.*not sent: model\.norm\.weight"):
-        WeightPublisher(house.generators, house.sender, TransportSettings(), DEADLINES.model_copy(update={"broadcast_seconds": 3.0})).publish(1)
+        WeightPublisher(house.generators, house.sender, TransportSettings(), DEADLINES).publish(1)
     house.sender.drop = None
     assert house.generators.health.reachable() == house.generators.names
 
@@ -315,13 +321,11 @@ def test_the_parity_check_fails_when_one_bucket_is_withheld(house: House) -> Non
     house.sender.load(house.models.policy)
     house.sender.stale_bucket = True
     faulty = WeightPublisher(house.generators, house.sender, TransportSettings(bucket_bytes=BUCKET_BYTES), DEADLINES)
-    faulty._epoch = 100  # apart from the epochs of the house's own publisher
     faulty.publish(2)
     house.sender.stale_bucket = False
     for name in house.generators.names:
         assert parity(house, name, house.models.policy) > 10 * TOLERANCE, "the check has no power"
     mended = WeightPublisher(house.generators, house.sender, TransportSettings(bucket_bytes=BUCKET_BYTES), DEADLINES)
-    mended._epoch = 200
     mended.publish(3)
     for name in house.generators.names:
         assert parity(house, name, house.models.policy) < TOLERANCE
@@ -337,13 +341,11 @@ def test_weights_can_be_taken_from_a_folder(house: House) -> None:
 def test_a_killed_generator_loses_no_request_and_serves_again_after_the_next_update(house: House) -> None:
     house.sender.load(house.models.policy)
     publisher = WeightPublisher(house.generators, house.sender, TransportSettings(bucket_bytes=BUCKET_BYTES), DEADLINES)
-    publisher._epoch = 300
     publisher.publish(5)
     victim = fetch(house.generators.actor("generator-1").ping.remote(), deadline_seconds=20, what="generator-1.ping")
-    wanted = requests("kill", 400, most=60)
-    killer = ray.remote(num_cpus=0)(_kill_soon).remote(victim, 0.3)
+    wanted = requests("kill", 800, most=60)
+    threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
     collected = house.pool.collect(wanted)
-    fetch(killer, deadline_seconds=30, what="killer")
     assert sorted(row.rollout.request_id for row in collected.rows) == [one.request_id for one in wanted]
     assert collected.generator_deaths == 1, "the generator was to die in the middle of the batch"
     assert house.generators.health.health("generator-1") is not Health.SERVING
@@ -355,7 +357,7 @@ def test_a_killed_generator_loses_no_request_and_serves_again_after_the_next_upd
         house.generators.poll(seconds=0.5)
     assert house.generators.health.serving() == ["generator-0"], "back, but not before it has the current weights"
     report = publisher.publish(6)
-    assert report.generators == ("generator-0", "generator-1") and report.epoch > 301
+    assert report.generators == ("generator-0", "generator-1") and report.epoch > 1
     assert parity(house, "generator-1", house.models.policy) < TOLERANCE
     both = house.pool.collect(requests("both", 64))
     assert {row.rollout.generator for row in both.rows} == {"generator-0", "generator-1"}
@@ -372,8 +374,3 @@ def test_a_killed_scorer_is_started_again_and_every_sample_scored(house: House) 
     collected = house.pool.collect(wanted)
     assert [row.rollout.request_id for row in collected.scored] == [one.request_id for one in wanted]
     assert scorer.restarts == 1
-
-
-def _kill_soon(pid: int, seconds: float) -> None:
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
