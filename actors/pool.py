@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from actors.events import ActorEvent, OnEvent, ignore
 from actors.generators import GeneratorGroup
 from actors.scorers import Scorer, ScorerGroup
 from actors.scoring.model_scorer import ScoreMeta
+from actors.verdicts import judge_row, overlap_efficiency
 from configs.exits import StoppedError
 from configs.schema.resources import DeadlineSettings
 from learner.deadlines import RemoteFailure, RemoteTimeout, ValueLost, fetch, next_item, poll, user_error
@@ -371,35 +372,3 @@ class _Collection:
             generator_deaths=self._deaths,
             timings=timings,
         )
-
-
-def judge_row(
-    rollout: RolloutMeta, row: int, metas: Sequence[ScoreMeta], signals: set[str]
-) -> tuple[ScoredSample | None, str]:
-    """The scored sample of one row; or None and the reason why it must be set aside.
-
-    Args:
-        metas: of every role, for the chunk the row is in.
-        signals: that must have a score; without ``reward`` among them the reward is 0.
-    """
-    scores: dict[str, float] = {}
-    for meta in metas:
-        if meta.request_ids[row] != rollout.request_id:
-            return None, f"a scorer answered for request {meta.request_ids[row]}"
-        if rollout.request_id in meta.faults:
-            return None, meta.faults[rollout.request_id]
-        scores |= {name: values[row] for name, values in meta.scores.items()}
-    missing = signals - scores.keys()
-    if missing:
-        return None, f"no score: {', '.join(sorted(missing))}"
-    costs: Mapping[str, float] = {
-        name.removeprefix("cost/"): value for name, value in scores.items() if name.startswith("cost/")
-    }
-    return ScoredSample(rollout, scores.get("reward", 0.0), costs), ""
-
-
-def overlap_efficiency(total_seconds: float, generate_seconds: float, score_busy_seconds: float) -> float:
-    """Share of the scorers' work that cost no time of its own: 1 - (time after the last sample) / (scorers' work)."""
-    if score_busy_seconds <= 0:
-        return 1.0
-    return min(1.0, max(0.0, 1.0 - (total_seconds - generate_seconds) / score_busy_seconds))

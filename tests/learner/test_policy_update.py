@@ -38,7 +38,7 @@ def _update(
     if order is not None:
         batch = replace(batch, rows=tuple(np.random.default_rng(order).permutation(np.array(batch.rows, dtype=object))))
     learner = tiny_learner(settings, **changes)
-    return learner, update_policy(learner, batch.all_samples(), TERMS, step=0)
+    return learner, update_policy(learner, batch.all_samples(), TERMS, step=1)
 
 
 @pytest.mark.parametrize("loss", ["token_mean", "row_mean"])
@@ -143,7 +143,7 @@ def test_minibatches_part_the_batch_alike_for_any_number_of_ranks() -> None:
 def test_epochs_and_steps_shuffle_anew() -> None:
     positions = np.arange(16 * BLOCK)
     first, second = (
-        minibatch_rows(positions, len(positions), minibatch_size=32, seed=1, step=0, epoch=epoch) for epoch in (0, 1)
+        minibatch_rows(positions, len(positions), minibatch_size=32, seed=1, step=1, epoch=epoch) for epoch in (0, 1)
     )
     assert any(not np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
@@ -154,7 +154,7 @@ def test_a_batch_that_is_not_full_is_learned_from_whole() -> None:
     learner = tiny_learner(settings)
     samples = batch.all_samples()
     experience = make_experience(learner, samples, TERMS)
-    plan = plan_minibatches(learner, experience, step=0)
+    plan = plan_minibatches(learner, experience, step=1)
     rows = np.concatenate([part for minibatch in plan for part in minibatch.micro_batches])
     assert sorted(rows) == list(range(45))
     assert sum(one.denominators["reward"] for one in plan) == float(samples.response_lengths.sum())
@@ -164,7 +164,7 @@ def test_a_batch_that_is_not_full_is_learned_from_whole() -> None:
 def test_a_sample_twice_is_refused() -> None:
     rows = made_up_batch(8).rows
     with pytest.raises(BadBatch, match="r0000 is in the batch twice"):
-        deal_rows([*rows, rows[0]], ranks=2, seed=0, step=0)
+        deal_rows([*rows, rows[0]], ranks=2, seed=0, step=1)
 
 
 def test_a_sample_in_the_wrong_row_is_refused() -> None:
@@ -194,7 +194,7 @@ def test_a_log_prob_that_is_not_finite_stops_the_update_before_anything_moves_an
         )  # tied: it is a logit too, so all rows break
     before = _weights(learner).clone()
     with pytest.raises(NonFiniteUpdate, match=r"proximal log-prob or value of request r0000.* and 40 more"):
-        update_policy(learner, samples, TERMS, step=0)
+        update_policy(learner, samples, TERMS, step=1)
     assert torch.equal(before.nan_to_num(), _weights(learner).nan_to_num()) and learner.actor.steps == 0
 
 
@@ -214,7 +214,7 @@ def test_a_ratio_that_overflows_stops_the_update_and_names_only_its_request() ->
 
     learner.actor.forward = forward  # type: ignore[method-assign]
     with pytest.raises(NonFiniteUpdate, match=r"of request r0011 is not finite"):
-        update_policy(learner, samples, TERMS, step=0)
+        update_policy(learner, samples, TERMS, step=1)
     assert learner.actor.steps == 0 and learner.critics[0].engine.steps == 0
 
 
@@ -255,7 +255,7 @@ def test_ptx_draws_the_same_rows_for_any_number_of_ranks() -> None:
 
 def test_the_rollout_table_explains_every_sample() -> None:
     _, update = _update()
-    table = rollout_table(update.experience, TERMS.multipliers, step=0).to_pydict()
+    table = rollout_table(update.experience, TERMS.multipliers, step=1).to_pydict()
     samples = update.experience.samples
     row = table["request_id"].index("r0003")
     length = table["response_length"][row]
