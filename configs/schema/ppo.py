@@ -13,14 +13,14 @@ from configs.schema.supervised import KIND_WEIGHTS
 class PpoSettings(Settings):
     """One PPO-Lag run: `steps` optimiser steps of `batch_size` fresh samples each."""
 
-    steps: Count = 60
+    steps: Count = 80
     batch_size: Count = 128
     """Samples per optimiser step, over all ranks."""
     epochs: Count = 2
     """Passes over one batch."""
     minibatch_size: Count = 64
     """Samples per gradient update, over all ranks."""
-    actor_learning_rate: Positive = 3e-4
+    actor_learning_rate: Positive = 2e-4
     critic_learning_rate: Positive = 5e-4
     warmup_steps: CountOrZero = 0
     schedule: Literal["constant", "cosine"] = "constant"
@@ -32,7 +32,7 @@ class PpoSettings(Settings):
     clip_value: Positive = 5.0
     importance_cap: Positive = 2.0
     """c: the truncated importance weight is min(c, exp(proximal - behaviour))."""
-    kl_coefficient: NonNegative = 0.025
+    kl_coefficient: NonNegative = 0.04
     """beta: weight of the per-token KL penalty, in every stream."""
     loss: Literal["token_mean", "row_mean"] = "token_mean"
     """`row_mean` is the papers': mean over a row's tokens, then over rows."""
@@ -45,7 +45,7 @@ class PpoSettings(Settings):
     ptx_batch_size: Count = 32
     temperature: Positive = 1.0
     max_response_tokens: Count = 40
-    kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 25, "lookalike": 22, "dual_use": 18, "ambiguous": 10}
+    kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 30, "lookalike": 22, "dual_use": 18, "ambiguous": 5}
     """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
     checkpoint_every: Count = 20
 

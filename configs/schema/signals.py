@@ -13,7 +13,7 @@ class DualSettings(Settings):
     """How a constraint's multiplier moves, once per optimiser step."""
 
     form: Literal["projected", "log", "pid", "fixed"] = "projected"
-    initial: NonNegative = 0.0
+    initial: NonNegative = 1.0
     """lambda before the first update (of `fixed`: for ever)."""
     learning_rate: Positive = 0.5
     """Of `projected` and `log`; of `pid`, the integral's gain."""
@@ -26,7 +26,7 @@ class DualSettings(Settings):
     derivative_delay: Count = 4
     """`pid` only: steps between the two averages whose difference is the derivative."""
     cap: Positive = 6.0
-    delay: CountOrZero = 4
+    delay: CountOrZero = 0
     """Updates that only observe, before the multiplier moves."""
 
     @model_validator(mode="after")
