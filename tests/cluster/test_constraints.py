@@ -14,7 +14,7 @@ PROMPTS = {
     for name, kind in (("h0", "harmful"), ("h1", "harmful"), ("d0", "dual_use"), ("b0", "benign"), ("b1", "benign"))
 }
 
-PLAIN = {"learning_rate": 1.0, "delay": 0, "cap": 20.0}
+PLAIN = {"initial": 0.0, "learning_rate": 1.0, "delay": 0, "cap": 20.0}
 """A dual that moves at once and is not capped, so that numbers can be worked out by hand."""
 
 
@@ -57,7 +57,7 @@ def test_a_projected_multiplier_rises_by_the_violation() -> None:
 
 
 def test_a_batch_outside_the_subset_holds_the_multiplier() -> None:
-    group = constraints(subset=("harmful",), dual=DualSettings(initial=0.7, **PLAIN))
+    group = constraints(subset=("harmful",), dual=DualSettings(**PLAIN | {"initial": 0.7}))
     terms, readings = group.step(BATCH[3:], PROMPTS, 0)
     assert terms.multipliers["harm"] == 0.7
     assert readings["harm"].measure_value is None and readings["harm"].samples == 0
@@ -109,7 +109,7 @@ def test_a_saved_state_goes_on_exactly_where_it_was() -> None:
 
 @pytest.mark.parametrize("form", ["projected", "log", "pid", "fixed"])
 def test_every_dual_form_can_be_configured(form: str) -> None:
-    dual = DualSettings(form=form, initial=1.0, **PLAIN)  # type: ignore[arg-type]
+    dual = DualSettings(form=form, **PLAIN | {"initial": 1.0})  # type: ignore[arg-type]
     terms, _ = constraints(subset=("harmful",), dual=dual).step(BATCH, PROMPTS, 0)
     assert (terms.multipliers["harm"] == 1.0) == (form == "fixed")
 
