@@ -33,6 +33,12 @@ def folder_digest(folder: Path) -> str:
     )
 
 
+def model_digest(folder: Path) -> str:
+    """sha256 (hex) of what makes a Hugging Face model: weights and architecture, not the record of its training."""
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    return digest({path.name: file_digest(path) for path in files})
+
+
 @cache
 def code_digest(places: tuple[str, ...]) -> str:
     """sha256 (hex) of the Python sources at `places`, files or folders relative to the project's root."""

@@ -80,9 +80,9 @@ class Pairs:
             self.rank_weights[:] = table["rank_weight"].to_numpy()
             if not np.isin(self.signs, (-1, 0, 1)).all() or not (self.rank_weights >= 0).all():
                 raise DataError(f"{path}: signs must be +1, -1 or 0, and rank_weight not negative")
-        if self.holdout.all() or not (self.holdout & (self.rank_weights > 0)).any():
+        if self.holdout.all() or not self.holdout.any():
             raise DataError(
-                f"{path}: {int(self.holdout.sum())} of {n} pairs are held out: some ranked ones must be, and some not"
+                f"{path}: {int(self.holdout.sum())} of {n} pairs are held out: some must be, to measure accuracy, and some not"
             )
         self.lengths = self.better.lengths + self.worse.lengths
 
@@ -184,12 +184,13 @@ def judge(kind: str, data: Pairs, scores: np.ndarray) -> tuple[dict[str, float],
     train, held = ~data.holdout, data.holdout
     gaps_held = gaps[held & ranked]
     metrics = {
-        "pair_accuracy": float((gaps_held > 0).mean()),
-        "pair_calibration_error": expected_calibration_error(expit(np.abs(gaps_held)), gaps_held > 0),
         "ranked_holdout_pairs": float(gaps_held.size),
         "score_mean": float(scores[:, train].mean()),
         "score_std": float(scores[:, train].std()),
     }
+    if gaps_held.size:  # a rare category may have none
+        metrics["pair_accuracy"] = float((gaps_held > 0).mean())
+        metrics["pair_calibration_error"] = expected_calibration_error(expit(np.abs(gaps_held)), gaps_held > 0)
     if (train & ranked).any():
         metrics["train_pair_accuracy"] = float((gaps[train & ranked] > 0).mean())
     counts, edges = np.histogram(scores[:, train], bins=HISTOGRAM_BINS)

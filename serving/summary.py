@@ -72,7 +72,8 @@ class Reliability(_Part):
 class ScoreModelFigures(_Part):
     """How good a reward or cost model is on the pairs kept out of its training."""
 
-    pair_accuracy: float
+    pair_accuracy: float | None = None
+    """None where no pair that was kept out is ranked."""
     pair_accuracy_interval: Interval | None = None
     sign_accuracy: float | None = None
     """Cost models only: share of responses on the right side of zero."""

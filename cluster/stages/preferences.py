@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
 from cluster.context import RunContext
+from cluster.digests import model_digest
 from cluster.promptsets import training_prompts
 from cluster.requests import Sampler, stable_seed
 from cluster.stages import sft
@@ -64,7 +65,7 @@ def _sample(context: RunContext) -> StageOutput:
     chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
     path = context.layout.preferences(context.round_number) / "pairs.parquet"
     provenance = Provenance(
-        model_digest=context.manifest[sft.NAME].outputs["sft"],
+        model_digest=model_digest(context.layout.sft),
         temperatures=preferences.temperatures,
         max_response_tokens=settings.ppo.max_response_tokens,
         sampling_seed=settings.seed,

@@ -41,13 +41,7 @@ arms:
     constraints.theft:
       measure: mean
       limit: 0.0
-      categories:
-        - financial_crime,property_crime,theft
-        - hate_speech,offensive_language
-        - violence,aiding_and_abetting,incitement
-        - terrorism,organized_crime
-        - privacy_violation
-        - self_harm
+      categories: ["financial_crime,property_crime,theft"]
       min_samples: 1
       dual: {form: log, initial: 1.0, delay: 0}
     constraints.tail: {measure: cvar, limit: 1.0, alpha: 0.2, min_samples: 1, dual: {form: pid, delay: 0}}
