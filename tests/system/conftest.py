@@ -14,6 +14,10 @@ WORDS = tuple(f"word{index}" for index in range(150))
 MAX_LENGTH = 128
 
 
+STARTS = 3
+"""Ray gives its own node 30 s to come up, which a busy machine may miss."""
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Ray on this machine, started for the session in its own folder and ended with it; namespace `steelyard`."""
@@ -22,13 +26,29 @@ def ray_session() -> Iterator[None]:
         return
     # Ray's sockets live in this folder and their paths must stay under 108 characters, so no pytest tmp_path.
     with tempfile.TemporaryDirectory(prefix="sy-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=8, include_dashboard=False, _temp_dir=folder, namespace="steelyard",
-            object_store_memory=200 * 2**20, log_to_driver=False,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        )  # fmt: skip
+        _start_ray(Path(folder))
         yield
         ray.shutdown()
+
+
+def _start_ray(folder: Path) -> None:
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                num_cpus=8,
+                include_dashboard=False,
+                _temp_dir=str(folder / str(attempt)),
+                namespace="steelyard",
+                object_store_memory=200 * 2**20,
+                log_to_driver=False,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+            )
+        except Exception as error:
+            ray.shutdown()
+            if attempt == STARTS or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_preferences_and_the_same_first_step_bit_fo
     arms_run: tuple[Any, ...], tmp_path: Path
 ) -> None:
     _, layout, engines, _ = arms_run
-    again = settings_from(tmp_path, ARMS.replace("tiny-arms", "again").split("arms:\n")[0], "ppo.steps=1")
+    again = settings_from(tmp_path, ARMS.replace("tiny-arms", "again").split("arms:\n")[0])
     second = RunLayout(tmp_path / "again")
     run_pipeline(again, second, check_against_world(again), engines)
     first = layout.arm("one", 0)
