@@ -13,7 +13,7 @@ from configs.schema.supervised import KIND_WEIGHTS
 class PpoSettings(Settings):
     """One PPO-Lag run: `steps` optimiser steps of `batch_size` fresh samples each."""
 
-    steps: Count = 80
+    steps: Count = 90
     batch_size: Count = 128
     """Samples per optimiser step, over all ranks."""
     epochs: Count = 2

@@ -41,7 +41,7 @@ class RunSettings(Settings):
     sft: SftSettings = SftSettings()
     preferences: PreferenceSettings = PreferenceSettings()
     reward_model: ScoreModelSettings = ScoreModelSettings(epochs=3)
-    cost_model: ScoreModelSettings = ScoreModelSettings()
+    cost_model: ScoreModelSettings = ScoreModelSettings(epochs=4)
     ppo: PpoSettings = PpoSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     certificate: CertificateSettings = CertificateSettings()

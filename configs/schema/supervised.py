@@ -74,7 +74,7 @@ class PreferenceSettings(Settings):
     """Pairs sampled from the current policy and labelled by the crowd."""
 
     pairs: Count = 4000
-    temperatures: tuple[Positive, ...] = (1.0, 1.2)
+    temperatures: tuple[Positive, ...] = (1.0, 1.4)
     """The two responses of a pair are drawn at the temperatures in turn."""
     kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 22, "lookalike": 23, "dual_use": 20, "ambiguous": 10}
     """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
@@ -85,7 +85,7 @@ class PreferenceSettings(Settings):
     @model_validator(mode="after")
     def _two_temperatures(self) -> Self:
         if not self.temperatures:
-            raise ValueError("temperatures is empty: give one or two, such as [1.0, 1.2]")
+            raise ValueError("temperatures is empty: give one or two, such as [1.0, 1.4]")
         return self
 
 
