@@ -119,7 +119,7 @@ def test_a_resumed_step_is_the_uninterrupted_one_bit_for_bit(
         expected = _weights(group, tmp_path / name / "uninterrupted")
         _load(group, tiny_models, seed=0)
         state = group.load_checkpoint(tmp_path / name / "step-00001")
-        assert state == {"multipliers": {"harm": 1.25}, "step": 1}
+        assert state == {"multipliers": {"harm": 1.25}, "step": 1, "weight_version": 1}
         resumed = _steps(group, batch, range(2, 4))
         assert [one.metrics for one in resumed] == [one.metrics for one in uninterrupted]
         assert resumed[-1].weight_version == 3
