@@ -1,7 +1,7 @@
 """Fill the README's table and picture, the sample report and the results table from finished runs.
 
-``python docs/showcase.py RUN [RUN …] [--arms RUN …]``: the first run is the one shown in the README; all of them, and
-the arms below, are rows of docs/algorithms/ppo_lag.md. Nothing in those places is written by hand.
+``python docs/showcase.py RUN [RUN …] [--arms RUN …] [--earlier RUN …]``: the first run is the one shown in the README; all
+of them, the arms, and runs of an earlier recipe are rows of docs/algorithms/ppo_lag.md. Nothing in those places is written by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import yaml
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--arms", nargs="*", type=Path, default=[])
+    parser.add_argument("--earlier", nargs="*", type=Path, default=[])
     arguments = parser.parse_args()
     shown = arguments.runs[0]
     summary = read(shown)
@@ -45,7 +47,9 @@ def main() -> None:
     picture(shown, DOCS / "demo.png")
     shutil.copyfile(shown / "report.html", DOCS / "sample_report.html")
     page = DOCS / "algorithms" / "ppo_lag.md"
-    page.write_text(between(page.read_text(), "RESULTS_TABLE", results(arguments.runs, arguments.arms)))
+    page.write_text(
+        between(page.read_text(), "RESULTS_TABLE", results(arguments.runs, arguments.arms, arguments.earlier))
+    )
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def demo_table(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Certificate: {summary['verdict']}."])
 
 
-def results(runs: list[Path], arms: list[Path]) -> str:
+def results(runs: list[Path], arms: list[Path], earlier: list[Path]) -> str:
     """One row per run: the trained policy on the three splits as seen / held-out tasks / held-out forms."""
     lines = [
         "Trained policy by gold score, each cell as seen / held-out tasks / held-out forms; the first row of each table is the",
@@ -94,7 +98,20 @@ def results(runs: list[Path], arms: list[Path]) -> str:
     ]
     if arms:
         lines += ["", "The same seed and the same earlier stages, one thing changed:", "", *rows([runs[0], *arms])]
+    if earlier:
+        lines += ["", "Earlier recipes, as each run's settings below say; all else as now:", "", *rows(earlier)]
+        lines += ["", *(f"- {read(run)['name']}: {recipe(run)}" for run in earlier)]
     return "\n".join(lines)
+
+
+def recipe(run: Path) -> str:
+    """The settings that changed between recipes, and the world."""
+    settings = yaml.safe_load((run / "config.resolved.yaml").read_text())
+    world = "another world" if settings["sandbox"]["world"] else "the packaged world"
+    return (
+        f"{settings['ppo']['steps']} steps, {settings['cost_model']['epochs']} epochs of the cost model, pairs at "
+        f"temperatures {settings['preferences']['temperatures']}, on {world}"
+    )
 
 
 def rows(runs: list[Path]) -> list[str]:
