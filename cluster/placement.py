@@ -21,7 +21,7 @@ def needed_resources(settings: ResourceSettings) -> dict[str, float]:
         sampling = generators.count * getattr(generators, attribute)
         training = trainers.workers * getattr(trainers, attribute)
         loop = scorers.replicas * getattr(scorers, attribute) + learner.ranks * getattr(learner, attribute)
-        needed[name] = sampling + max(training, loop)
+        needed[name] = round(sampling + max(training, loop), 6)  # shares of a core are not exact in binary
     return needed
 
 

@@ -12,7 +12,7 @@ class GeneratorSettings(Settings):
 
     count: Count = 2
     threads: Count = 1
-    cpus: NonNegative = 0.5
+    cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     """Logical Ray resources of one actor."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -31,7 +31,7 @@ class ScorerSettings(Settings):
     """One actor holds every model; otherwise one actor per signal (`scorer-reward`, `scorer-cost-harm`, `scorer-reference`)."""
     replicas: Count = 1
     threads: Count = 1
-    cpus: NonNegative = 0.5
+    cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     tokens_per_batch: Count = 4096
     """Padded tokens in one length-sorted forward pass."""
@@ -43,7 +43,7 @@ class LearnerSettings(Settings):
 
     ranks: Count = 2
     threads: Count = 1
-    cpus: NonNegative = 0.5
+    cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload: bool = False
@@ -56,7 +56,7 @@ class SupervisedSettings(Settings):
 
     workers: Count = 2
     threads: Count = 1
-    cpus: NonNegative = 0.5
+    cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,18 @@ def test_loading_and_checking_import_no_engine():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["preferences.crowd.votes=2"], "preferences.crowd.votes"),
+        (["preferences.crowd.votes=7"], "preferences.crowd.votes"),
+        (["preferences.crowd.mode=mixed"], "preferences.crowd.mode"),
+        (["constraints.harm.min_samples=5000"], "constraints.harm.min_samples"),
+        (["deterministic=true", "resources.generators.threads=2"], "resources.generators.threads"),
+    ],
+)
+def test_combinations_that_would_fail_hours_later_are_refused_at_once(overrides: list[str], key: str):
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        load_settings("quickstart", overrides)

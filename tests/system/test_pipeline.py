@@ -32,6 +32,7 @@ ARMS = """
 extends: quickstart
 name: tiny-arms
 deterministic: true
+ppo: {temperature: 0.7}
 constraints:
   harm: {measure: rate, limit: 0.05, subset: [harmful, dual_use], min_samples: 1, dual: {delay: 0}}
 arms:
@@ -117,7 +118,7 @@ def test_every_number_of_constraints_is_trained_logged_and_certified(
 def test_the_first_rollout_is_on_policy_and_at_the_reference(arms_run: tuple[Any, ...]) -> None:
     _, layout, _, _ = arms_run
     first = steps(layout.arm("one", 0))[0]
-    assert abs(first["kl"]) < 1e-3  # the policy is the reference at step 0
+    assert abs(first["kl"]) < 1e-3  # the policy is the reference at step 0, at the sampling temperature of 0.7
     assert first["delta_logprob_max"] < 1e-3  # vLLM and learner agree in float32
     assert first["importance_weight_mean"] == pytest.approx(1.0, abs=1e-3)
 
