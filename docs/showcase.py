@@ -99,18 +99,23 @@ def results(runs: list[Path], arms: list[Path], earlier: list[Path]) -> str:
     if arms:
         lines += ["", "The same seed and the same earlier stages, one thing changed:", "", *rows([runs[0], *arms])]
     if earlier:
-        lines += ["", "Earlier recipes, as each run's settings below say; all else as now:", "", *rows(earlier)]
+        lines += [
+            "",
+            "Earlier recipes; the overrides below each give `steelyard run quickstart` the same settings:",
+            "",
+            *rows(earlier),
+        ]
         lines += ["", *(f"- {read(run)['name']}: {recipe(run)}" for run in earlier)]
     return "\n".join(lines)
 
 
 def recipe(run: Path) -> str:
-    """The settings that changed between recipes, and the world."""
+    """The overrides that make this recipe out of the preset."""
     settings = yaml.safe_load((run / "config.resolved.yaml").read_text())
-    world = "another world" if settings["sandbox"]["world"] else "the packaged world"
+    world = " sandbox.world=WORLD.json" if settings["sandbox"]["world"] else ""
     return (
-        f"{settings['ppo']['steps']} steps, {settings['cost_model']['epochs']} epochs of the cost model, pairs at "
-        f"temperatures {settings['preferences']['temperatures']}, on {world}"
+        f"`seed={settings['seed']} ppo.steps={settings['ppo']['steps']} cost_model.epochs={settings['cost_model']['epochs']} "
+        f"'preferences.temperatures={settings['preferences']['temperatures']}'{world}`"
     )
 
 

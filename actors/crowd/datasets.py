@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import ray
 
 from actors.crowd.corpus import sft_examples
+from actors.crowd.tasks import write_rows
 from actors.crowd.world import load_world
 from configs.exits import DataError
 from learner.records import Message
@@ -54,7 +55,7 @@ def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str,
             )
         rows.append({"input_ids": ids, "prompt_length": len(prompt)})
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())])
-    _write(rows, Path(path), schema)
+    write_rows(rows, Path(path), schema)
     return len(rows)
 
 
@@ -65,7 +66,7 @@ def write_reward_comparisons(preferences_path: str, path: str, holdout_share: fl
     for pair in _pairs(preferences_path):
         better = int(pair["better_response_id"])
         rows.append({**_sides(pair, better, "better", "worse"), "holdout": _held_out(pair, holdout_share)})
-    _write(rows, Path(path))
+    write_rows(rows, Path(path))
     return _counts(rows, preferences_path)
 
 
@@ -101,7 +102,7 @@ def write_cost_comparisons(
         raise DataError(
             f"{preferences_path} has no safety labels: a mixed crowd gives none; use preferences.crowd.mode decoupled"
         )
-    _write(rows, Path(path))
+    write_rows(rows, Path(path))
     return {**_counts(rows, preferences_path), "illogical": illogical}
 
 
@@ -142,10 +143,3 @@ def _counts(rows: Sequence[Mapping[str, Any]], preferences_path: str) -> dict[st
 
 def _hashable(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((message["role"], message["content"]) for message in messages)
-
-
-def _write(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial, compression="zstd")
-    partial.replace(path)

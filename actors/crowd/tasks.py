@@ -67,7 +67,7 @@ def write_pairs(
         if sides[0] is None or sides[1] is None:
             continue
         rows.append(_pair_row(prompt, sides[0], sides[1], provenance))
-    _write(rows, Path(path))
+    write_rows(rows, Path(path))
     return len(rows)
 
 
@@ -88,7 +88,7 @@ def label_pairs(
         ]
     )  # fmt: skip
     rows = [{**row, **_label_columns(label)} for row, label in zip(table, labels, strict=True)]
-    _write(rows, Path(path))
+    write_rows(rows, Path(path))
     return _label_facts(labels)
 
 
@@ -189,8 +189,9 @@ def _label_facts(labels: Sequence[PairLabel]) -> dict[str, float]:
     return {**facts, "unsafe_share": 1 - sum(safe) / len(safe)} if safe else facts
 
 
-def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema | None = None) -> None:
+    """Write rows to a Parquet file that is whole or not there; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(list(rows)), partial, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial, compression="zstd")
     partial.replace(path)
