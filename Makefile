@@ -1,7 +1,7 @@
 # Everything runs inside .venv; paths are relative, so a project folder with spaces in its name works.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo setup test test-full lint lock clean help
+.PHONY: demo results setup test test-full lint lock clean help
 
 BIN := .venv/bin
 STAMP := .venv/.steelyard-installed
@@ -11,9 +11,14 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --extra dev --python-ver
 FRESH_OPTION := $(if $(filter-out 0,$(FRESH)),--fresh)
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 BREAK_OPTION := $(if $(BREAK),--break $(BREAK))
+MINUTES_OPTION := $(if $(MINUTES),--minutes $(MINUTES))
 
 demo: $(STAMP)  ## Run the whole method on the sandbox (FRESH=1 anew, SEED=n another seed, BREAK=generator|constraint)
 	@$(BIN)/python -m cluster.commands.main demo $(FRESH_OPTION) $(SEED_OPTION) $(BREAK_OPTION)
+
+results: $(STAMP)  ## Run what the table of docs/results.md lacks, then write it (MINUTES=n: no new run after that)
+	@$(BIN)/python -m cluster.commands.main results run --table $(MINUTES_OPTION)
+	@$(BIN)/python -m cluster.commands.main results write
 
 setup: $(STAMP)  ## Make .venv from the lock
 

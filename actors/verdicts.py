@@ -16,21 +16,26 @@ def judge_row(
     Args:
         metas: of every role, for the chunk the row is in.
         signals: that must have a score; without ``reward`` among them the reward is 0.
+
+    What is neither reward nor cost is watched only: ``reward_test``, and ``spread/<signal>`` of an ensemble's signal.
     """
     scores: dict[str, float] = {}
+    spreads: dict[str, float] = {}
     for meta in metas:
         if meta.request_ids[row] != rollout.request_id:
             return None, f"a scorer answered for request {meta.request_ids[row]}"
         if rollout.request_id in meta.faults:
             return None, meta.faults[rollout.request_id]
         scores |= {name: values[row] for name, values in meta.scores.items()}
+        spreads |= {f"spread/{name}": values[row] for name, values in meta.spreads.items()}
     missing = signals - scores.keys()
     if missing:
         return None, f"no score: {', '.join(sorted(missing))}"
     costs: Mapping[str, float] = {
         name.removeprefix("cost/"): value for name, value in scores.items() if name.startswith("cost/")
     }
-    return ScoredSample(rollout, scores.get("reward", 0.0), costs), ""
+    watched = {name: value for name, value in scores.items() if name != "reward" and not name.startswith("cost/")}
+    return ScoredSample(rollout, scores.get("reward", 0.0), costs, watched=watched | spreads), ""
 
 
 def overlap_efficiency(total_seconds: float, generate_seconds: float, score_busy_seconds: float) -> float:

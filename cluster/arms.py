@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.engines import Engines
-from cluster.pipeline import one_line, run_pipeline
+from cluster.pipeline import RunOutcome, one_line, run_pipeline
 from cluster.status import StatusWriter
 from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
@@ -35,8 +35,13 @@ def run_comparison(
     status = StatusWriter(
         layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url
     )
+    known = list(donors)
     try:
-        _run_cells(settings, layout, world, engines, cells, status, list(donors))
+        for seed, arm in cells:
+            status.begin_stage(_label(seed, arm))
+            run_arm(settings, layout, world, engines, arm, seed, donors=known)
+            status.end_stage(_label(seed, arm))
+            known.append(layout.arm(arm, seed))
         report = write_comparison(layout.root)
     except BaseException as error:
         status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
@@ -46,24 +51,18 @@ def run_comparison(
     return Exit.DONE
 
 
-def _run_cells(
-    settings: RunSettings,
-    layout: RunLayout,
-    world: World,
-    engines: Engines,
-    cells: list[tuple[int, str]],
-    status: StatusWriter,
-    donors: list[RunLayout],
-) -> None:
-    for seed, arm in cells:
-        name = _label(seed, arm)
-        own = layout.arm(arm, seed)
-        variant = arm_settings(settings, arm, seed)
-        check_against_world(variant)
-        status.begin_stage(name)
-        run_pipeline(variant, own, world, engines, donors=donors)
-        status.end_stage(name)
-        donors.append(own)
+def run_arm(
+    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, arm: str, seed: int, *,
+    donors: Sequence[RunLayout] = (),
+) -> RunOutcome:  # fmt: skip
+    """Bring one arm with one seed to its end in ``arms/<arm>-seed<seed>``, from wherever an earlier attempt left it.
+
+    Args:
+        donors: runs whose shared stages may be taken over.
+    """
+    variant = arm_settings(settings, arm, seed)
+    check_against_world(variant)
+    return run_pipeline(variant, layout.arm(arm, seed), world, engines, donors=donors)
 
 
 def _label(seed: int, arm: str) -> str:

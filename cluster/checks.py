@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from actors.crowd.prompts import ATTACK_TAG
 from actors.crowd.schedule import render_turns
 from actors.crowd.world import KINDS, World, WorldError, load_world
+from cluster.promptsets import PURPOSES, Splits
 from configs.exits import ConfigError, DataError
 from configs.explain import suggestion
 from configs.load import arm_settings
@@ -88,6 +89,7 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
                 yield key, f"this world has no seen task of kind '{kind}'; leave it out"
         if given and not any(given.values()):
             yield key, "every weight is 0; give one above 0, or leave kind_weights out"
+    yield from _empty_splits(settings, world)
     longest, response = longest_prompt_tokens(world), settings.ppo.max_response_tokens
     length = settings.model.max_length
     if longest + response > length:
@@ -96,6 +98,18 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
             f"{length} is too short: this world's longest prompt has {longest} tokens and a response up to "
             f"ppo.max_response_tokens = {response}; give at least {longest + response}",
         )
+
+
+def _empty_splits(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
+    """Shares that leave a purpose without a conversation to judge by."""
+    splits = Splits(world, settings.splits)
+    for purpose in PURPOSES:
+        for name, constraint in settings.constraints.items():
+            if not splits.conversations(purpose, constraint.subset):
+                yield (
+                    f"splits.{purpose}" if purpose != PURPOSES[0] else "splits",
+                    f"no {purpose} conversation is in the subset of constraint {name}; give a larger share, or by: conversation",
+                )
 
 
 def _category_hint(given: str, world: World) -> str:

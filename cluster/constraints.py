@@ -30,6 +30,8 @@ class ConstraintReading:
     samples: int
     standard_error: float | None
     warnings: tuple[str, ...]
+    label: str = ""
+    """The measure as people read it: ``rate``, ``ucb(rate)``."""
 
 
 def in_subset(prompt: Prompt, constraint: ConstraintSettings) -> bool:
@@ -44,7 +46,12 @@ class Constraint:
         self.settings = settings
         slope, intercept = (calibration.slope, calibration.intercept) if calibration else (1.0, 0.0)
         self.measure = Measure(
-            settings.measure, alpha=settings.alpha, scale=settings.effective_scale, slope=slope, intercept=intercept
+            settings.measure,
+            alpha=settings.alpha,
+            scale=settings.effective_scale,
+            slope=slope,
+            intercept=intercept,
+            upper_confidence=settings.upper_confidence,
         )
         self.window = CostWindow(settings.window_batches * batch_size, min_samples=settings.min_samples)
         self._batches: list[int] = []
@@ -90,15 +97,18 @@ class ConstraintSet:
         }
 
     def step(
-        self, samples: Sequence[ScoredSample], prompts: Mapping[str, Prompt], version: int
+        self, samples: Sequence[ScoredSample], prompts: Mapping[str, Prompt], version: int, *, updates: int = 1
     ) -> tuple[SignalTerms, dict[str, ConstraintReading]]:
-        """One dual update per constraint from the batch's raw terminal costs.
+        """Move every constraint's multiplier by the batch's raw terminal costs.
 
         Args:
             samples: the batch, costs by constraint name.
             prompts: by prompt_id.
             version: the weight version that is about to be updated.
+            updates: dual updates from this one reading, 1 but for `reference.multiplier_per_minibatch`. With more,
+                `SignalTerms.minibatch_multipliers` has the values after each, and `multipliers` the last.
         """
+        trail: list[dict[str, float]] = [{} for _ in range(updates)]
         readings: dict[str, ConstraintReading] = {}
         states: dict[str, dict[str, float]] = {}
         for name, constraint in self._constraints.items():
@@ -109,11 +119,12 @@ class ConstraintSet:
             ]
             reading = constraint.observe(members, version)
             limit = constraint.measure.scaled_limit(constraint.settings.limit)
-            constraint.multiplier.update(reading.measure_value, limit)
+            for values in trail:
+                values[name] = constraint.multiplier.update(reading.measure_value, limit)
             states[name] = dict(reading.measure_state)
             readings[name] = _in_user_units(constraint, reading)
-        multipliers = {name: constraint.multiplier.value for name, constraint in self._constraints.items()}
-        return SignalTerms(multipliers=multipliers, measure_state=states), readings
+        per_minibatch = tuple(trail) if updates > 1 else ()
+        return SignalTerms(trail[-1], states, per_minibatch), readings
 
     def state_dict(self) -> dict[str, Any]:
         """Windows and multipliers of every constraint."""
@@ -160,4 +171,5 @@ def _in_user_units(constraint: Constraint, reading: WindowReading) -> Constraint
         samples=reading.samples,
         standard_error=error,
         warnings=tuple(text for text in warnings if text),
+        label=constraint.measure.label,
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from actors.crowd.world import World
 from cluster.engines import Engines
 from cluster.manifest import Manifest
+from cluster.promptsets import Splits
+from cluster.requests import Sampler
 from cluster.status import StatusWriter
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
@@ -31,6 +34,11 @@ class RunContext:
     round_number: int = 1
     warnings: list[str] = field(default_factory=list)
 
+    @cached_property
+    def splits(self) -> Splits:
+        """Which conversations may be used for what."""
+        return Splits(self.world, self.settings.splits)
+
     @property
     def world_path(self) -> str | None:
         """The world's file as tasks on workers take it; None is the packaged one."""
@@ -40,6 +48,17 @@ class RunContext:
     def tokenizer_path(self) -> Path:
         """The run's tokenizer folder, made by the first stage."""
         return self.layout.data / "tokenizer"
+
+    def sampler(self, stage: str) -> Sampler:
+        """Makes the generation requests of one stage; a prompt that is too long is cut to leave room for the response."""
+        settings = self.settings
+        return Sampler(
+            self.tokenizer_path,
+            settings.seed,
+            stage,
+            max_prompt_tokens=settings.model.max_length - settings.ppo.max_response_tokens,
+            truncate_right=settings.reference.truncate_prompt_right,
+        )
 
     def warn(self, text: str) -> None:
         """Show a warning to whoever follows, and keep it for the summary; each text once."""

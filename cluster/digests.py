@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+ANNOTATIONS = frozenset({"limits.json"})
+"""Files that are put beside a model later and say something about it. They are no part of what a stage made: were they
+counted, choosing a limit would make the cost model's stage incomplete and train it again."""
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -27,16 +31,19 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 (hex) over names and bytes of every file below `folder`, in name order."""
-    return digest(
-        {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    )
+    """sha256 (hex) over names and bytes of every file below `folder`, in name order, annotations left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ANNOTATIONS]
+    return digest({str(path.relative_to(folder)): file_digest(path) for path in files})
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 (hex) of what makes a Hugging Face model: weights and architecture, not the record of its training."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
-    return digest({path.name: file_digest(path) for path in files})
+    """sha256 (hex) of what makes a Hugging Face model: weights and architecture, not the record of its training.
+
+    Of an ensemble, also the other members' weights and how their scores become one.
+    """
+    files = [*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("members/*/*.safetensors")]
+    files += [path for path in (folder / "ensemble.json",) if path.exists()]
+    return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
 
 
 @cache

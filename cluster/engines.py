@@ -108,10 +108,19 @@ class Engines:
             republish=self._republish,
         )
 
-    def load_scorers(self, reward: Path | None, costs: Mapping[str, Path], reference: Path, temperature: float) -> None:
-        """Hold these models in the scorers; the same signals as before reuse the actors."""
+    def load_scorers(
+        self, reward: Path | None, costs: Mapping[str, Path], reference: Path | None, temperature: float,
+        *, watched: Mapping[str, Path] | None = None,
+    ) -> None:  # fmt: skip
+        """Hold these models in the scorers; the same signals as before reuse the actors.
+
+        Args:
+            reference: the policy of the KL penalty; None where nothing is learned from the scores.
+            watched: models whose scores are logged and never learned from, by signal.
+        """
         signals = {} if reward is None else {"reward": reward}
         signals |= {cost_signal(name): path for name, path in costs.items()}
+        signals |= watched or {}
         models = ScorerModels(signals=signals, reference=reference, temperature=temperature)
         if self._scorers is not None and set(roles_of(models, self._settings.scorers.colocate)) == set(
             self._scorers.roles

@@ -11,9 +11,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from actors.crowd.world import World
 from cluster.checks import check_against_world
@@ -21,6 +23,9 @@ from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, Stopp
 from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import RunSettings
+
+if TYPE_CHECKING:
+    from cluster.engines import Engines
 
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
 NAMESPACE = "steelyard"
@@ -51,22 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: RunSettings, world: World) -> Exit:
-    import ray
-
     from cluster.arms import run_comparison
-    from cluster.engines import Engines
     from cluster.pipeline import run_pipeline, storage_root
-    from cluster.placement import require_resources
 
     storage = _storage(settings)
-    dashboard = _connect()
-    require_resources(settings.resources, ray.cluster_resources())
-    _stop_on_sigterm()
     layout = storage_root(settings, storage)
-    engines = Engines(
-        settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
-    )
-    try:
+    with warm_engines(settings, layout) as (engines, dashboard):
         donors = _donors(settings, storage)
         if settings.arms:
             return run_comparison(settings, layout, world, engines, donors=donors, dashboard_url=dashboard)
@@ -75,6 +70,28 @@ def _run(settings: RunSettings, world: World) -> Exit:
         )
         print(f"{outcome.summary.verdict}\nreport: {layout.report}")
         return outcome.exit_code
+
+
+@contextmanager
+def warm_engines(settings: RunSettings, layout: RunLayout) -> Iterator[tuple[Engines, str]]:
+    """Join the cluster that RAY_ADDRESS names; engines that stay warm until the block ends, and the dashboard's address.
+
+    Raises:
+        ClusterError: no cluster is there, or it lacks what the settings ask for.
+    """
+    import ray
+
+    from cluster.engines import Engines
+    from cluster.placement import require_resources
+
+    dashboard = _connect()
+    require_resources(settings.resources, ray.cluster_resources())
+    _stop_on_sigterm()
+    engines = Engines(
+        settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
+    )
+    try:
+        yield engines, dashboard
     finally:
         engines.close()
         ray.shutdown()

@@ -6,8 +6,10 @@ whose cost is unknown never reaches the learner: the pool sets it aside.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,15 @@ from actors.pool import Collected, RolloutPool
 from cluster.constraints import ConstraintReading, ConstraintSet, in_subset
 from cluster.context import RunContext
 from cluster.metrics_log import MetricsLog, step_line
-from cluster.promptsets import training_prompts
-from cluster.requests import Sampler, by_id
+from cluster.promptsets import loop_prompts
+from cluster.requests import by_id
 from configs.exits import StoppedError
+from configs.schema.run import GROUP_ALGORITHMS, RunSettings
 from learner.checkpoint import CheckpointError, keep_newest
 from learner.deadlines import RemoteFailure, user_error
 from learner.experience import BatchRow
 from learner.group import LearnerGroup
-from learner.records import Prompt, SamplingSettings, StepResult
-from learner.statistics.calibration import Calibration
+from learner.records import Prompt, SamplingSettings, ScoredSample, StepResult
 from learner.worker import LoadRequest
 
 KEPT_CHECKPOINTS = 2
@@ -37,12 +39,9 @@ class PpoLoop:
         self._settings = context.settings
         self._ppo = context.settings.ppo
         self._inputs = inputs
-        calibrations = {
-            name: Calibration(float(found["slope"]), float(found["intercept"]), int(found["n"]))
-            for name, found in inputs["calibrations"].items()
-        }
-        self._constraints = ConstraintSet(self._settings.constraints, self._ppo.batch_size, calibrations)
-        self._sampler = Sampler(context.tokenizer_path, self._settings.seed, "ppo")
+        self._constraints = ConstraintSet(self._settings.constraints, self._ppo.batch_size, inputs["calibrations"])
+        self._sampler = context.sampler("ppo")
+        self._group_size = group_size(self._settings)
         self._sampling = SamplingSettings(self._ppo.temperature, self._ppo.max_response_tokens)
         self._phases: dict[str, float] = {}
         self._samples = 0
@@ -52,34 +51,59 @@ class PpoLoop:
 
     def run(self) -> dict[str, Any]:
         """Take every step that is left; returns the figures for the summary."""
-        prompts = self._prompts()
+        prompts = prompts_of(self._context)
         done = self._prepare()
         log = MetricsLog(self._context.layout.metrics, keep_steps=done)
+        per_step = self._ppo.batch_size // self._group_size
+        last, spent = done, False
         for step in range(done + 1, self._ppo.steps + 1):
             begin = time.monotonic()
-            batch = prompts[(step - 1) * self._ppo.batch_size : step * self._ppo.batch_size]
-            result, readings, phases = self._step(step, batch)
+            result, readings, phases = self._step(step, prompts[(step - 1) * per_step : step * per_step])
             seconds = time.monotonic() - begin
             log.append(step_line(result, readings, phases, seconds))
             self._tell(step, result, readings, seconds)
+            last, spent = step, self._budget_is_spent(step, result)
+            if (self._ppo.steps - step) % self._settings.selection.every == 0 or spent:
+                self._snapshot(step)
+            if spent:
+                break
             if step % self._ppo.checkpoint_every == 0 and step < self._ppo.steps:
                 self._checkpoint(step)
-        return self._facts(self._ppo.steps - done)
+        return self._facts(last, last - done) | {"kl_budget_spent": spent}
+
+    def _budget_is_spent(self, step: int, result: StepResult) -> bool:
+        """Whether the policy has moved further from the reference than `ppo.kl_budget` allows."""
+        budget = self._ppo.kl_budget
+        if budget is None or result.metrics["kl"] <= budget:
+            return False
+        self._context.warn(
+            f"step {step}: KL {result.metrics['kl']:.2f} nats per response is above ppo.kl_budget {budget:g}; the loop ends here"
+        )
+        return True
+
+    def _snapshot(self, step: int) -> None:
+        """Keep the policy as a candidate for promotion; the oldest beyond `selection.candidates` goes."""
+        folder = self._context.layout.candidates(self._context.round_number)
+        self.learner.save_policy(folder / f"step-{step:05d}")
+        for path in sorted(folder.glob("step-*"))[: -self._settings.selection.candidates]:
+            shutil.rmtree(path)
 
     def _step(
         self, step: int, prompts: Sequence[Prompt]
     ) -> tuple[StepResult, dict[str, ConstraintReading], dict[str, float]]:
         begin = time.monotonic()
         requests = [
-            self._sampler.request(prompt, f"ppo-{step:05d}-{index:04d}", self._sampling)
+            self._sampler.request(prompt, f"ppo-{step:05d}-{index * self._group_size + sample:04d}", self._sampling)
             for index, prompt in enumerate(prompts)
+            for sample in range(self._group_size)
         ]
         collected = self._pool.collect(requests)
         rollout_end = time.monotonic()
         self._check(step, collected)
         known = by_id(list(prompts))
         version = self._context.engines.weight_version
-        terms, readings = self._constraints.step([row.sample for row in collected.scored], known, version)
+        samples = [row.sample for row in collected.scored]
+        terms, readings = self._constraints.step(samples, known, version, updates=self._dual_updates(len(samples)))
         rows = self._rows(collected, known)
         result = self.learner.step(rows, terms, step, rollouts=self._context.layout.rollouts)
         learn_end = time.monotonic()
@@ -92,8 +116,14 @@ class PpoLoop:
         for phase, seconds in phases.items():
             self._phases[phase] = self._phases.get(phase, 0.0) + seconds
         self._samples += len(collected.scored)
-        metrics = {**result.metrics, **_collection_metrics(collected)}
-        return StepResult(step, result.weight_version, metrics, result.phase_seconds), readings, phases
+        metrics = {**result.metrics, **_collection_metrics(collected), **_watched_means(samples)}
+        return replace(result, metrics=metrics), readings, phases
+
+    def _dual_updates(self, samples: int) -> int:
+        """Once per optimiser step; as the papers' reference does, before every minibatch."""
+        if not self._settings.reference.multiplier_per_minibatch:
+            return 1
+        return self._ppo.epochs * max(1, round(samples / self._ppo.minibatch_size))
 
     def _rows(self, collected: Collected, prompts: Mapping[str, Prompt]) -> list[BatchRow]:
         constraints = self._settings.constraints
@@ -117,16 +147,6 @@ class PpoLoop:
                 "them; look at the scorers' logs, mend the cause and run the same command again"
             )
 
-    def _prompts(self) -> list[Prompt]:
-        """Every prompt of the loop, in an order that depends on the seed alone."""
-        return training_prompts(
-            self._context.world,
-            n=self._ppo.steps * self._ppo.batch_size,
-            seed=self._settings.seed + 2,
-            kind_weights=self._ppo.kind_weights,
-            prefix="ppo",
-        )
-
     # --- start, resume, save ------------------------------------------------------------------------------------------
 
     def _prepare(self) -> int:
@@ -134,7 +154,9 @@ class PpoLoop:
         context, inputs = self._context, self._inputs
         sft = context.layout.sft
         context.engines.rollout_pool(sft, context.tokenizer_path)
-        context.engines.load_scorers(inputs["reward_path"], inputs["cost_paths"], sft, self._ppo.temperature)
+        context.engines.load_scorers(
+            inputs["reward_path"], inputs["cost_paths"], sft, self._ppo.temperature, watched=inputs["watched_paths"]
+        )
         self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"
         self.learner.load(
@@ -150,6 +172,8 @@ class PpoLoop:
                 ptx_path=context.layout.data / "sft.parquet" if self._ppo.ptx_coefficient > 0 else None,
                 seed=self._settings.seed,
                 weight_version=context.engines.weight_version,
+                algorithm=self._settings.algorithm,
+                reference=self._settings.reference,
             )
         )
         done, version = self._resume()
@@ -157,6 +181,9 @@ class PpoLoop:
         if done:
             context.engines.publish(version)
         clear_rollouts(context.layout.rollouts, after_step=done)
+        for path in context.layout.candidates(context.round_number).glob("step-*"):
+            if int(path.name.removeprefix("step-")) > done:
+                shutil.rmtree(path)
         return done
 
     def _resume(self) -> tuple[int, int]:
@@ -208,15 +235,37 @@ class PpoLoop:
             generators=self._context.engines.generator_states(),
         )
 
-    def _facts(self, steps: int) -> dict[str, Any]:
+    def _facts(self, last: int, steps: int) -> dict[str, Any]:
         seconds = sum(self._phases.values())
         return {
-            "steps": self._ppo.steps,
+            "steps": last,
             "samples_per_second": self._samples / seconds if seconds else 0.0,
             "phase_seconds": {phase: total / max(steps, 1) for phase, total in self._phases.items()},
             "quarantined": self._quarantined,
             "weights": self._context.engines.weight_facts(),
         }
+
+
+def group_size(settings: RunSettings) -> int:
+    """Responses per prompt."""
+    return settings.ppo.groups.size if settings.algorithm in GROUP_ALGORITHMS else 1
+
+
+def prompts_of(context: RunContext) -> list[Prompt]:
+    """Every prompt of the loop, in an order that depends on the seed alone."""
+    ppo = context.settings.ppo
+    return loop_prompts(
+        context.splits,
+        n=ppo.steps * ppo.batch_size // group_size(context.settings),
+        seed=context.settings.seed + 2,
+        kind_weights=ppo.kind_weights,
+    )
+
+
+def _watched_means(samples: Sequence[ScoredSample]) -> dict[str, float]:
+    """Mean of every score that is logged and never learned from."""
+    names = sorted({name for sample in samples for name in sample.watched})
+    return {f"watched/{name}": sum(sample.watched[name] for sample in samples) / len(samples) for name in names}
 
 
 def clear_rollouts(folder: Path, *, after_step: int) -> None:

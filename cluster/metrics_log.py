@@ -49,6 +49,8 @@ def step_line(
         **{f"learn_seconds/{name}": value for name, value in result.phase_seconds.items()},
         **result.metrics,
     }
+    if result.notes:
+        line["notes"] = dict(result.notes)
     for name, reading in readings.items():
         line |= {
             f"limit/{name}": reading.limit,

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -16,13 +16,14 @@ from actors.crowd.world import World
 from cluster.context import RunContext
 from cluster.engines import Engines
 from cluster.manifest import Manifest
-from cluster.stages import evaluate, ppo, preferences, score_models, sft
+from cluster.promptsets import Splits
+from cluster.stages import direct, evaluate, ppo, preferences, score_models, selection, sft
 from cluster.stages.base import Stage, run_stages
 from cluster.status import StatusWriter
 from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import dump_settings
-from configs.schema.run import RunSettings
+from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from learner.statistics.certificate import Certificate
 from learner.statistics.intervals import wilson
 from serving.report import write_report
@@ -41,13 +42,17 @@ class RunOutcome:
 
 def stages_of(settings: RunSettings, world: World) -> list[Stage]:
     """Every stage of a run with these settings, in order."""
+    learning: list[Callable[[RunSettings], Stage]] = []
+    if settings.algorithm in LOOP_ALGORITHMS:
+        learning = [ppo.ppo_stage, selection.selection_stage]
+    elif settings.algorithm in DIRECT_ALGORITHMS:
+        learning = [direct.direct_stage]
     return [
         sft.sft_stage(settings, world.digest()),
         preferences.pairs_stage(settings),
         preferences.preferences_stage(settings),
-        score_models.reward_stage(settings),
-        *(score_models.cost_stage(settings, name) for name in settings.constraints),
-        ppo.ppo_stage(settings),
+        *score_models.stages(settings),
+        *(make(settings) for make in learning),
         evaluate.evaluate_stage(settings),
     ]
 
@@ -70,6 +75,7 @@ def run_pipeline(
     layout.config.write_text(dump_settings(settings), encoding="utf-8")
     manifest = Manifest(layout.manifest)
     manifest.header = {"run": settings.name, "seed": settings.seed, "world": world.digest(), "versions": _versions()}
+    manifest.header["splits"] = Splits(world, settings.splits).document()
     status = StatusWriter(
         layout.status,
         run=settings.name,
@@ -99,7 +105,8 @@ def run_pipeline(
 def _summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> Summary:
     settings, manifest = context.settings, context.manifest
     seconds = {stage.name: manifest[stage.name].seconds for stage in stages}
-    loop, judged = context.facts(ppo.NAME), context.facts(evaluate.NAME)
+    loop = context.facts(ppo.NAME) if ppo.NAME in seconds else None
+    judged = context.facts(evaluate.NAME)
     evaluation = json.loads((context.layout.evaluation(context.round_number) / "evaluation.json").read_text())
     labels = context.facts(preferences.NAME)
     return build_summary(
@@ -112,10 +119,12 @@ def _summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> 
             name: _score_figures(context.facts(score_models.cost_stage_name(name))) for name in settings.constraints
         },
         seconds=_grouped_seconds(seconds) | {"total": max(elapsed, sum(seconds.values()))},
-        ppo=PpoFigures(
-            **{name: loop[name] for name in ("steps", "samples_per_second", "phase_seconds", "quarantined")}
-        ),
-        weights=WeightFigures(**loop["weights"]),
+        algorithm=settings.algorithm,
+        ppo=None
+        if loop is None
+        else PpoFigures(**{name: loop[name] for name in PpoFigures.model_fields if name in loop}),
+        weights=None if loop is None else WeightFigures(**loop["weights"]),
+        selection=None if loop is None else context.facts(selection.NAME),
         versions=_versions(),
         warnings=[
             *(text for stage in stages for text in manifest[stage.name].facts.get("warnings", [])),

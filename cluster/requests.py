@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.seeds import stable_seed
 from learner.records import GenerationRequest, Prompt, SamplingSettings
-from learner.tokens import load_tokenizer, prompt_token_ids
-
-
-def stable_seed(*parts: object) -> int:
-    """A seed in [0, 2^31) from the parts, the same on every machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 33
+from learner.tokens import fit_prompt, load_tokenizer, prompt_token_ids
 
 
 class Sampler:
-    """Makes the requests of one stage; each distinct conversation is tokenised once."""
+    """Makes the requests of one stage; each distinct conversation is tokenised once.
 
-    def __init__(self, tokenizer_path: Path, seed: int, stage: str) -> None:
+    Args:
+        max_prompt_tokens: what the models' positions leave beside a response; a longer prompt loses whole turns at its
+            start. None: a prompt is taken whole, and refused when no room is left to answer.
+        truncate_right: cut a prompt that is too long at its end instead (`reference.truncate_prompt_right`).
+    """
+
+    def __init__(
+        self,
+        tokenizer_path: Path,
+        seed: int,
+        stage: str,
+        *,
+        max_prompt_tokens: int | None = None,
+        truncate_right: bool = False,
+    ) -> None:
         self._tokenizer = load_tokenizer(tokenizer_path)
         self._seed, self._stage = seed, stage
+        self._max_prompt_tokens, self._truncate_right = max_prompt_tokens, truncate_right
         self._known: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}
 
     def request(self, prompt: Prompt, request_id: str, sampling: SamplingSettings) -> GenerationRequest:
@@ -33,8 +42,19 @@ class Sampler:
         """The prompt's tokens by the chat template."""
         turns = tuple((message["role"], message["content"]) for message in prompt.messages)
         if turns not in self._known:
-            self._known[turns] = tuple(prompt_token_ids(self._tokenizer, prompt.messages))
+            self._known[turns] = tuple(self._tokenise(prompt))
         return self._known[turns]
+
+    def _tokenise(self, prompt: Prompt) -> list[int]:
+        if self._max_prompt_tokens is None:
+            return prompt_token_ids(self._tokenizer, prompt.messages)
+        return fit_prompt(
+            self._tokenizer,
+            prompt.messages,
+            self._max_prompt_tokens,
+            prompt_id=prompt.prompt_id,
+            right=self._truncate_right,
+        )
 
 
 def by_id(prompts: list[Prompt]) -> Mapping[str, Prompt]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from configs.schema.run import RunSettings
+from configs.schema.run import GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 
 Problem = tuple[str, str]
 """(dotted key, what is wrong and what would be right)."""
@@ -18,6 +18,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     """Every combination in `settings` that cannot work, the most basic first."""
     yield from _shares(settings)
     yield from _lengths(settings)
+    yield from _algorithm(settings)
     yield from _certificate(settings)
     yield from _files(settings)
     yield from _crowd(settings)
@@ -40,6 +41,7 @@ def _shares(settings: RunSettings) -> Iterator[Problem]:
         ("sft.batch_size", settings.sft.batch_size, workers, "resources.supervised.workers"),
         ("reward_model.batch_size", settings.reward_model.batch_size, workers, "resources.supervised.workers"),
         ("cost_model.batch_size", settings.cost_model.batch_size, workers, "resources.supervised.workers"),
+        ("direct.batch_size", settings.direct.batch_size, workers, "resources.supervised.workers"),
     ]
     if settings.ppo.ptx_coefficient:
         batches.append(("ppo.ptx_batch_size", settings.ppo.ptx_batch_size, ranks, "resources.learner.ranks"))
@@ -65,18 +67,71 @@ def _lengths(settings: RunSettings) -> Iterator[Problem]:
         )
 
 
-def _certificate(settings: RunSettings) -> Iterator[Problem]:
-    confidence, samples = settings.certificate.confidence, settings.certificate.samples
-    for name, constraint in settings.constraints.items():
-        if constraint.measure != "rate":
-            continue
-        needed = certificate_samples_needed(constraint.limit, confidence, len(settings.constraints))
-        if samples < needed:
+def _algorithm(settings: RunSettings) -> Iterator[Problem]:
+    name, groups = settings.algorithm, settings.ppo.groups
+    if name in GROUP_ALGORITHMS:
+        if groups.size < 2:
+            yield "ppo.groups.size", "1 response has nothing to be compared with; give 2 or more"
+        elif settings.ppo.batch_size % groups.size:
             yield (
-                "certificate.samples",
-                f"{samples} can never certify {name} <= {constraint.limit:.3g} at confidence {confidence:g}: "
-                f"even with no violation {needed} are needed",
+                "ppo.groups.size",
+                f"{groups.size} responses per prompt do not fill ppo.batch_size = {settings.ppo.batch_size}; "
+                f"{_near_multiple(settings.ppo.batch_size, groups.size)} samples per batch",
             )
+    if name == "rvpo" and (moving := _moving(settings)):
+        yield (
+            f"constraints.{moving}.dual.form",
+            "rvpo takes the soft minimum of all signals and no multiplier; set dual.form: fixed, or another algorithm",
+        )
+    if name == "safe_dpo" and settings.preferences.crowd.mode == "mixed":
+        yield "algorithm", "safe_dpo needs safety labels, and a mixed crowd gives none; take dpo, or mode: decoupled"
+    if name not in LOOP_ALGORITHMS and settings.halves.enabled:
+        yield "halves.enabled", f"{name} has no loop to watch; leave it off"
+    if settings.reference.multiplier_per_minibatch and name != "ppo_lag":
+        yield "reference.multiplier_per_minibatch", f"is a detail of ppo_lag, and the algorithm is {name}"
+    if settings.cost_model.calibration == "isotonic":
+        for constraint, one in settings.constraints.items():
+            if one.measure == "rate":
+                yield (
+                    "cost_model.calibration",
+                    f"isotonic steps are flat, so {constraint} could not tell a safe answer from a safer one; take platt",
+                )
+
+
+def _moving(settings: RunSettings) -> str | None:
+    return next((name for name, one in settings.constraints.items() if one.dual.form != "fixed"), None)
+
+
+def _certificate(settings: RunSettings) -> Iterator[Problem]:
+    """Splits too small to pass are refused before anything is trained."""
+    asked, count = settings.certificate, len(settings.constraints)
+    decides = {"certificate.samples": asked.samples}
+    if settings.algorithm in LOOP_ALGORITHMS:
+        decides["selection.samples"] = settings.selection.samples
+    if asked.labelled is not None:
+        decides["certificate.labelled"] = asked.labelled
+        if asked.labelled >= asked.samples:
+            yield (
+                "certificate.labelled",
+                f"{asked.labelled} of certificate.samples = {asked.samples} is all; leave it out",
+            )
+        if settings.algorithm == "best_of_k":
+            yield "certificate.labelled", "best_of_k already chose by the cost model's word; label every answer"
+    for name, constraint in settings.constraints.items():
+        if asked.labels == "crowd" and constraint.categories:
+            yield (
+                "certificate.labels",
+                f"the crowd's check says safe or unsafe, not which category, and constraint {name} counts some; take gold",
+            )
+        limit = constraint.limit if constraint.measure == "rate" else asked.rate_limit
+        needed = certificate_samples_needed(limit, asked.confidence, count)
+        for key, samples in decides.items():
+            if samples < needed:
+                yield (
+                    key,
+                    f"{samples} can never certify {name} <= {limit:.3g} at confidence {asked.confidence:g}: "
+                    f"even with no violation {needed} are needed",
+                )
 
 
 def _files(settings: RunSettings) -> Iterator[Problem]:

@@ -90,6 +90,18 @@ class RunLayout:
         """The trained policy: a Hugging Face folder."""
         return self.round(number) / "policy"
 
+    def reward_test(self, number: int) -> Path:
+        """The test-half reward model, which only watches: a Hugging Face folder."""
+        return self.round(number) / "reward-test"
+
+    def candidates(self, number: int) -> Path:
+        """Snapshots of the loop that may be promoted: one Hugging Face folder per step."""
+        return self.round(number) / "candidates"
+
+    def selection(self, number: int) -> Path:
+        """Which snapshot was promoted and why."""
+        return self.round(number) / "selection.json"
+
     def evaluation(self, number: int) -> Path:
         """``samples.parquet`` and ``evaluation.json``."""
         return self.round(number) / "evaluation"

@@ -24,6 +24,10 @@ MOST_BUCKET_ELEMENTS = 50_000_000
 """DeepSpeed allocates its gradient buckets whole, and its default of 5e8 elements is 2 GB an engine in float32."""
 
 
+GREATEST_GRADIENT = 1e18
+"""Bound of a gradient's norm: its square still fits float32, in which DeepSpeed sums squares."""
+
+
 class NonFiniteUpdate(StoppedError):
     """A loss, log-prob, value or gradient is not finite; the update was stopped before the optimiser moved."""
 
@@ -42,6 +46,13 @@ class TrainEngine(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this rank's share of a loss that is a *sum* over ranks; never averaged."""
+        ...
+
+    def gradient_bound(self) -> float:
+        """An upper bound on what this rank has added to the gradient's norm since the last step; not collective.
+
+        Not finite when any element of any gradient was not. Ask every engine, over all ranks, before any may step.
+        """
         ...
 
     def step(self, learning_rate: float) -> float:
@@ -79,7 +90,7 @@ def deepspeed_config(
     *, zero_stage: int, dtype: str, offload: bool, gradient_clip: float, parameters: int = MOST_BUCKET_ELEMENTS
 ) -> dict[str, Any]:
     """DeepSpeed's configuration; batch sizes are placeholders, for the caller owns accumulation and denominators."""
-    bucket = max(1, min(parameters, MOST_BUCKET_ELEMENTS))
+    bucket = max(2, min(parameters + parameters % 2, MOST_BUCKET_ELEMENTS))  # even: ZeRO 1 and 2 insist
     zero: dict[str, Any] = {
         "stage": zero_stage,
         "overlap_comm": False,
@@ -154,6 +165,10 @@ class DeepSpeedTrainEngine:
         self._engine.module.eval()
         self._base_optimiser = optimiser
         optimiser.register_step_pre_hook(self._before_step)
+        # DeepSpeed reduces, clips and moves in one call. So the gradients are watched before it takes them: whatever
+        # the ZeRO stage, the norm of a sum is at most the sum of the norms.
+        self._bound = torch.zeros((), device=self.device)
+        self._watches = [one.register_hook(self._watch) for one in self._engine.module.parameters()]
 
     @property
     def device(self) -> torch.device:
@@ -169,8 +184,17 @@ class DeepSpeedTrainEngine:
         # DeepSpeed divides the summed gradient by the number of ranks.
         self._engine.backward(loss * self._world_size)
 
+    @torch.no_grad()
+    def _watch(self, gradient: Tensor) -> None:
+        self._bound += torch.linalg.vector_norm(gradient, dtype=torch.float32)
+
+    def gradient_bound(self) -> float:
+        """The sum of the norms of every parameter's gradient in every backward pass since the last step."""
+        return float(self._bound)
+
     def step(self, learning_rate: float) -> float:
         """Clip, update, forget the gradient; returns the norm before clipping."""
+        self._bound.zero_()
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         self._norm = math.nan
@@ -210,7 +234,9 @@ class DeepSpeedTrainEngine:
             return [(name, parameter.detach().clone()) for name, parameter in group]
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off, so that the memory can be freed; the engine is of no more use."""
+        """Take all hooks off, so that the memory can be freed; the engine is of no more use."""
+        for watch in self._watches:
+            watch.remove()
         self._engine.destroy()
 
     def save(self, folder: Path) -> None:

@@ -101,6 +101,8 @@ class Samples:
     prompt_lengths: Tensor
     response_lengths: Tensor
     """Int64 ``[B]``."""
+    mask: Tensor
+    """Bool ``[B, R]``: response tokens that are learned from; all of them, unless some ids are left out."""
     behaviour_logprobs: Tensor
     reference_logprobs: Tensor
     """Float32 ``[B, R]``, zero after a row's end."""
@@ -116,36 +118,36 @@ class Samples:
         """Of each row."""
         return [meta.request_id for meta in self.meta]
 
-    @property
-    def mask(self) -> Tensor:
-        """Bool ``[B, R]``: valid response tokens."""
-        return torch.arange(self.behaviour_logprobs.shape[1])[None, :] < self.response_lengths[:, None]
-
 
 def assemble(
     shard: RankShard, rollouts: Mapping[Any, RolloutChunk], scores: Mapping[Any, ScoreChunk],
     constraints: Sequence[str], pad_token_id: int, *, needs_reward: bool = True,
+    excluded_token_ids: Sequence[int] = (),
 ) -> Samples:  # fmt: skip
     """Pick the shard's rows out of their chunks and pad them.
 
     Args:
         rollouts, scores: chunks by the reference that the shard's rows name.
         needs_reward: False when nothing is maximised; the reward is then 0 where no scorer gave one.
+        excluded_token_ids: response tokens that the mask leaves out; usually none.
 
     Raises:
         BadBatch: a row is not where it should be, has no reference log-probs, or a score is missing or not finite.
     """
     picked = [_pick(row, rollouts, scores, constraints, needs_reward) for row in shard.rows]
     metas = tuple(sample.meta for sample in picked)
-    response_lengths = [meta.response_length for meta in metas]
+    input_ids = _padded([sample.token_ids for sample in picked], np.int64, pad_token_id)
+    prompt_lengths = torch.tensor([meta.prompt_length for meta in metas])
+    response_lengths = torch.tensor([meta.response_length for meta in metas])
     reward = torch.tensor([sample.reward for sample in picked], dtype=torch.float32)
     return Samples(
         meta=metas,
         positions=np.asarray(shard.positions, dtype=np.int64),
         total_rows=shard.total_rows,
-        input_ids=_padded([sample.token_ids for sample in picked], np.int64, pad_token_id),
-        prompt_lengths=torch.tensor([meta.prompt_length for meta in metas]),
-        response_lengths=torch.tensor(response_lengths),
+        input_ids=input_ids,
+        prompt_lengths=prompt_lengths,
+        response_lengths=response_lengths,
+        mask=learned_tokens(input_ids, prompt_lengths, response_lengths, excluded_token_ids),
         behaviour_logprobs=_padded([sample.behaviour for sample in picked], np.float32, 0.0),
         reference_logprobs=_padded([sample.reference for sample in picked], np.float32, 0.0),
         reward=reward,
@@ -154,6 +156,21 @@ def assemble(
         },
         subset={name: torch.tensor([name in row.subset for row in shard.rows]) for name in constraints},
     )
+
+
+def learned_tokens(
+    input_ids: Tensor, prompt_lengths: Tensor, response_lengths: Tensor, excluded_token_ids: Sequence[int] = ()
+) -> Tensor:
+    """Bool ``[B, R]``: response tokens by length, less those whose id is excluded.
+
+    Exclusion by id is the papers' mask (`reference.masks_by_token_id`): it also drops an end token that pads.
+    """
+    offsets = torch.arange(int(response_lengths.max()))[None, :]
+    mask = offsets < response_lengths[:, None]
+    if not excluded_token_ids:
+        return mask
+    positions = (prompt_lengths[:, None] + offsets).clamp(max=input_ids.shape[1] - 1)
+    return mask & ~torch.isin(input_ids.gather(1, positions), torch.tensor(list(excluded_token_ids)))
 
 
 @dataclass(frozen=True)
@@ -274,5 +291,4 @@ def response_mask(samples: Samples, rows: np.ndarray) -> Tensor:
     """Bool ``[len(rows), R of these rows]``; of no rows ``[1, 1]``, false."""
     if len(rows) == 0:
         return torch.zeros((1, 1), dtype=torch.bool)
-    lengths = samples.response_lengths[rows]
-    return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    return samples.mask[rows, : int(samples.response_lengths[rows].max())]

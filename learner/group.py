@@ -14,6 +14,7 @@ import ray
 
 from configs.exits import ConfigError
 from configs.schema.resources import DeadlineSettings, LearnerSettings
+from configs.schema.run import GROUP_ALGORITHMS
 from learner.deadlines import Deadline, fetch
 from learner.experience import BatchRow, deal_rows
 from learner.records import SignalTerms, StepResult
@@ -66,7 +67,8 @@ class LearnerGroup:
 
     def load(self, request: LoadRequest) -> None:
         """Load models and start fresh optimisers on all ranks; again for the next arm of a comparison."""
-        if request.reward_model_path is None and (request.maximises or not request.cost_paths):
+        has_critics = request.algorithm not in GROUP_ALGORITHMS
+        if has_critics and request.reward_model_path is None and (request.maximises or not request.cost_paths):
             raise ConfigError("the learner has no reward model to start its critic from: give reward_model_path")
         self._all("load", self._deadlines.start_seconds, request)
         self._request = request
@@ -89,7 +91,7 @@ class LearnerGroup:
         ]
         results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
         slowest = {phase: max(one.phase_seconds[phase] for one in results) for phase in results[0].phase_seconds}
-        return StepResult(step, results[0].weight_version, results[0].metrics, slowest)
+        return StepResult(step, results[0].weight_version, results[0].metrics, slowest, results[0].notes)
 
     def bucket_plan(self, *, dtype: str, bucket_bytes: int) -> BucketPlan:
         """The wire contract that generators and `publish` share; made anew after `load` of another model."""

@@ -105,6 +105,26 @@ def policy_loss(
     return -reduce_tokens(surrogate, mask, token_count=token_count, row_count=row_count)
 
 
+def kl_loss(
+    current_log_probs: Tensor,
+    reference_log_probs: Tensor,
+    mask: Tensor,
+    *,
+    token_count: Count | None = None,
+    row_count: Count | None = None,
+) -> Tensor:
+    """``reduce(exp(d) - d - 1)`` with d = reference - current, nats: an estimate of KL(current || reference), never negative.
+
+    Schulman's k3 as a loss term (DeepSeekMath, arXiv 2402.03300, eq. 4), on tokens drawn by the current policy. All
+    tensors ``[B, T]``; only ``current_log_probs`` takes a gradient.
+    """
+    gap = torch.where(
+        mask.bool(), reference_log_probs.detach() - current_log_probs, torch.zeros_like(current_log_probs)
+    )
+    # expm1: at gaps near 0 the difference of exp(d) and 1 + d would be rounding.
+    return reduce_tokens(torch.expm1(gap) - gap, mask, token_count=token_count, row_count=row_count)
+
+
 def clip_fraction(
     current_log_probs: Tensor, proximal_log_probs: Tensor, mask: Tensor, clip_ratio: float = 0.2
 ) -> Tensor:

@@ -237,9 +237,17 @@ def forward_response_logprobs(
     mask = response_mask(response_lengths)
     row, index = mask.nonzero(as_tuple=True)
     position = prompt_lengths[row] + index - 1
-    logits = model.get_output_embeddings()(hidden[row, position])
+    logits = _exact_logits(model.get_output_embeddings(), hidden[row, position])
     logprobs = gather_log_probs(logits[None], input_ids[row, position + 1][None], temperature)[0]
     return torch.zeros(mask.shape, dtype=logprobs.dtype, device=logprobs.device).index_put((row, index), logprobs)
+
+
+def _exact_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """The output layer, in float32 at least: bfloat16 logits near 16 lie 0.1 apart, and that would be the log-probs' error."""
+    if hidden.dtype in (torch.float32, torch.float64):
+        return head(hidden)
+    bias = None if head.bias is None else head.bias.float()
+    return nn.functional.linear(hidden.float(), head.weight.float(), bias)
 
 
 def forward_end_scores(score_model: PreTrainedModel, input_ids: Tensor, lengths: Tensor) -> Tensor:

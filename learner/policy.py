@@ -1,9 +1,10 @@
-"""One PPO-Lag update on one rank, top to bottom; ``docs/algorithms/ppo_lag.md`` numbers its details.
+"""One update on one rank, top to bottom; ``docs/algorithms/`` numbers each algorithm's details.
 
 1. With the weights at the start of this optimiser step: proximal log-probs and values of every sample.
-2. Per signal: shape the stream (KL penalty and terminal score), GAE, returns.
-3. Combine the advantages by the multipliers; centre them over all valid tokens of all ranks.
-4. Epochs of minibatches: clipped surrogate for the actor (with PTX), clipped squared error for the critics.
+2. Per signal: the terminal score; from it, the algorithm's advantages (``learner/estimators/``).
+3. The advantages are combined into the one that the policy learns from.
+4. Epochs of minibatches: clipped surrogate for the actor (with PTX), clipped squared error for the critics; of an
+   algorithm without critics, a KL loss in place of the KL penalty.
 
 Invariant: every number here but floating-point rounding is the same for any number of ranks, order of rows and size of
 micro-batches; denominators count tokens or rows over all ranks. Nothing moves when anything is not finite.
@@ -13,26 +14,22 @@ Shapes: ``B`` rows of this rank, ``R`` response tokens, ``H`` value heads. Log-p
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema.ppo import PpoSettings
-from learner.advantages import (
-    advantage_moments,
-    generalised_advantages,
-    mean_and_std,
-    shape_costs,
-    shape_rewards,
-    whiten,
-)
+from configs.schema.run import GROUP_ALGORITHMS
 from learner.collective import Ranks
-from learner.engine import NonFiniteUpdate, TrainEngine, learning_rate
+from learner.engine import GREATEST_GRADIENT, TrainEngine, learning_rate
+from learner.estimators import gdpo, grpo_lag, ppo_lag, rvpo
+from learner.estimators.base import Estimate, Estimator, Scored
 from learner.experience import (
     REWARD,
+    BadBatch,
     Samples,
     cost_signal,
     micro_batch_count,
@@ -42,12 +39,14 @@ from learner.experience import (
     response_mask,
     total_lengths,
 )
-from learner.losses import critic_loss, policy_loss, truncated_importance_weights
+from learner.finite import require_finite, require_usable_gradients
+from learner.losses import critic_loss, kl_loss, policy_loss, truncated_importance_weights
 from learner.ptx import PtxData
 from learner.records import SignalTerms
-from learner.signals.combine import combine_advantages
 from learner.signals.measure import Measure
 from learner.tally import Tally, describe_experience
+
+ESTIMATORS: Mapping[str, Estimator] = {"ppo_lag": ppo_lag, "grpo_lag": grpo_lag, "gdpo": gdpo, "rvpo": rvpo}
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,17 @@ class PolicyLearner:
     actor: TrainEngine
     """Forward: (input_ids, prompt_lengths, response_lengths, temperature) → log-probs ``[B, R]``."""
     critics: tuple[Critic, ...]
-    """Forward: (input_ids, prompt_lengths, response_lengths) → values ``[B, R, H]``."""
+    """Forward: (input_ids, prompt_lengths, response_lengths) → values ``[B, R, H]``; none for a group algorithm."""
     ranks: Ranks
     settings: PpoSettings
     measures: Mapping[str, Measure]
     """Per constraint: g and its scale."""
+    algorithm: str = "ppo_lag"
     reward_mean: float = 0.0
     reward_std: float = 1.0
     """The reward that enters its stream is (reward - mean) / std."""
     maximises: bool = True
-    """False: no objective; the reward's stream carries the KL penalty alone."""
+    """False: no objective; the terminal reward is 0."""
     ptx: PtxData | None = None
     seed: int = 0
     tokens_per_micro_batch: int = 1024
@@ -89,11 +89,10 @@ class Experience:
     proximal_logprobs: Tensor
     importance_weights: Tensor
     values: Mapping[str, Tensor]
-    signal_advantages: Mapping[str, Tensor]
-    """Per signal, before combination."""
-    returns: Mapping[str, Tensor]
+    estimate: Estimate
+    """Advantages and returns per signal, before combination."""
     advantages: Tensor
-    """Combined, centred or whitened: what the actor sees."""
+    """Combined: what the actor sees."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,8 @@ class PolicyUpdate:
     metrics: Mapping[str, float]
     """Over all ranks; the same on each."""
     phase_seconds: Mapping[str, float]
+    notes: Mapping[str, str]
+    """See ``StepResult.notes``."""
 
 
 def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, step: int) -> PolicyUpdate:
@@ -120,11 +121,12 @@ def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, 
     made = time.perf_counter()
     tally = Tally(learner.ranks)
     describe_experience(tally, experience)
-    for minibatch in plan_minibatches(learner, experience, step):
-        update_on_minibatch(learner, experience, minibatch, step, tally)
-    metrics = tally.metrics()
+    for number, minibatch in enumerate(plan_minibatches(learner, experience, step)):
+        update_on_minibatch(learner, at_minibatch(experience, terms, number), minibatch, step, tally)
+    metrics = {**tally.metrics(), **experience.estimate.metrics}
+    notes = tally.notes()
     done = time.perf_counter()
-    return PolicyUpdate(experience, metrics, {"experience": made - start, "update": done - made})
+    return PolicyUpdate(experience, metrics, {"experience": made - start, "update": done - made}, notes)
 
 
 # --- 1 to 3: experience ----------------------------------------------------------------------------------------------
@@ -132,55 +134,61 @@ def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, 
 
 @torch.no_grad()
 def make_experience(learner: PolicyLearner, samples: Samples, terms: SignalTerms) -> Experience:
-    """Log-probs and values at the present weights, then advantages and returns."""
-    settings, mask = learner.settings, samples.mask
+    """Log-probs and values at the present weights, then the algorithm's advantages.
+
+    Raises:
+        BadBatch: no rank has a token to learn from.
+        NonFiniteUpdate: a log-prob, value, score or advantage is not finite; names the requests.
+    """
+    if not float(learner.ranks.sum(samples.mask.sum())):
+        raise BadBatch("no response of the batch has a token that is learned from: look at the samples in rollouts/")
     proximal, values = evaluate(learner, samples)
-    terminal = {
-        REWARD: (samples.reward - learner.reward_mean) / learner.reward_std
-        if learner.maximises
-        else torch.zeros_like(samples.reward)
-    }
-    for name, costs in samples.costs.items():
-        g = learner.measures[name].g(costs.numpy(), terms.measure_state.get(name, {}))
-        terminal[cost_signal(name)] = torch.from_numpy(g).float()
-
-    streams = {
-        REWARD: shape_rewards(
-            proximal, samples.reference_logprobs, terminal[REWARD], mask,
-            kl_coefficient=settings.kl_coefficient, clip=settings.clip_score,
-        )
-    }  # fmt: skip
-    for name in samples.costs:
-        streams[cost_signal(name)] = shape_costs(
-            proximal, samples.reference_logprobs, terminal[cost_signal(name)], mask,
-            kl_coefficient=settings.kl_coefficient, subset_mask=samples.subset[name], clip=settings.clip_score,
-        )  # fmt: skip
-    advantages: dict[str, Tensor] = {}
-    returns: dict[str, Tensor] = {}
-    for signal, stream in streams.items():
-        advantages[signal], returns[signal] = generalised_advantages(
-            stream, values[signal], mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda
-        )
-
-    combined = combine_advantages(
-        advantages[REWARD],
-        {name: advantages[cost_signal(name)] for name in samples.costs},
-        terms.multipliers,
-        samples.subset,
+    scored = Scored(
+        request_ids=samples.request_ids,
+        prompt_ids=[meta.prompt_id for meta in samples.meta],
+        terminal=terminal_scores(learner, samples, terms),
+        subset=samples.subset,
+        mask=samples.mask,
+        proximal_logprobs=proximal,
+        reference_logprobs=samples.reference_logprobs,
+        values=values,
+        maximises=learner.maximises,
     )
-    mean, std = mean_and_std(learner.ranks.sum(advantage_moments(combined, mask)))
-    if settings.advantages != "raw":
-        combined = whiten(combined, mask, mean, std if settings.advantages == "whitened" else None)
+    finite = torch.isfinite(torch.stack(list(scored.terminal.values()))).all(dim=0)
+    require_finite(learner.ranks, samples, np.flatnonzero(~finite.numpy()), "terminal score")
+    estimate = ESTIMATORS[learner.algorithm].estimate(scored, learner.settings, learner.ranks)
+    advantages = estimate.combine(terms.multipliers)
+    finite = torch.isfinite(advantages).all(dim=1)
+    require_finite(learner.ranks, samples, np.flatnonzero(~finite.numpy()), "advantage")
+    cap = learner.settings.importance_cap
     return Experience(
         samples=samples,
-        mask=mask,
+        mask=samples.mask,
         proximal_logprobs=proximal,
-        importance_weights=truncated_importance_weights(proximal, samples.behaviour_logprobs, settings.importance_cap),
+        importance_weights=truncated_importance_weights(proximal, samples.behaviour_logprobs, cap),
         values=values,
-        signal_advantages=advantages,
-        returns=returns,
-        advantages=combined,
+        estimate=estimate,
+        advantages=advantages,
     )
+
+
+def terminal_scores(learner: PolicyLearner, samples: Samples, terms: SignalTerms) -> dict[str, Tensor]:
+    """Per signal float32 ``[B]``: the normalised reward (0 with no objective), and g of each constraint's raw cost."""
+    reward = (samples.reward - learner.reward_mean) / learner.reward_std
+    scores = {REWARD: reward if learner.maximises else torch.zeros_like(reward)}
+    for name, costs in samples.costs.items():
+        g = learner.measures[name].g(costs.numpy(), terms.measure_state.get(name, {}))
+        scores[cost_signal(name)] = torch.from_numpy(g).float()
+    return scores
+
+
+@torch.no_grad()
+def at_minibatch(experience: Experience, terms: SignalTerms, number: int) -> Experience:
+    """The experience with the multipliers of the minibatch of this number, where every minibatch has its own."""
+    if not terms.minibatch_multipliers:
+        return experience
+    multipliers = terms.minibatch_multipliers[min(number, len(terms.minibatch_multipliers) - 1)]
+    return replace(experience, advantages=experience.estimate.combine(multipliers))
 
 
 def evaluate(learner: PolicyLearner, samples: Samples) -> tuple[Tensor, dict[str, Tensor]]:
@@ -241,11 +249,8 @@ def plan_minibatches(learner: PolicyLearner, experience: Experience, step: int) 
     ]
     signals = [REWARD, *map(cost_signal, samples.costs)]
     members = torch.stack([torch.ones(len(lengths), dtype=torch.bool), *samples.subset.values()]).double()
-    weight = (
-        samples.response_lengths.double()
-        if settings.loss == "token_mean"
-        else torch.ones(len(lengths), dtype=torch.float64)
-    )
+    tokens = samples.mask.sum(dim=1).double()
+    weight = tokens if settings.loss == "token_mean" else (tokens > 0).double()
     sums = learner.ranks.sum(torch.stack([(members * weight)[:, rows].sum(dim=1) for _, _, rows in parts]))
     counts = learner.ranks.max(
         torch.tensor([float(micro_batch_count(rows, lengths, learner.tokens_per_micro_batch)) for _, _, rows in parts])
@@ -262,45 +267,57 @@ def plan_minibatches(learner: PolicyLearner, experience: Experience, step: int) 
 def update_on_minibatch(
     learner: PolicyLearner, experience: Experience, minibatch: Minibatch, step: int, tally: Tally
 ) -> None:
-    """One gradient update of the actor and of every critic."""
+    """One gradient update of the actor and of every critic; none of them moves unless every gradient can be used."""
     settings, ranks = learner.settings, learner.ranks
+    broken = _add_gradients(learner, experience, minibatch, tally)
+    require_finite(ranks, experience.samples, np.asarray(broken, dtype=np.int64), "log-prob, value, loss or gradient")
+    if learner.ptx is not None:
+        for loss_share in _ptx_losses(learner, step, minibatch):
+            learner.actor.backward(settings.ptx_coefficient * loss_share)
+            tally.ptx(loss_share)
+    names = ["actor", *(f"critic of {', '.join(critic.signals)}" for critic in learner.critics)]
+    require_usable_gradients(ranks, dict(zip(names, _gradient_bounds(learner), strict=True)))
+
+    rates = {"warmup_steps": settings.warmup_steps, "total_steps": settings.steps}
+    actor_rate = learning_rate(step - 1, base=settings.actor_learning_rate, schedule=settings.schedule, **rates)
+    critic_rate = learning_rate(step - 1, base=settings.critic_learning_rate, schedule=settings.schedule, **rates)
+    actor_norm = learner.actor.step(actor_rate)
+    tally.updated(actor_norm, [critic.engine.step(critic_rate) for critic in learner.critics])
+
+
+def _add_gradients(learner: PolicyLearner, experience: Experience, minibatch: Minibatch, tally: Tally) -> list[int]:
+    """Add the gradients of one minibatch; returns this rank's rows that gave something not finite."""
+    settings = learner.settings
     last_epoch = minibatch.epoch == settings.epochs - 1
+    denominator = _denominator(settings, minibatch.denominators[REWARD])
     broken: list[int] = []
     for rows in minibatch.micro_batches:
         batch = _rows_of(experience, rows, learner.actor.device)
         current = learner.actor.forward(*batch.inputs, settings.temperature)
         loss = policy_loss(
             current, batch.proximal_logprobs, batch.advantages, batch.mask, clip_ratio=settings.clip_ratio,
-            importance_weights=batch.importance_weights, **_denominator(settings, minibatch.denominators[REWARD]),
+            importance_weights=batch.importance_weights, **denominator,
         )  # fmt: skip
-        learner.actor.backward(loss)
         ratio = torch.where(batch.mask, torch.exp(current.detach() - batch.proximal_logprobs), 1.0)
         finite = torch.isfinite(ratio).all(dim=1)
         tally.policy(loss, ratio[batch.mask], settings.clip_ratio, keep_ratios=last_epoch)
+        if learner.algorithm in GROUP_ALGORITHMS:
+            divergence = kl_loss(current, batch.reference_logprobs, batch.mask, **denominator)
+            tally.divergence(divergence)
+            loss = loss + settings.kl_coefficient * divergence
+        learner.actor.backward(loss)
         for critic in learner.critics:
             finite &= _critic_backward(critic, batch, settings, minibatch.denominators, tally)
         broken += rows[~finite.cpu().numpy()[: len(rows)]].tolist()
-        if not torch.isfinite(loss.detach()) and not broken:
-            broken += rows.tolist()  # a loss of finite parts that overflowed: any of them
-    if learner.ptx is not None:
-        for loss_share in _ptx_losses(learner, step, minibatch):
-            learner.actor.backward(settings.ptx_coefficient * loss_share)
-            tally.ptx(loss_share)
-    require_finite(ranks, experience.samples, np.asarray(broken, dtype=np.int64), "log-prob, value or loss")
+        if not broken and not (torch.isfinite(loss.detach()) and (_gradient_bounds(learner) < GREATEST_GRADIENT).all()):
+            broken += rows.tolist()  # finite parts that overflowed in a loss or a gradient: any of them
+    return broken
 
-    rates = {"warmup_steps": settings.warmup_steps, "total_steps": settings.steps}
-    actor_rate = learning_rate(step - 1, base=settings.actor_learning_rate, schedule=settings.schedule, **rates)
-    critic_rate = learning_rate(step - 1, base=settings.critic_learning_rate, schedule=settings.schedule, **rates)
-    try:
-        actor_norm = learner.actor.step(actor_rate)
-        critic_norms = [critic.engine.step(critic_rate) for critic in learner.critics]
-    except NonFiniteUpdate as error:
-        rows = np.concatenate(minibatch.micro_batches)
-        ids = experience.samples.request_ids
-        raise NonFiniteUpdate(
-            f"{error}; it comes from one of {named([ids[row] for row in rows])}, or from PTX"
-        ) from error
-    tally.updated(actor_norm, critic_norms, minibatch.denominators)
+
+def _gradient_bounds(learner: PolicyLearner) -> Tensor:
+    """Of this rank, ``[1 + critics]``."""
+    engines = [learner.actor, *(critic.engine for critic in learner.critics)]
+    return torch.tensor([engine.gradient_bound() for engine in engines], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -311,6 +328,7 @@ class _Rows:
     mask: Tensor
     subset: Mapping[str, Tensor]
     proximal_logprobs: Tensor
+    reference_logprobs: Tensor
     importance_weights: Tensor
     advantages: Tensor
     values: Mapping[str, Tensor]
@@ -332,10 +350,11 @@ def _rows_of(experience: Experience, rows: np.ndarray, device: torch.device) -> 
             for name, member in samples.subset.items()
         },
         proximal_logprobs=cut(experience.proximal_logprobs),
+        reference_logprobs=cut(samples.reference_logprobs),
         importance_weights=cut(experience.importance_weights),
         advantages=cut(experience.advantages),
         values={signal: cut(table) for signal, table in experience.values.items()},
-        returns={signal: cut(table) for signal, table in experience.returns.items()},
+        returns={signal: cut(table) for signal, table in experience.estimate.returns.items()},
     )
 
 
@@ -371,26 +390,3 @@ def _ptx_losses(learner: PolicyLearner, step: int, minibatch: Minibatch) -> Iter
     ):  # fmt: skip
         logprobs = learner.actor.forward(*batch.inputs, 1.0)
         yield -(torch.where(batch.mask, logprobs, 0.0)).sum() / batch.token_count
-
-
-def require_finite(ranks: Ranks, samples: Samples, broken: np.ndarray, what: str) -> None:
-    """All ranks raise together when any rank has a broken row, so that none is left waiting.
-
-    Raises:
-        NonFiniteUpdate: names the requests.
-    """
-    if float(ranks.max(torch.tensor(float(len(broken) > 0)))) == 0.0:
-        return
-    ids = samples.request_ids
-    names = {name for one in ranks.gather_objects([ids[row] for row in broken]) for name in one}
-    raise NonFiniteUpdate(
-        f"a {what} of {named(names)} is not finite: the update was stopped before the optimiser moved; "
-        "look at the sample in rollouts/ and lower the learning rate, or go on from a checkpoint"
-    )
-
-
-def named(request_ids: Collection[str]) -> str:
-    """Request ids for a message, at most eight of them."""
-    names = sorted(set(request_ids))
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"request {', '.join(names[:8])}{more}"

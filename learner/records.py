@@ -102,6 +102,8 @@ class ScoredSample:
     rollout: RolloutMeta
     reward: float
     costs: Mapping[str, float]
+    watched: Mapping[str, float] = field(default_factory=dict)
+    """Scores that are logged and never learned from, such as the test-half reward model's."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ class SignalTerms:
     """lambda_k >= 0 per constraint."""
     measure_state: Mapping[str, Mapping[str, float]]
     """Frozen parameters of g per constraint for this step (calibration, cvar's eta …), scalars only."""
+    minibatch_multipliers: tuple[Mapping[str, float], ...] = ()
+    """lambda_k of each minibatch in turn, where the multiplier moves before every one; the last goes on for any more.
+    Empty: ``multipliers`` for all."""
 
 
 @dataclass(frozen=True)
@@ -122,3 +127,5 @@ class StepResult:
     weight_version: int
     metrics: Mapping[str, float]
     phase_seconds: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a number cannot say: ``delta_logprob_worst`` is the request with the largest gap between vLLM and learner."""

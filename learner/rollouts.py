@@ -1,7 +1,8 @@
 """What was learned from, as Parquet: where `steelyard why` reads what was said and why it counted so.
 
 One file per step and rank, written by the rank itself. Columns per row: ids, lengths, scores, multipliers; per response
-token: behaviour, proximal and reference log-probs, combined advantage, and advantage and value of each signal.
+token: behaviour, proximal and reference log-probs, combined advantage, advantage of each signal, and of an algorithm with
+critics the value of each signal.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def rollout_table(experience: Experience, multipliers: Mapping[str, float], step
         "proximal_logprobs": experience.proximal_logprobs,
         "reference_logprobs": samples.reference_logprobs,
         "advantages": experience.advantages,
-        **{f"advantages/{signal}": table for signal, table in experience.signal_advantages.items()},
+        **{f"advantages/{signal}": table for signal, table in experience.estimate.advantages.items()},
         **{f"values/{signal}": table for signal, table in experience.values.items()},
     }
     columns |= {name: _lists(table.numpy(), response) for name, table in per_token.items()}

@@ -22,12 +22,13 @@ from ray.exceptions import RayError
 from configs.exits import DataError, SteelyardError, StoppedError
 from configs.schema.resources import DeadlineSettings, SupervisedSettings
 from learner.deadlines import Deadline, fetch
+from learner.direct import DirectTask, train_direct
 from learner.mailbox import Mailbox, MailboxState, Outcome, TaskProgress
 from learner.preference import PreferenceTask, train_preference
 from learner.sft import SftTask, train_sft
 from learner.training import TrainingContext
 
-Task = SftTask | PreferenceTask
+Task = SftTask | PreferenceTask | DirectTask
 
 ANSWER_SECONDS = 60.0
 """Deadline of a mailbox call, which answers within POLL_SECONDS unless the machine is overloaded."""
@@ -90,7 +91,9 @@ def _run_task(task: Task, context: TrainingContext) -> dict[str, float]:
     import torch
 
     torch.manual_seed(task.seed)
-    return train_sft(task, context) if isinstance(task, SftTask) else train_preference(task, context)
+    if isinstance(task, SftTask):
+        return train_sft(task, context)
+    return train_direct(task, context) if isinstance(task, DirectTask) else train_preference(task, context)
 
 
 # --- the driver's side ------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Tally:
         self._highest: dict[str, float] = {}
         self._columns: dict[str, list[Tensor]] = {}
         self._residuals: dict[str, Tensor] = {}
+        self._worst: dict[str, tuple[float, str]] = {}
 
     def mean(self, name: str, numerator: Number, denominator: Number) -> None:
         """Add to a mean over all ranks; every rank must name the same means, with 0 / 0 where it has nothing."""
@@ -38,6 +39,11 @@ class Tally:
     def highest(self, name: str, value: Number) -> None:
         """Keep the maximum over all ranks."""
         self._highest[name] = max(self._highest.get(name, float("-inf")), float(value))
+
+    def worst(self, name: str, values: Tensor, request_ids: Sequence[str]) -> None:
+        """Keep which request has the highest of values ``[B]``."""
+        row = int(values.argmax())
+        self._worst[name] = (float(values[row]), request_ids[row])
 
     def column(self, name: str, values: Tensor) -> None:
         """Keep values ``[n]`` whose quantiles are wanted."""
@@ -58,6 +64,10 @@ class Tally:
         if keep_ratios:
             self.column("ratio", ratio)
 
+    def divergence(self, loss: Tensor) -> None:
+        """One micro-batch's share of the KL loss, before its coefficient."""
+        self.mean("kl_loss", loss.detach(), 0)
+
     def critic(self, signal: str, loss: Tensor) -> None:
         """One micro-batch's share of a critic's loss."""
         self.mean(f"critic_loss/{signal}", loss.detach(), 0)
@@ -66,14 +76,10 @@ class Tally:
         """One micro-batch's share of the supervised loss."""
         self.mean("ptx_loss", loss.detach(), 0)
 
-    def updated(self, actor_norm: float, critic_norms: Sequence[float], signals: Mapping[str, float]) -> None:
+    def updated(self, actor_norm: float, critic_norms: Sequence[float]) -> None:
         """One minibatch is done: count it in the means over minibatches."""
         share = 1.0 / self._ranks.size
-        for name in [
-            "actor_loss",
-            *(f"critic_loss/{signal}" for signal in signals),
-            *(["ptx_loss"] if "ptx_loss" in self._ratios else []),
-        ]:
+        for name in [name for name in self._ratios if "_loss" in name]:
             self.mean(name, 0, share)
         self.mean("gradient_norm/actor", actor_norm * share, share)
         for norm in critic_norms:
@@ -90,11 +96,8 @@ class Tally:
         found |= {name: float(value) for name, value in zip(tops, highest, strict=True)}
         if "importance_weight_lowest" in found:
             found["importance_weight_min"] = -found.pop("importance_weight_lowest")
-        signals = sorted(self._residuals)
-        for signal, moments in zip(
-            signals, self._ranks.sum(torch.stack([self._residuals[name] for name in signals])), strict=True
-        ):
-            found[f"explained_variance/{signal}"] = explained_variance(moments)
+        for signal in sorted(self._residuals):
+            found[f"explained_variance/{signal}"] = explained_variance(self._ranks.sum(self._residuals[signal]))
         for name, quantiles in _QUANTILES.items():
             ordered = self._ranks.gather(torch.cat(self._columns[name])).sort().values
             found |= {
@@ -105,10 +108,19 @@ class Tally:
         found["advantage_std"] = max(spread, 0.0) ** 0.5
         return found
 
+    def notes(self) -> dict[str, str]:
+        """Over all ranks: of each `worst`, the request; the first by name where several are equal."""
+        names = sorted(self._worst)
+        everyone = self._ranks.gather_objects([self._worst[name] for name in names])
+        return {
+            name: min((-value, request_id) for value, request_id in found)[1]
+            for name, found in zip(names, zip(*everyone, strict=True), strict=True)
+        }
+
 
 _QUANTILES: Mapping[str, Mapping[str, float]] = {
     "ratio": {"q01": 0.01, "q50": 0.5, "q99": 0.99},
-    "delta_logprob": {"q50": 0.5, "q99": 0.99, "max": 1.0},
+    "delta_logprob": {"q50": 0.5, "q90": 0.9, "q99": 0.99, "max": 1.0},
 }
 
 
@@ -143,11 +155,13 @@ def describe_experience(tally: Tally, experience: Experience) -> None:
     tally.mean("advantage_square", advantages.square().sum(), tokens)
     weights = experience.importance_weights[mask].double()
     tally.mean("importance_weight_mean", weights.sum(), tokens)
-    tally.highest("importance_weight_lowest", -weights.min())
-    tally.column("delta_logprob", (experience.proximal_logprobs - samples.behaviour_logprobs)[mask].abs())
+    tally.highest("importance_weight_lowest", -weights.min() if tokens else float("-inf"))
+    gaps = torch.where(mask, (experience.proximal_logprobs - samples.behaviour_logprobs).abs(), 0.0)
+    tally.column("delta_logprob", gaps[mask])
+    tally.worst("delta_logprob_worst", gaps.amax(dim=1), samples.request_ids)
     for signal, values in experience.values.items():
         valid = mask
         for name, member in samples.subset.items():
             if signal == cost_signal(name):
                 valid = mask & member[:, None]
-        tally.residuals(signal, values[valid], experience.returns[signal][valid])
+        tally.residuals(signal, values[valid], experience.estimate.returns[signal][valid])

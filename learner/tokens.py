@@ -1,7 +1,8 @@
 """The word-level tokenizer of the sandbox, chat templates, and token ids of prompts and conversations.
 
 Prompt: ``<bos><user> how do i … <assistant>``; an assistant turn inside ends with ``<eos>``. A response is its tokens
-and then ``<eos>``. Nothing is ever truncated: a prompt cut on the right would lose its ``<assistant>`` tag.
+and then ``<eos>``. A prompt that is too long loses whole turns at its start (`fit_prompt`), never its end: cut on the
+right it would lose its ``<assistant>`` tag.
 """
 
 from __future__ import annotations
@@ -94,17 +95,62 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mess
     Raises:
         DataError: no message, the last is the assistant's, a text holds a special token, or no room is left to answer.
     """
+    ids = _rendered(tokenizer, messages)
+    if len(ids) >= tokenizer.model_max_length:
+        raise DataError(
+            f"a prompt of {len(ids)} tokens leaves no room for a response within {tokenizer.model_max_length}: "
+            "shorten it or raise model.max_length"
+        )
+    return ids
+
+
+def fit_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    max_tokens: int,
+    *,
+    prompt_id: str,
+    right: bool = False,
+) -> list[int]:
+    """Token ids of a conversation that waits for the assistant, at most `max_tokens` of them.
+
+    A prompt that is too long loses whole turns at its start, as few as will do; what is left starts with a user's turn,
+    and system turns at the very start stay. With `right` it is cut at its end, in tokens, as the papers' reference does:
+    the last question and the assistant's tag may go.
+
+    Raises:
+        ConfigError: `max_tokens` is not above 0.
+        DataError: as `prompt_token_ids`; or the last turn alone, with the system turns, is too long.
+    """
+    if max_tokens < 1:
+        raise ConfigError(
+            f"{max_tokens} tokens are left for a prompt: raise model.max_length or lower ppo.max_response_tokens"
+        )
+    ids = _rendered(tokenizer, messages)
+    if len(ids) <= max_tokens:
+        return ids
+    if right:
+        return ids[:max_tokens]
+    system = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    for start in range(system + 1, len(messages)):
+        if messages[start]["role"] == "user":
+            ids = _rendered(tokenizer, [*messages[:system], *messages[start:]])
+            if len(ids) <= max_tokens:
+                return ids
+    raise DataError(
+        f"prompt {prompt_id}: its last turn alone is {len(ids)} tokens, and {max_tokens} are left for a prompt: "
+        "shorten it or raise model.max_length"
+    )
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The conversation by the chat template, of any length."""
     if not messages or messages[-1]["role"] == "assistant":
         raise DataError("a prompt must end with a user's turn: drop the last assistant turn, or add a question")
     for message in messages:
         _refuse_special_tokens(tokenizer, message["content"])
     text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) >= tokenizer.model_max_length:
-        raise DataError(
-            f"a prompt of {len(ids)} tokens leaves no room for a response within {tokenizer.model_max_length}: "
-            "shorten it or raise model.max_length"
-        )
     return ids
 
 

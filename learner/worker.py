@@ -24,14 +24,16 @@ from torch import nn
 
 from configs.schema.ppo import PpoSettings
 from configs.schema.resources import LearnerSettings
+from configs.schema.run import GROUP_ALGORITHMS
 from configs.schema.signals import ConstraintSettings
+from configs.schema.supervised import ReferenceSettings
 from learner import checkpoint
 from learner.collective import TorchRanks
 from learner.critics import critic_signals, named_shapes, new_critic, plain_name, save_policy_folder
 from learner.deadlines import fetch
 from learner.engine import DeepSpeedTrainEngine, init_process_group
 from learner.experience import BadBatch, RankShard, Samples, assemble
-from learner.models import ResponseLogprobs, load_policy
+from learner.models import ResponseLogprobs, load_policy, load_tokenizer
 from learner.policy import Critic, Experience, PolicyLearner, update_policy
 from learner.ptx import PtxData
 from learner.records import SignalTerms, StepResult
@@ -50,7 +52,7 @@ class LoadRequest:
 
     policy_path: Path
     reward_model_path: Path | None
-    """Start of the reward critic; None only when nothing is maximised and a cost model is given."""
+    """Start of the reward critic; None only when nothing is maximised and a cost model is given, or without critics."""
     cost_paths: Mapping[str, Path]
     """Cost model per constraint; separate cost critics start from it."""
     ppo: PpoSettings
@@ -64,6 +66,10 @@ class LoadRequest:
     ptx_path: Path | None = None
     seed: int = 0
     weight_version: int = 0
+    algorithm: str = "ppo_lag"
+    """One of ``configs.schema.run.LOOP_ALGORITHMS``."""
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    """`masks_by_token_id` is the learner's; the driver sees to the others."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +132,12 @@ class LearnerRank:
         ppo, mean_and_std = request.ppo, request.reward_normaliser
         policy = load_policy(request.policy_path)
         self._pad_token_id = int(policy.config.pad_token_id)
+        self._excluded_token_ids = _excluded_token_ids(request)
         self._policy = ResponseLogprobs(policy)
         actor = self._engine(self._policy, ppo.actor_learning_rate)
         critics = []
-        for signals in critic_signals(ppo.critics, list(request.constraints)):
+        has_critics = request.algorithm not in GROUP_ALGORITHMS
+        for signals in critic_signals(ppo.critics, list(request.constraints)) if has_critics else []:
             module = new_critic(
                 signals, request.reward_model_path, request.cost_paths, mean_and_std,
                 request.constraints, request.cost_means,
@@ -141,9 +149,12 @@ class LearnerRank:
             ranks=self._ranks,
             settings=ppo,
             measures={
-                name: Measure(one.measure, alpha=one.alpha, scale=one.effective_scale)
+                name: Measure(
+                    one.measure, alpha=one.alpha, scale=one.effective_scale, upper_confidence=one.upper_confidence
+                )
                 for name, one in request.constraints.items()
             },
+            algorithm=request.algorithm,
             reward_mean=mean_and_std[0],
             reward_std=mean_and_std[1],
             maximises=request.maximises,
@@ -187,7 +198,7 @@ class LearnerRank:
         if rollouts is not None:
             self._write(rollouts, update.experience, terms, step)
             seconds["write"] = time.perf_counter() - start - sum(seconds.values())
-        return StepResult(step, self._weight_version, update.metrics, seconds)
+        return StepResult(step, self._weight_version, update.metrics, seconds, update.notes)
 
     def _fetch(self, shard: RankShard, fetch_seconds: float) -> Samples:
         assert self._request is not None
@@ -207,6 +218,7 @@ class LearnerRank:
                 list(self._request.constraints),
                 self._pad_token_id,
                 needs_reward=self._request.maximises,
+                excluded_token_ids=self._excluded_token_ids,
             )
         except BadBatch as error:
             problem = error
@@ -312,6 +324,7 @@ class LearnerRank:
     def _facts(self) -> dict[str, Any]:
         learner = self._loaded()
         return {
+            "algorithm": learner.algorithm,
             "ranks": self._ranks.size,
             "zero_stage": self._settings.zero_stage,
             "dtype": self._settings.dtype,
@@ -329,6 +342,14 @@ class LearnerRank:
 
 def _folder(critic: Critic) -> str:
     return "critic-" + "-".join(signal.replace("/", "_") for signal in critic.signals)
+
+
+def _excluded_token_ids(request: LoadRequest) -> tuple[int, ...]:
+    """The ids that the papers' masks leave out, where the reference setting asks for it."""
+    if not request.reference.masks_by_token_id:
+        return ()
+    tokenizer = load_tokenizer(request.policy_path)
+    return tuple(int(one) for one in (tokenizer.pad_token_id, tokenizer.unk_token_id) if one is not None)
 
 
 def _seed_everything(seed: int) -> None:

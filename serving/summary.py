@@ -48,6 +48,10 @@ class ConstraintCertificate(_Part):
     n: int
     confidence: float
     labels_source: str
+    method: str = "clopper_pearson"
+    """The bound's construction."""
+    labelled: int | None = None
+    """Answers that were labelled, where fewer than `n` were (prediction-powered)."""
 
     def verdict(self) -> str:
         """``feasible: 2.1 % [1.2, 3.4] ≤ 5 %``."""
@@ -98,6 +102,34 @@ class PpoFigures(_Part):
     """Mean wall-clock seconds per step by phase."""
     quarantined: int = 0
     """Samples set aside because a score was missing or not finite."""
+    kl_budget_spent: bool = False
+    """The loop ended early because the policy had moved as far from the reference as was allowed."""
+    sqrt_kl: dict[str, Any] | None = None
+    """`learner.statistics.sqrt_kl.SqrtKlFit` of reward = a + b sqrt(KL) over the steps; None where no fit was possible."""
+    halves: dict[str, Any] | None = None
+    """`learner.overoptimisation.HalvesGap`: how far the train and test reward models rose; None unless `halves.enabled`."""
+
+
+class Candidate(_Part):
+    """One snapshot of the loop on the selection split."""
+
+    step: int
+    helpfulness: float
+    unsafe_share: dict[str, float]
+    upper_bound: dict[str, float]
+    feasible: bool
+    excess: float
+
+
+class SelectionFigures(_Part):
+    """Which snapshot was promoted, and how far calibrations had moved on its answers."""
+
+    promoted_step: int
+    feasible: bool
+    """On the selection split; the certificate has the last word."""
+    candidates: list[Candidate]
+    drift: dict[str, dict[str, Any]]
+    """By constraint: `learner.statistics.calibration.Drift`."""
 
 
 class WeightFigures(_Part):
@@ -114,6 +146,7 @@ class Summary(_Part):
     schema_version: int = SCHEMA_VERSION
     name: str
     seed: int
+    algorithm: str = "ppo_lag"
     verdict: str
     evaluation: dict[str, Any]
     """What `actors.judging.cells.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
@@ -128,7 +161,9 @@ class Summary(_Part):
     seconds: dict[str, float]
     """Per stage, and ``total`` from job start to this file."""
     ppo: PpoFigures | None
+    """None for an algorithm without a loop; so are `weights` and `selection`."""
     weights: WeightFigures | None
+    selection: SelectionFigures | None = None
     versions: dict[str, str]
     digests: dict[str, str] = {}
     """sha256 of what went in and came out: world, configuration, models."""
@@ -147,6 +182,8 @@ def build_summary(
     ppo: PpoFigures | None,
     weights: WeightFigures | None,
     versions: Mapping[str, str],
+    algorithm: str = "ppo_lag",
+    selection: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     preferences: Mapping[str, int] | None = None,
     digests: Mapping[str, str] | None = None,
@@ -170,6 +207,7 @@ def build_summary(
         return Summary(
             name=name,
             seed=seed,
+            algorithm=algorithm,
             verdict=verdict_line(certificate),
             evaluation=dict(evaluation),
             certificate=certificate,
@@ -180,33 +218,15 @@ def build_summary(
             seconds=dict(seconds),
             ppo=ppo,
             weights=weights,
+            selection=None
+            if selection is None
+            else SelectionFigures(**{k: selection[k] for k in SelectionFigures.model_fields}),
             versions=dict(versions),
             digests=dict(digests or {}),
             warnings=list(dict.fromkeys(warnings)),
         )
     except ValidationError as error:
         raise DataError(f"summary: {_first_problem(error)}") from error
-
-
-def ppo_figures(steps: Sequence[Mapping[str, Any]], batch_size: int) -> PpoFigures | None:
-    """Sum up the loop from its lines of metrics.jsonl (`seconds`, `phase_seconds`, `quarantined`); None without a step.
-
-    Throughput counts the samples of a step over the wall-clock seconds of a step, all phases included.
-    """
-    if not steps:
-        return None
-    seconds = math.fsum(float(line["seconds"]) for line in steps)
-    phases = {phase for line in steps for phase in line["phase_seconds"]}
-    means = {
-        phase: math.fsum(float(line["phase_seconds"].get(phase, 0.0)) for line in steps) / len(steps)
-        for phase in sorted(phases)
-    }
-    return PpoFigures(
-        steps=len(steps),
-        samples_per_second=batch_size * len(steps) / seconds if seconds > 0 else 0.0,
-        phase_seconds=means,
-        quarantined=sum(int(line.get("quarantined", 0)) for line in steps),
-    )
 
 
 def certificate_of(certificates: Mapping[str, LearnerCertificate]) -> Certificate | None:

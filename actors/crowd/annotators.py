@@ -1,6 +1,6 @@
 """Simulated annotators: people who see helpfulness and harm through noise, a bias and, in mixed mode, a private taste.
 
-Every answer depends on (seed, pair_id) only, so that labels survive reordering, batching and restarts.
+Every answer depends on (seed, id of the pair or response) only, so that labels survive reordering, batching and restarts.
 
 In decoupled mode a question sheet has four questions (is response 0 safe, is response 1 safe, which helps more, which
 is safer) and each gets ``votes`` votes. In mixed mode there is one question (which is better overall). Nobody is
@@ -126,6 +126,16 @@ class Crowd:
     def label(self, pairs: Sequence[PairToLabel]) -> list[PairLabel]:
         """One label per pair, in the same order. Raises KeyError on a task the world does not have."""
         return [self._label(pair) for pair in pairs]
+
+    def says_safe(self, response_id: str, task_id: str, response: str, finished: bool = True) -> bool:
+        """The majority's safety label of one response by itself; each of ``votes`` annotators errs independently.
+
+        A question of its own, so a crowd in mixed mode can be asked too. Raises KeyError as `label`.
+        """
+        gold = self._scorer.score(task_id, response, finished)
+        rng = random.Random(f"response/{self._seed}/{response_id}")
+        asked = rng.sample(self.annotators, self.settings.votes)
+        return _is_safe([self._safety_vote(person, "safety_0", gold, rng) for person in asked])
 
     def _hire(self, index: int) -> Annotator:
         rng = random.Random(f"annotator/{self._seed}/{index}")

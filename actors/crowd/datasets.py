@@ -6,6 +6,7 @@ Files hold token ids and lengths only, so that a trainer needs neither a tokeniz
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,20 +61,21 @@ def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str,
 
 
 @ray.remote(num_cpus=0)
-def write_reward_comparisons(preferences_path: str, path: str, holdout_share: float) -> dict[str, int]:
-    """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out."""
+def write_reward_comparisons(preferences_path: str, path: str) -> dict[str, int]:
+    """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out.
+
+    Besides its split each row says in which half of the conversations it is, for models that train on one of them.
+    """
     rows = []
     for pair in _pairs(preferences_path):
         better = int(pair["better_response_id"])
-        rows.append({**_sides(pair, better, "better", "worse"), "holdout": _held_out(pair, holdout_share)})
+        rows.append({**_sides(pair, better, "better", "worse"), "split": pair["split"], "half": half_of(pair)})
     write_rows(rows, Path(path))
     return _counts(rows, preferences_path)
 
 
 @ray.remote(num_cpus=0)
-def write_cost_comparisons(
-    preferences_path: str, path: str, holdout_share: float, categories: Sequence[str]
-) -> dict[str, int]:
+def write_cost_comparisons(preferences_path: str, path: str, categories: Sequence[str]) -> dict[str, int]:
     """Comparisons for one constraint's cost model: which response is safer, and whether each is safe.
 
     With `categories` only those count as unsafe; a pair is then ranked where its two safety labels differ, for the
@@ -95,7 +97,7 @@ def write_cost_comparisons(
                 "safer_sign": signs[safer],
                 "less_safe_sign": signs[1 - safer],
                 "rank_weight": 1.0 if not categories or signs[0] != signs[1] else 0.0,
-                "holdout": _held_out(pair, holdout_share),
+                "split": pair["split"],
             }
         )
     if not rows:
@@ -124,21 +126,23 @@ def _sign(pair: Mapping[str, Any], side: int, categories: Sequence[str]) -> int:
     return UNSAFE
 
 
-def _held_out(pair: Mapping[str, Any], share: float) -> bool:
-    """By conversation, never by row: equal prompts are all on one side."""
-    text = "\n".join(f"{message['role']}: {message['content']}" for message in pair["messages"])
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+def half_of(pair: Mapping[str, Any]) -> int:
+    """0 or 1, by conversation (a task in a form), never by row: equal prompts are all in one half."""
+    digest = hashlib.blake2b(f"half\n{pair['task_id']}\n{pair['form']}".encode(), digest_size=1).digest()
+    return digest[0] & 1
 
 
 def _pairs(preferences_path: str) -> Iterable[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(preferences_path).to_pylist()
+    table = pq.read_table(preferences_path)
+    if "split" not in table.column_names:
+        raise DataError(f"{preferences_path} lacks the column split: sample and label the pairs again")
+    rows: list[dict[str, Any]] = table.to_pylist()
     return [row for row in rows if row["response_0_ids"] != row["response_1_ids"]]
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], preferences_path: str) -> dict[str, int]:
-    held = sum(1 for row in rows if row["holdout"])
-    return {"pairs": pq.read_metadata(preferences_path).num_rows, "used": len(rows), "holdout": held}
+    splits = Counter(str(row["split"]) for row in rows)
+    return {"pairs": pq.read_metadata(preferences_path).num_rows, "used": len(rows), **dict(sorted(splits.items()))}
 
 
 def _hashable(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:

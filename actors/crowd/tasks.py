@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -20,7 +21,7 @@ from actors.crowd.annotators import Crowd, CrowdSettings, PairLabel, PairToLabel
 from actors.crowd.gold import Gold, GoldScorer
 from actors.crowd.world import load_world
 from actors.judging.samples import EvaluatedSample, write_samples
-from learner.records import Prompt, RolloutChunk
+from learner.records import Prompt, RolloutChunk, RolloutMeta
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,49 @@ def label_pairs(
 
 @ray.remote(num_cpus=0)
 def judge_samples(
-    world_path: str | None, model: str, prompts: Sequence[Prompt], tokenizer_file: str, path: str, *chunks: RolloutChunk
-) -> int:
-    """Judge one model's responses by gold score and write them as evaluated samples; returns how many."""
+    world_path: str | None, model: str, prompts: Sequence[Prompt], tokenizer_file: str, path: str,
+    keep: frozenset[str] | None, *chunks: RolloutChunk, crowd: tuple[dict[str, Any], int] | None = None,
+) -> int:  # fmt: skip
+    """Judge one model's responses by gold score and write them as evaluated samples; returns how many.
+
+    Args:
+        keep: ids of the requests that count; None is all of them.
+        crowd: settings and seed of annotators who label each response too; None asks nobody.
+    """
     world = load_world(Path(world_path) if world_path else None)
     scorer = GoldScorer(world)
+    annotators = None if crowd is None else Crowd(world, CrowdSettings(**crowd[0]), crowd[1])
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    samples = []
+    samples: dict[str, EvaluatedSample] = {}
     for answer in _answers(tokenizer_file, chunks):
+        # A sample drawn twice, after a generator was lost, may lie in two chunks.
+        if answer.request_id in samples or (keep is not None and answer.request_id not in keep):
+            continue
         prompt = by_id[answer.prompt_id]
-        gold = scorer.score(prompt.attributes["task_id"], answer.text, answer.finished)
-        samples.append(_evaluated(model, prompt, answer, gold))
-    samples.sort(key=lambda sample: sample.prompt_id)
-    return write_samples(samples, Path(path))
+        task_id = prompt.attributes["task_id"]
+        gold = scorer.score(task_id, answer.text, answer.finished)
+        unsafe = None
+        if annotators is not None:
+            unsafe = not annotators.says_safe(answer.request_id, task_id, answer.text, answer.finished)
+        samples[answer.request_id] = _evaluated(model, prompt, answer, gold, unsafe)
+    return write_samples(sorted(samples.values(), key=lambda sample: sample.prompt_id), Path(path))
 
 
-def _evaluated(model: str, prompt: Prompt, answer: Answer, gold: Gold) -> EvaluatedSample:
+@ray.remote(num_cpus=0)
+def pick_samples(keep: frozenset[str], *chunks: RolloutChunk) -> RolloutChunk:
+    """Only the samples of these requests, as one chunk, so that the memory of the others can be freed."""
+    picked: dict[str, tuple[RolloutMeta, np.ndarray, np.ndarray]] = {}
+    for chunk in chunks:
+        for row in zip(chunk.meta, chunk.token_ids, chunk.behaviour_logprobs, strict=True):
+            if row[0].request_id in keep:
+                picked[row[0].request_id] = row
+    rows = list(picked.values())
+    return RolloutChunk(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+
+
+def _evaluated(
+    model: str, prompt: Prompt, answer: Answer, gold: Gold, crowd_unsafe: bool | None
+) -> EvaluatedSample:  # fmt: skip
     return EvaluatedSample(
         model=model,
         prompt_id=prompt.prompt_id,
@@ -130,6 +158,7 @@ def _evaluated(model: str, prompt: Prompt, answer: Answer, gold: Gold) -> Evalua
         alternative=gold.alternative,
         response_tokens=len(answer.response_ids),
         gold_category=gold.category,
+        crowd_unsafe=crowd_unsafe,
     )
 
 
@@ -154,6 +183,7 @@ def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provena
         "kind": prompt.attributes["kind"],
         "form": prompt.attributes["form"],
         "category": prompt.category,
+        "split": prompt.attributes.get("purpose", "train"),
         "messages": [dict(message) for message in prompt.messages],
         "prompt_ids": first.prompt_ids,
     }

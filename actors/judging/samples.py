@@ -40,11 +40,13 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("alternative", pa.bool_(), nullable=False),
         pa.field("response_tokens", pa.int32(), nullable=False),
         pa.field("gold_category", pa.string()),
+        pa.field("crowd_unsafe", pa.bool_()),
         pa.field("reward", pa.float64()),
         pa.field("costs", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
-_REQUIRED = frozenset(name for name in SAMPLE_SCHEMA.names if name not in ("gold_category", "reward", "costs"))
+_OPTIONAL = frozenset({"gold_category", "crowd_unsafe", "reward", "costs"})
+_REQUIRED = frozenset(SAMPLE_SCHEMA.names) - _OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class EvaluatedSample:
     response_tokens: int
     gold_category: str | None = None
     """Category of an unsafe response; None when it is safe."""
+    crowd_unsafe: bool | None = None
+    """The crowd's majority label, where the evaluation asked for it."""
     reward: float | None = None
     """Raw score of the run's reward model, where the evaluation asked for it."""
     costs: Mapping[str, float] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The scorer actor: reward, cost and reference models over chunks of rollouts.
 
 Invariant: a row's scores and reference log-probs do not depend on the rows it is batched with (to float32 rounding), and a
-row that cannot be scored is reported as such, never as a number.
+row that cannot be scored is reported as such, never as a number. An ensemble answers as one model: its members' bound.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import torch
 from configs.exits import SteelyardError
 from configs.schema.resources import ScorerSettings
 from learner.models import (
-    forward_end_scores,
     forward_response_logprobs,
     length_sorted_batches,
     load_policy,
-    load_score_model,
     pad_right,
 )
 from learner.records import RolloutChunk, ScoreChunk
+from learner.score_folders import WholeScoreModel, load_whole_score_model
 
 HEALTH = "health"
 """Concurrency group of calls that never wait for a model."""
@@ -38,7 +37,7 @@ class ScorerModels:
     """What one scorer holds."""
 
     signals: Mapping[str, Path] = field(default_factory=dict)
-    """Signal name (``reward``, ``cost/<name>``) to the score model's Hugging Face folder."""
+    """Signal name (``reward``, ``cost/<name>``, ``reward_test``) to the score model's Hugging Face folder, or ensemble's."""
     reference: Path | None = None
     """The policy that the KL penalty is measured against."""
     temperature: float = 1.0
@@ -56,6 +55,8 @@ class ScoreMeta:
     busy_seconds: float
     tokens: int
     """Padded tokens that went through each model."""
+    spreads: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of each signal that an ensemble scores: standard deviation over its members, per row."""
 
 
 class ModelScorer:
@@ -71,8 +72,8 @@ class ModelScorer:
         """Hold these models in place of the ones before; returns the seconds."""
         begin = time.perf_counter()
         self._models = models
-        self._scorers: dict[str, Any] = {
-            name: load_score_model(path, torch.float32).to(self._device) for name, path in models.signals.items()
+        self._scorers: dict[str, WholeScoreModel] = {
+            name: load_whole_score_model(path, torch.float32, self._device) for name, path in models.signals.items()
         }
         self._reference: Any = (
             load_policy(models.reference, torch.float32).to(self._device) if models.reference else None
@@ -96,21 +97,26 @@ class ModelScorer:
             Two objects: the scalars for the driver, and the ScoreChunk for learner ranks.
         """
         begin = time.perf_counter()
-        scores, reference, tokens = self._forward(chunk)
+        scores, spreads, reference, tokens = self._forward(chunk)
         ids = tuple(meta.request_id for meta in chunk.meta)
         meta = ScoreMeta(
             request_ids=ids,
-            scores={name: tuple(float(value) for value in values) for name, values in scores.items()},
+            scores=_as_tuples(scores),
             faults=find_faults(ids, scores, reference),
             busy_seconds=time.perf_counter() - begin,
             tokens=tokens,
+            spreads=_as_tuples(spreads),
         )
         return meta, ScoreChunk(ids, scores, reference)
 
-    def _forward(self, chunk: RolloutChunk) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...], int]:
+    def _forward(
+        self, chunk: RolloutChunk
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], tuple[np.ndarray, ...], int]:
+        """Scores and ensembles' spreads by signal, reference log-probs by row, and the padded tokens."""
         rows = chunk.token_ids
         _check_lengths(self._name, chunk)
         scores = {name: np.full(len(rows), np.nan, dtype=np.float32) for name in self._scorers}
+        spreads = {name: np.zeros(len(rows), dtype=np.float32) for name, one in self._scorers.items() if one.bound}
         reference = [np.empty(0, dtype=np.float32)] * len(rows)
         tokens = 0
         with torch.inference_mode():
@@ -120,7 +126,9 @@ class ModelScorer:
                 )
                 tokens += input_ids.numel()
                 for name, model in self._scorers.items():
-                    scores[name][batch] = forward_end_scores(model, input_ids, lengths).cpu().numpy()
+                    scores[name][batch], deviation = model.score(input_ids, lengths)
+                    if deviation is not None:
+                        spreads[name][batch] = deviation
                 if self._reference is not None:
                     prompts, responses = (
                         torch.tensor([getattr(chunk.meta[index], what) for index in batch], device=self._device)
@@ -131,7 +139,7 @@ class ModelScorer:
                     )
                     for row, index in enumerate(batch):
                         reference[index] = logprobs[row, : int(responses[row])].cpu().numpy()
-        return scores, tuple(reference) if self._reference is not None else (), tokens
+        return scores, spreads, tuple(reference) if self._reference is not None else (), tokens
 
     def shutdown(self) -> None:
         """End this process; the caller sees the actor die."""
@@ -150,6 +158,10 @@ def find_faults(
         if bad:
             faults[request_id] = f"not finite: {', '.join(bad)}"
     return faults
+
+
+def _as_tuples(rows: Mapping[str, np.ndarray]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(float(value) for value in values) for name, values in rows.items()}
 
 
 def _check_lengths(name: str, chunk: RolloutChunk) -> None:

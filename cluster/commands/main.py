@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, demo, doctor, head, run, submit
+from cluster.commands import config, demo, doctor, head, results, run, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -36,6 +36,12 @@ def why(context: typer.Context) -> None:
     _forward("why", context.args)
 
 
+@app.command(name="threshold", context_settings=_FORWARD, add_help_option=False)
+def threshold(context: typer.Context) -> None:
+    """Choose a constraint's limit from the harmful rate you want."""
+    _forward("threshold", context.args)
+
+
 @app.command(name="chat", context_settings=_FORWARD, add_help_option=False)
 def chat(context: typer.Context) -> None:
     """Talk to the models of a run, side by side."""
@@ -43,6 +49,7 @@ def chat(context: typer.Context) -> None:
 
 
 app.command(name="doctor")(doctor.doctor)
+app.add_typer(results.app, name="results")
 app.add_typer(config.app, name="config")
 app.add_typer(head.app, name="head")
 

@@ -29,16 +29,23 @@ def run(
 
 def run_here(settings: RunSettings, storage: Path) -> int:
     """Run the job in this process against our own head, starting it if needed; returns the job's exit code."""
+    from cluster.head import state_dir
+
+    join_own_head(storage)
+    resolved = state_dir() / "submitted" / f"{settings.name}.yaml"
+    resolved.parent.mkdir(exist_ok=True)
+    resolved.write_text(dump_settings(settings), encoding="utf-8")
+    from cluster.job import main as job_main
+
+    return int(job_main([str(resolved)]))
+
+
+def join_own_head(storage: Path) -> None:
+    """Make this process a job of our own head, starting the head if needed. Ray must not have been imported yet."""
     from cluster.head import clean_environment, ensure_head, state_dir
     from cluster.jobs import STORAGE_VARIABLE
 
     head = ensure_head(state_dir())
-    resolved = state_dir() / "submitted" / f"{settings.name}.yaml"
-    resolved.parent.mkdir(exist_ok=True)
-    resolved.write_text(dump_settings(settings), encoding="utf-8")
     environment = clean_environment(os.environ) | {"RAY_ADDRESS": head.gcs_address, STORAGE_VARIABLE: str(storage)}
     os.environ.clear()
     os.environ.update(environment)  # before Ray is imported, and for as long as this process lives
-    from cluster.job import main as job_main
-
-    return int(job_main([str(resolved)]))

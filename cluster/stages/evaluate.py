@@ -5,35 +5,41 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from actors.crowd.tasks import judge_samples
+from actors.crowd.hindsight import judge_rollouts, tasks_of
 from actors.judging.cells import evaluate_cells
-from actors.judging.samples import iter_samples
+from actors.judging.samples import EvaluatedSample, iter_samples
 from cluster.context import RunContext
-from cluster.promptsets import certificate_prompts, evaluation_prompts
-from cluster.requests import Sampler
-from cluster.stages import ppo, sft
+from cluster.judged import is_unsafe, judge_answers, rate_limit_of
+from cluster.loop import prompts_of
+from cluster.promptsets import CERTIFICATE, evaluation_prompts, judged_prompts
+from cluster.stages import direct, score_models, selection, sft
 from cluster.stages.base import Stage, StageOutput
-from configs.schema.run import RunSettings
-from configs.schema.signals import ConstraintSettings
+from cluster.stages.selection import load_scorers
+from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from learner.deadlines import fetch_result
-from learner.records import Prompt, SamplingSettings
+from learner.statistics.calibration import load_calibration
 from learner.statistics.certificate import Certificate, certify
 
 NAME = "evaluate"
-SFT, POLICY = "sft", "policy"
+SFT, POLICY, CERTIFIED = "sft", "policy", "policy"
 
 
 def evaluate_stage(settings: RunSettings) -> Stage:
     """The evaluation for these settings."""
     return Stage(
         name=NAME,
-        inputs=(sft.NAME, ppo.NAME),
+        inputs=_inputs(settings),
         settings={
             "seed": settings.seed,
+            "algorithm": settings.algorithm,
+            "splits": settings.splits.model_dump(mode="json"),
+            "best_of_k": settings.best_of_k.model_dump(mode="json") if settings.algorithm == "best_of_k" else None,
+            "crowd": settings.preferences.crowd.model_dump(mode="json"),
             "evaluation": settings.evaluation.model_dump(mode="json"),
             "certificate": settings.certificate.model_dump(mode="json"),
             "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
@@ -42,6 +48,8 @@ def evaluate_stage(settings: RunSettings) -> Stage:
         },
         code=(
             "cluster/stages/evaluate.py",
+            "cluster/answers.py",
+            "cluster/judged.py",
             "cluster/promptsets.py",
             "cluster/requests.py",
             "actors",
@@ -52,94 +60,117 @@ def evaluate_stage(settings: RunSettings) -> Stage:
     )
 
 
+def _inputs(settings: RunSettings) -> tuple[str, ...]:
+    """What the answers come from: the promoted policy, the direct one, or SFT with the models that choose."""
+    if settings.algorithm in DIRECT_ALGORITHMS:
+        return (sft.NAME, direct.NAME, *(stage.name for stage in score_models.stages(settings)))
+    if settings.algorithm in LOOP_ALGORITHMS:
+        return (sft.NAME, selection.NAME)
+    return (sft.NAME, *(stage.name for stage in score_models.stages(settings)))
+
+
 def _run(context: RunContext) -> StageOutput:
     settings = context.settings
     folder = context.layout.evaluation(context.round_number)
     folder.mkdir(parents=True, exist_ok=True)
-    prompts = evaluation_prompts(context.world, settings.evaluation, settings.seed + 3)
-    own = {
-        name: certificate_prompts(
-            context.world, n=settings.certificate.samples, seed=settings.seed + 4, subset=one.subset, constraint=name
-        )
-        for name, one in settings.constraints.items()
-    }
-    everything = [*prompts, *(prompt for some in own.values() for prompt in some)]
-    _answer(context, POLICY, context.layout.policy(context.round_number), everything, folder / "policy.parquet")
-    _answer(context, SFT, context.layout.sft, prompts, folder / "sft.parquet")
-    certificates = {
-        name: _certify(settings, one, folder / "policy.parquet", own[name])
-        for name, one in settings.constraints.items()
-    }
-    samples = _merge(folder, {prompt.prompt_id for some in own.values() for prompt in some})
+    cells = evaluation_prompts(context.world, settings.evaluation, settings.seed + 3)
+    policy = context.layout.sft if settings.algorithm == "best_of_k" else context.layout.policy(context.round_number)
+    if settings.algorithm in DIRECT_ALGORITHMS and settings.certificate.labelled is not None:
+        load_scorers(context)  # after a loop they are there, and best-of-k brings its own
+    judge_answers(context, POLICY, policy, cells, folder / "policy.parquet", stage=NAME)
+    certificates = _certify_all(context, policy, folder / "certificate.parquet")
+    judge_answers(context, SFT, context.layout.sft, cells, folder / "sft.parquet", stage=NAME)
+    samples = _merge(folder)
     evaluation = evaluate_cells(iter_samples(samples), confidence=settings.evaluation.confidence)
     path = folder / "evaluation.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(evaluation, indent=1) + "\n")
     os.replace(partial, path)
-    facts = {name: vars(certificate) for name, certificate in certificates.items()}
-    return StageOutput((samples, folder / "certificate.parquet", path), {"certificates": facts})
+    outputs = [samples, path, *([folder / "certificate.parquet"] if settings.constraints else [])]
+    if settings.algorithm in LOOP_ALGORITHMS:
+        outputs.append(_hindsight(context, folder / "training_gold.json"))
+    return StageOutput(tuple(outputs), {"certificates": {name: asdict(found) for name, found in certificates.items()}})
 
 
-def _answer(context: RunContext, model: str, model_path: Path, prompts: Sequence[Prompt], path: Path) -> None:
-    """One model answers every prompt once; its samples are judged and written beside the data."""
+def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Certificate]:
+    """Judge the promoted policy on the certificate split, constraint by constraint, and keep the samples."""
     settings = context.settings
-    pool = context.engines.rollout_pool(model_path, context.tokenizer_path)
-    sampler = Sampler(context.tokenizer_path, settings.seed, f"{NAME}-{model}")
-    sampling = SamplingSettings(settings.evaluation.temperature, settings.ppo.max_response_tokens)
-    requests = [sampler.request(prompt, f"{model}/{prompt.prompt_id}", sampling) for prompt in prompts]
-    chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
-    call = judge_samples.remote(
-        context.world_path, model, list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), *chunks
-    )
-    judged = fetch_result(
-        call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})"
-    )
-    if judged != len(prompts):
-        context.warn(
-            f"{len(prompts) - judged} of {len(prompts)} answers of {model} could not be drawn; cells have fewer samples"
+    prompts = {
+        name: judged_prompts(
+            context.splits,
+            CERTIFICATE,
+            n=settings.certificate.samples,
+            seed=settings.seed + 4,
+            prefix=f"certificate-{name}",
+            subset=one.subset,
         )
+        for name, one in settings.constraints.items()
+    }
+    if not prompts:
+        return {}
+    samples = {
+        sample.prompt_id: sample
+        for sample in judge_answers(
+            context,
+            CERTIFIED,
+            policy,
+            [prompt for some in prompts.values() for prompt in some],
+            path,
+            stage=NAME,
+            scored=settings.certificate.labelled is not None,
+            crowd=settings.certificate.labels == "crowd",
+        )
+    }
+    return {
+        name: _certify(context, name, [samples[prompt.prompt_id] for prompt in some if prompt.prompt_id in samples])
+        for name, some in prompts.items()
+    }
 
 
-def _certify(
-    settings: RunSettings, constraint: ConstraintSettings, samples: Path, prompts: Sequence[Prompt]
-) -> Certificate:
-    """Certify the share of unsafe answers by gold label. A constraint on a cost's mean has no gold unit, so its limit is
-    checked by the share of unsafe answers too, against `certificate.rate_limit`."""
-    wanted = {prompt.prompt_id for prompt in prompts}
-    labels = [
-        _violates(sample.gold_unsafe, sample.gold_category, constraint)
-        for sample in iter_samples(samples)
-        if sample.prompt_id in wanted
-    ]
-    limit = constraint.limit if constraint.measure == "rate" else settings.certificate.rate_limit
+def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample]) -> Certificate:
+    """Certify the share of unsafe answers by labels; of those beyond `certificate.labelled` only the cost is looked at."""
+    settings, constraint = context.settings, context.settings.constraints[name]
+    asked = settings.certificate
+    labels = [is_unsafe(sample, constraint, asked.labels) for sample in samples[: asked.labelled]]
+    predictions: list[float] | None = None
+    if asked.labelled is not None:
+        calibration = load_calibration(context.layout.cost(context.round_number, name))
+        if calibration is None:
+            context.warn(
+                f"certificate of {name}: its cost model has no calibration, so only the labelled answers count"
+            )
+        else:
+            predictions = calibration.platt.probability([sample.costs[name] for sample in samples]).tolist()
     return certify(
         labels,
-        limit,
-        labels_source="gold",
-        confidence=settings.certificate.confidence,
+        rate_limit_of(settings, constraint),
+        labels_source=asked.labels,
+        confidence=asked.confidence,
         constraints=len(settings.constraints),
+        predictions=predictions,
     )
 
 
-def _violates(unsafe: bool, category: str | None, constraint: ConstraintSettings) -> bool:
-    return unsafe and (not constraint.categories or category in constraint.categories)
-
-
-def _merge(folder: Path, certificate_ids: set[str]) -> Path:
-    """``samples.parquet`` of both models, and the certificate's samples apart in ``certificate.parquet``."""
-    target, apart = folder / "samples.parquet", folder / "certificate.parquet"
-    tables = {model: pq.read_table(folder / f"{model}.parquet") for model in (SFT, POLICY)}
-    schema = tables[SFT].schema
-    with (
-        pq.ParquetWriter(f"{target}.partial", schema) as all_samples,
-        pq.ParquetWriter(f"{apart}.partial", schema) as own,
-    ):
-        for table in tables.values():
-            mask = [row in certificate_ids for row in table["prompt_id"].to_pylist()]
-            own.write_table(table.filter(mask))
-            all_samples.write_table(table.filter([not kept for kept in mask]))
-    for path in (target, apart):
-        os.replace(f"{path}.partial", path)
-    for model in tables:
+def _merge(folder: Path) -> Path:
+    """``samples.parquet``: the cells' answers of both models."""
+    target = folder / "samples.parquet"
+    tables = [pq.read_table(folder / f"{model}.parquet") for model in (SFT, POLICY)]
+    with pq.ParquetWriter(f"{target}.partial", tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    os.replace(f"{target}.partial", target)
+    for model in (SFT, POLICY):
         (folder / f"{model}.parquet").unlink()
     return target
+
+
+def _hindsight(context: RunContext, path: Path) -> Path:
+    """What the true scorer says of every sample that was learned from, step by step."""
+    settings = context.settings
+    call = judge_rollouts.remote(
+        context.world_path, str(context.layout.rollouts), tasks_of(prompts_of(context)),
+        str(context.tokenizer_path / "tokenizer.json"), str(path),
+        {name: list(one.categories) for name, one in settings.constraints.items()},
+    )  # fmt: skip
+    fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="judge_rollouts")
+    return path

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cluster.context import RunContext
+from cluster.digests import model_digest
+from cluster.limits import chosen_limit_problem
 from cluster.loop import PpoLoop
 from cluster.stages import preferences, score_models, sft
 from cluster.stages.base import Stage, StageOutput
+from configs.exits import ConfigError
 from configs.schema.run import RunSettings
+from learner.overoptimisation import halves_alarm, halves_gap
+from learner.statistics.calibration import load_calibration
+from learner.statistics.sqrt_kl import fit_sqrt_kl
 
 NAME = "ppo"
 
 
 def ppo_stage(settings: RunSettings) -> Stage:
     """The loop for these settings."""
-    costs = tuple(score_models.cost_stage_name(name) for name in settings.constraints)
+    models = [stage.name for stage in score_models.stages(settings)]
     return Stage(
         name=NAME,
-        inputs=(sft.NAME, preferences.NAME, score_models.REWARD, *costs),
+        inputs=(sft.NAME, preferences.NAME, *models),
         settings={
             "seed": settings.seed,
             "objective": settings.objective.model_dump(mode="json"),
             "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "algorithm": settings.algorithm,
             "ppo": settings.ppo.model_dump(mode="json"),
+            "splits": settings.splits.model_dump(mode="json"),
+            "selection": settings.selection.model_dump(mode="json", include={"candidates", "every"}),
+            "reference": settings.reference.model_dump(mode="json"),
+            "halves": settings.halves.model_dump(mode="json"),
             "learner": settings.resources.learner.model_dump(mode="json", include={"ranks", "dtype", "zero_stage"}),
             "deterministic": settings.deterministic,
             "dtype": settings.resources.generators.dtype,
@@ -45,11 +58,47 @@ def ppo_stage(settings: RunSettings) -> Stage:
 
 def _run(context: RunContext) -> StageOutput:
     context.engines.end_supervised()
-    loop = PpoLoop(context, inputs_of(context))
+    inputs = inputs_of(context)
+    refuse_foreign_limits(context)
+    loop = PpoLoop(context, inputs)
     facts = loop.run()
-    policy = context.layout.policy(context.round_number)
-    loop.learner.save_policy(policy)
-    return StageOutput((policy, context.layout.metrics), facts)
+    candidates = context.layout.candidates(context.round_number)
+    return StageOutput((candidates, context.layout.metrics), facts | over_optimisation(context, inputs))
+
+
+def refuse_foreign_limits(context: RunContext) -> None:
+    """A limit in a cost model's units means nothing for another cost model.
+
+    Raises:
+        ConfigError: a constraint's limit was chosen for another cost model than this run's.
+    """
+    for name, constraint in context.settings.constraints.items():
+        problem = chosen_limit_problem(constraint, model_digest(context.layout.cost(context.round_number, name)))
+        if problem is not None:
+            raise ConfigError(f"constraints.{name}.chosen_for: {problem}")
+
+
+def over_optimisation(context: RunContext, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Reward against the distance from the reference over the loop, and how the two halves' models rose (paper A)."""
+    lines = [json.loads(line) for line in context.layout.metrics.read_text().splitlines()]
+    found: dict[str, Any] = {}
+    try:
+        fit = fit_sqrt_kl([line["kl"] for line in lines], [line["reward"] for line in lines])
+        found["sqrt_kl"] = asdict(fit)
+    except ValueError as error:
+        found["sqrt_kl_refused"] = str(error)
+    if context.settings.halves.enabled:
+        gap = halves_gap(
+            [line["reward"] for line in lines],
+            [line["watched/reward_test"] for line in lines],
+            inputs["normaliser"],
+            inputs["test_normaliser"],
+        )
+        found["halves"] = asdict(gap)
+        alarm = halves_alarm(gap, context.settings.halves.alarm)
+        if alarm is not None:
+            context.warn(alarm)
+    return found
 
 
 def inputs_of(context: RunContext) -> dict[str, Any]:
@@ -58,12 +107,12 @@ def inputs_of(context: RunContext) -> dict[str, Any]:
     reward = layout.reward(number)
     costs = {name: layout.cost(number, name) for name in context.settings.constraints}
     normaliser = _document(reward, "normaliser.json")
-    calibrations = {
-        name: _document(path, "calibration.json")
-        for name, path in costs.items()
-        if (path / "calibration.json").exists()
-    }
+    calibrations = {name: found.platt for name, path in costs.items() if (found := load_calibration(path)) is not None}
+    watched = {"reward_test": layout.reward_test(number)} if context.settings.halves.enabled else {}
+    test_normaliser = _document(watched["reward_test"], "normaliser.json") if watched else normaliser
     return {
+        "watched_paths": watched,
+        "test_normaliser": (float(test_normaliser["mean"]), float(test_normaliser["std"])),
         "reward_path": reward,
         "cost_paths": costs,
         "normaliser": (float(normaliser["mean"]), float(normaliser["std"])),

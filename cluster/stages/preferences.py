@@ -8,8 +8,9 @@ from __future__ import annotations
 from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
 from cluster.context import RunContext
 from cluster.digests import model_digest
-from cluster.promptsets import training_prompts
-from cluster.requests import Sampler, stable_seed
+from cluster.promptsets import labelled_prompts
+from cluster.requests import Sampler
+from cluster.seeds import stable_seed
 from cluster.stages import sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
@@ -26,7 +27,8 @@ def pairs_stage(settings: RunSettings) -> Stage:
         inputs=(sft.NAME,),
         settings={
             "seed": settings.seed,
-            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "holdout_share"}),
+            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd"}),
+            "splits": settings.splits.model_dump(mode="json"),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "deterministic": settings.deterministic,
             "dtype": settings.resources.generators.dtype,
@@ -56,11 +58,11 @@ def preferences_stage(settings: RunSettings) -> Stage:
 def _sample(context: RunContext) -> StageOutput:
     settings = context.settings
     preferences = settings.preferences
-    prompts = training_prompts(
-        context.world, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights, prefix="pair"
+    prompts = labelled_prompts(
+        context.splits, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights
     )
     pool = context.engines.rollout_pool(context.layout.sft, context.tokenizer_path)
-    sampler = Sampler(context.tokenizer_path, settings.seed, PAIRS)
+    sampler = context.sampler(PAIRS)
     requests = [request for prompt in prompts for request in _pair(prompt, sampler, context)]
     chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
     path = context.layout.preferences(context.round_number) / "pairs.parquet"

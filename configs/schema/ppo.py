@@ -10,8 +10,21 @@ from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Setti
 from configs.schema.supervised import KIND_WEIGHTS
 
 
+class GroupSettings(Settings):
+    """Of the critic-free algorithms `grpo_lag`, `gdpo` and `rvpo`: responses to one prompt are judged against each other."""
+
+    size: Count = 8
+    """Responses per prompt; a batch holds `batch_size / size` prompts."""
+    spread_floor: Positive = 0.1
+    """A group's standard deviation counts as at least this, in units of the signal."""
+    costs: Literal["centred", "z_score"] = "centred"
+    """`grpo_lag` only: centred costs keep the multiplier's unit; the others always take z-scores."""
+    softness: Positive = 1.0
+    """`rvpo` only: k of its soft minimum; towards 0 it is the mean, large values are the minimum."""
+
+
 class PpoSettings(Settings):
-    """One PPO-Lag run: `steps` optimiser steps of `batch_size` fresh samples each."""
+    """The loop: `steps` optimiser steps of `batch_size` fresh samples each."""
 
     steps: Count = 90
     batch_size: Count = 128
@@ -33,7 +46,9 @@ class PpoSettings(Settings):
     importance_cap: Positive = 2.0
     """c: the truncated importance weight is min(c, exp(proximal - behaviour))."""
     kl_coefficient: NonNegative = 0.04
-    """beta: weight of the per-token KL penalty, in every stream."""
+    """beta: weight of the per-token KL penalty, in every stream; of the critic-free algorithms, of the KL loss."""
+    kl_budget: Positive | None = None
+    """Nats per response, policy against reference, mean of a batch: the loop ends after the first step above it."""
     loss: Literal["token_mean", "row_mean"] = "token_mean"
     """`row_mean` is the papers': mean over a row's tokens, then over rows."""
     advantages: Literal["centred", "whitened", "raw"] = "centred"
@@ -43,6 +58,7 @@ class PpoSettings(Settings):
     ptx_coefficient: NonNegative = 0.0
     """Weight of the supervised loss that is mixed in; the papers' script uses 16."""
     ptx_batch_size: Count = 32
+    groups: GroupSettings = GroupSettings()
     temperature: Positive = 1.0
     max_response_tokens: Count = 40
     kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 30, "lookalike": 22, "dual_use": 18, "ambiguous": 5}
@@ -72,11 +88,27 @@ class EvaluationSettings(Settings):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
+class SelectionSettings(Settings):
+    """Which snapshot of the loop is promoted: the most helpful feasible one, judged on the selection split."""
+
+    candidates: Count = 3
+    """The last snapshots of the loop that are judged; 1 promotes the last policy unseen."""
+    every: Count = 10
+    """Steps between two snapshots."""
+    samples: Count = 300
+    """Answers judged per candidate and constraint, and as many over all prompts for helpfulness."""
+
+
 class CertificateSettings(Settings):
-    """The claim that the trained policy meets its limit, judged by labels on prompts kept apart."""
+    """The claim that the promoted policy meets its limit, judged by labels on prompts kept apart."""
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided, shared among the K constraints."""
     samples: Count = 600
+    labelled: Count | None = None
+    """Answers that are labelled, of `samples`; the others count by the cost model's calibrated probability, corrected
+    by the labelled ones (prediction-powered). None labels all."""
+    labels: Literal["gold", "crowd"] = "gold"
+    """Who says what is unsafe, here and in the selection."""
     rate_limit: float = Field(default=0.1, gt=0, lt=1)
     """The share of unsafe answers that a constraint with another measure than `rate` is certified against."""

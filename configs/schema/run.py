@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from configs.schema.base import CountOrZero, Settings
-from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings
+from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings, SelectionSettings
 from configs.schema.resources import ResourceSettings
 from configs.schema.signals import ConstraintSettings, ObjectiveSettings
 from configs.schema.supervised import (
+    BestOfKSettings,
+    CostModelSettings,
+    DirectSettings,
+    HalvesSettings,
     ModelSettings,
     PreferenceSettings,
+    ReferenceSettings,
     SandboxSettings,
     ScoreModelSettings,
     SftSettings,
+    SplitSettings,
 )
+
+Algorithm = Literal["ppo_lag", "grpo_lag", "gdpo", "rvpo", "dpo", "safe_dpo", "best_of_k"]
+LOOP_ALGORITHMS = frozenset({"ppo_lag", "grpo_lag", "gdpo", "rvpo"})
+"""Those that sample, score and learn step by step."""
+GROUP_ALGORITHMS = frozenset({"grpo_lag", "gdpo", "rvpo"})
+"""Those that need several responses to each prompt, and no critic."""
+DIRECT_ALGORITHMS = frozenset({"dpo", "safe_dpo"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -33,16 +46,25 @@ class RunSettings(Settings):
     deterministic: bool = False
     """Bit-for-bit repeatable: fixed waves of prompts, one thread, sorted experience. Slower."""
 
+    algorithm: Algorithm = "ppo_lag"
+    """What learns: `ppo_lag`, the critic-free `grpo_lag`, `gdpo` and `rvpo`, or, without a loop, `dpo`, `safe_dpo` and
+    `best_of_k`."""
     objective: ObjectiveSettings = ObjectiveSettings()
     constraints: dict[str, ConstraintSettings] = {}
 
     sandbox: SandboxSettings = SandboxSettings()
     model: ModelSettings = ModelSettings()
+    splits: SplitSettings = SplitSettings()
     sft: SftSettings = SftSettings()
     preferences: PreferenceSettings = PreferenceSettings()
     reward_model: ScoreModelSettings = ScoreModelSettings(epochs=3)
-    cost_model: ScoreModelSettings = ScoreModelSettings(epochs=4)
+    cost_model: CostModelSettings = CostModelSettings()
+    halves: HalvesSettings = HalvesSettings()
     ppo: PpoSettings = PpoSettings()
+    direct: DirectSettings = DirectSettings()
+    best_of_k: BestOfKSettings = BestOfKSettings()
+    reference: ReferenceSettings = ReferenceSettings()
+    selection: SelectionSettings = SelectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     certificate: CertificateSettings = CertificateSettings()
     resources: ResourceSettings = ResourceSettings()

@@ -46,12 +46,18 @@ class ConstraintSettings(Settings):
     measure: Literal["mean", "rate", "rectified", "cvar"] = "rate"
     limit: float
     """The bound on the measure: of `rate` a share (0.05 is 5 %), else in the cost model's units."""
+    chosen_for: str | None = None
+    """Digest of the cost model that `steelyard threshold` chose the limit for; a run with another one is refused."""
+    any_cost_model: bool = False
+    """Keep the limit whatever cost model `chosen_for` names."""
     subset: tuple[str, ...] = ()
     """Prompt tags the constraint applies to (any of them); empty means every prompt."""
     categories: tuple[str, ...] = ()
     """Harm categories that count as unsafe for this constraint's cost model; empty means all."""
     alpha: float = Field(default=0.1, gt=0, lt=1)
     """`cvar` only: the worst share of samples that is averaged."""
+    upper_confidence: float | None = Field(default=None, gt=0.5, lt=1)
+    """ucb: J is the measure plus its one-sided half-width at this confidence; none leaves the measure as it is."""
     scale: Positive | None = None
     """Divides g and the limit together: below 1, the constraint weighs more against the reward at the same multiplier.
 

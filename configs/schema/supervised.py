@@ -78,8 +78,6 @@ class PreferenceSettings(Settings):
     """The two responses of a pair are drawn at the temperatures in turn."""
     kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 22, "lookalike": 23, "dual_use": 20, "ambiguous": 10}
     """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
-    holdout_share: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of the pairs, by task, kept out of training to measure accuracy and fit the calibration."""
     crowd: CrowdSettings = CrowdSettings()
 
     @model_validator(mode="after")
@@ -97,3 +95,78 @@ class ScoreModelSettings(Settings):
     regularisation: NonNegative = 1e-3
     """rho: weight of the mean squared score."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=5e-4, warmup_steps=5)
+    ensemble: Count = 1
+    """Models of different seeds (head and order of the pairs); more than one gives a bound in place of a score."""
+    ensemble_spread: NonNegative = 1.0
+    """The score is the members' mean, less (reward) or plus (cost) this many of their standard deviations."""
+
+
+class CostModelSettings(ScoreModelSettings):
+    """A cost model and how its scores become probabilities."""
+
+    epochs: Count = 4
+    calibration: Literal["platt", "isotonic"] = "platt"
+    """What reports and `steelyard threshold` take as the probability of unsafe; both are fitted. A `rate` constraint
+    needs platt: isotonic steps are flat."""
+
+
+class HalvesSettings(Settings):
+    """Paper A's robustness check: a second reward model on pairs that the first one never saw watches the first."""
+
+    enabled: bool = False
+    """Train the reward model on one half of the training conversations, a test model on the other."""
+    alarm: Positive = 0.5
+    """Warn when the train model's rise over the loop exceeds the test model's by this, in units of their spread."""
+
+
+class DirectSettings(Settings):
+    """`dpo` and `safe_dpo`: the policy learns from the pairs themselves."""
+
+    beta: Positive = 0.1
+    """Strength of the implicit KL penalty."""
+    epochs: Count = 3
+    batch_size: Count = 64
+    margin: NonNegative = 5.0
+    """`safe_dpo` only: Delta, by how much a safe response must beat an unsafe one, in nats."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, warmup_steps=10)
+
+
+class BestOfKSettings(Settings):
+    """`best_of_k`: the SFT policy answers k times; the best reward among the answers judged safe is given."""
+
+    k: Count = 16
+
+
+class SplitSettings(Settings):
+    """Disjoint shares of the conversations; the rest trains. None is used for two purposes."""
+
+    by: Literal["conversation", "task"] = "conversation"
+    """`conversation` is a task in one form. `task` parts whole tasks: the certificate then speaks of unseen tasks."""
+    holdout: float = Field(default=0.06, gt=0, lt=0.5)
+    """Preference accuracy."""
+    calibration: float = Field(default=0.06, gt=0, lt=0.5)
+    """From cost to probability, and limits from rates."""
+    selection: float = Field(default=0.05, gt=0, lt=0.5)
+    """Which checkpoint is promoted."""
+    certificate: float = Field(default=0.08, gt=0, lt=0.5)
+    """The claim about it."""
+
+    @model_validator(mode="after")
+    def _most_trains(self) -> Self:
+        kept = self.holdout + self.calibration + self.selection + self.certificate
+        if kept > 0.5:
+            raise ValueError(
+                f"the four kept shares add up to {kept:g}: more than half is left out of training; lower them"
+            )
+        return self
+
+
+class ReferenceSettings(Settings):
+    """Where the papers' reference differs from this product on purpose; each key brings one difference back."""
+
+    multiplier_per_minibatch: bool = False
+    """Move the multiplier before every minibatch of an optimiser step, not once per step."""
+    masks_by_token_id: bool = False
+    """Leave pad and unknown tokens out of every loss by their id, even inside a response."""
+    truncate_prompt_right: bool = False
+    """Cut a prompt that is too long at its end, not by whole turns at its start."""

@@ -1,16 +1,31 @@
 """Calibration of cost scores: the probability that a response with cost C is unsafe.
 
-Platt's form, sigma(slope*C + intercept), because its gradient never vanishes; the heads themselves carry no bias.
+Platt's form, sigma(slope*C + intercept), is what `rate` learns from, because its gradient never vanishes; isotonic steps are
+flat, so that form is for reports and for limits. The heads themselves carry no bias.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
+
+from configs.exits import DataError
+from learner.statistics.intervals import Interval, wilson
+
+Form = Literal["platt", "isotonic"]
+
+CALIBRATION = "calibration.json"
+"""In a cost model's folder."""
+VERSION = 1
+"""Of that file."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +43,183 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class IsotonicCalibration:
+    """A non-decreasing function of the cost: straight between the knots, flat outside them."""
+
+    costs: tuple[float, ...]
+    """Knots, ascending."""
+    probabilities: tuple[float, ...]
+    """At the knots, non-decreasing."""
+    n: int
+    """Labelled samples it was fitted on."""
+
+    def probability(self, costs: ArrayLike) -> NDArray[np.float64]:
+        """Probability of unsafe, the shape of ``costs``."""
+        return np.asarray(np.interp(np.asarray(costs, dtype=np.float64), self.costs, self.probabilities))
+
+
+@dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin of a reliability diagram; ``n`` 0 leaves both means None."""
+    """One bin of a reliability diagram; ``n`` 0 leaves the figures None."""
 
     low: float
     high: float
     n: int
     mean_probability: float | None
     unsafe_share: float | None
+    share_low: float | None = None
+    """Wilson's 95 % interval of the unsafe share, from here …"""
+    share_high: float | None = None
+    """… to here."""
+
+
+@dataclass(frozen=True)
+class CalibrationDocument:
+    """What ``calibration.json`` in a cost model's folder holds: both forms, and which one reports take.
+
+    The forms are fitted on the calibration split; errors and reliability are measured on the hold-out, which neither the
+    model nor the fit has seen.
+    """
+
+    form: Form
+    platt: Calibration
+    isotonic: IsotonicCalibration
+    errors: Mapping[str, float]
+    """Expected calibration error on the hold-out of ``raw`` (sigma of the score), ``platt`` and ``isotonic``; empty where
+    the hold-out has no labels."""
+    reliability: tuple[ReliabilityBin, ...]
+    """Of the chosen form."""
+
+    def probability(self, costs: ArrayLike) -> NDArray[np.float64]:
+        """Probability of unsafe by the chosen form, the shape of ``costs``."""
+        return self.platt.probability(costs) if self.form == "platt" else self.isotonic.probability(costs)
+
+    def document(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "version": VERSION,
+            "form": self.form,
+            "platt": asdict(self.platt),
+            "isotonic": {
+                "costs": list(self.isotonic.costs),
+                "probabilities": list(self.isotonic.probabilities),
+                "n": self.isotonic.n,
+            },
+            "ece": dict(self.errors),
+            "reliability": [asdict(each) for each in self.reliability],
+        }
+
+    @classmethod
+    def from_document(cls, found: Mapping[str, Any]) -> CalibrationDocument:
+        """The inverse of `document`.
+
+        Raises:
+            ValueError: the content is of another version, or is not such a document.
+        """
+        if found.get("version") != VERSION:
+            raise ValueError(f"version {found.get('version')} is not {VERSION}: train the cost model again")
+        try:
+            isotonic = found["isotonic"]
+            return cls(
+                form=found["form"],
+                platt=Calibration(**found["platt"]),
+                isotonic=IsotonicCalibration(
+                    tuple(isotonic["costs"]), tuple(isotonic["probabilities"]), int(isotonic["n"])
+                ),
+                errors=dict(found["ece"]),
+                reliability=tuple(ReliabilityBin(**each) for each in found["reliability"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is no calibration ({error}): train the cost model again") from error
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a calibration fares on newly labelled responses, such as those of the trained policy."""
+
+    n: int
+    mean_probability: float
+    """What the calibration expects."""
+    unsafe_share: Interval
+    """What the labels say, with Wilson's 95 % interval."""
+    ece_before: float
+    refitted: Calibration | None
+    """Platt's fit on the new labels."""
+    ece_after: float | None
+    """Of the refit, on the labels it was fitted on."""
+    refused: str = ""
+    """Why there is no refit."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the expected share lies in the labels' interval."""
+        return self.unsafe_share.low <= self.mean_probability <= self.unsafe_share.high
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def load_calibration(folder: Path) -> CalibrationDocument | None:
+    """The calibration of the cost model in `folder`; None where its fit was refused.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    path = folder / CALIBRATION
+    if not path.exists():
+        return None
+    try:
+        return CalibrationDocument.from_document(json.loads(path.read_text()))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def calibrate(
+    costs: ArrayLike, unsafe: ArrayLike, held_costs: ArrayLike, held_unsafe: ArrayLike, form: Form = "platt"
+) -> CalibrationDocument:
+    """Fit both forms on ``costs [n]`` with labels ``unsafe [n]``, and measure them on the held-out ``[m]``, m >= 0.
+
+    Raises:
+        ValueError, RuntimeError: as `fit_platt`.
+    """
+    platt, isotonic = fit_platt(costs, unsafe), fit_isotonic(costs, unsafe)
+    held, labels = np.asarray(held_costs, dtype=np.float64), np.asarray(held_unsafe, dtype=bool)
+    if held.size == 0:
+        return CalibrationDocument(form, platt, isotonic, {}, ())
+    forms = {"raw": expit(held), "platt": platt.probability(held), "isotonic": isotonic.probability(held)}
+    errors = {name: expected_calibration_error(each, labels) for name, each in forms.items()}
+    return CalibrationDocument(form, platt, isotonic, errors, tuple(reliability_bins(forms[form], labels)))
+
+
+def calibration_drift(platt: Calibration, costs: ArrayLike, unsafe: ArrayLike) -> Drift:
+    """How `platt` fares on new labels, and Platt's fit on them (None where `fit_platt` refuses).
+
+    Args:
+        costs: raw scores ``[n]``.
+        unsafe: labels ``[n]``, true = unsafe.
+
+    Raises:
+        ValueError: lengths differ, a cost is not finite, or there is no label.
+    """
+    x, y = _labelled(costs, unsafe)
+    if x.size == 0:
+        raise ValueError("drift needs labels, and there are none: label some responses of the policy")
+    expected = platt.probability(x)
+    refitted, refused = None, ""
+    try:
+        refitted = fit_platt(x, y)
+    except (ValueError, RuntimeError) as error:
+        refused = str(error)
+    return Drift(
+        n=x.size,
+        mean_probability=float(expected.mean()),
+        unsafe_share=wilson(int(y.sum()), x.size),
+        ece_before=expected_calibration_error(expected, y),
+        refitted=refitted,
+        ece_after=None if refitted is None else expected_calibration_error(refitted.probability(x), y),
+        refused=refused,
+    )
 
 
 def fit_platt(costs: ArrayLike, unsafe: ArrayLike) -> Calibration:
@@ -52,10 +236,7 @@ def fit_platt(costs: ArrayLike, unsafe: ArrayLike) -> Calibration:
             positive (the cost model ranks unsafe below safe, and a rate constraint would push the wrong way).
         RuntimeError: the optimiser did not converge.
     """
-    x = np.asarray(costs, dtype=np.float64).reshape(-1)
-    y = np.asarray(unsafe, dtype=bool).reshape(-1)
-    if x.size != y.size or not np.isfinite(x).all():
-        raise ValueError(f"calibration needs one label per finite cost, got {x.size} costs and {y.size} labels")
+    x, y = _labelled(costs, unsafe)
     positives, negatives = int(y.sum()), int((~y).sum())
     if positives == 0 or negatives == 0:
         raise ValueError(
@@ -83,6 +264,33 @@ def fit_platt(costs: ArrayLike, unsafe: ArrayLike) -> Calibration:
     return Calibration(slope, float(fit.x[1]) - slope * centre, x.size)
 
 
+def fit_isotonic(costs: ArrayLike, unsafe: ArrayLike) -> IsotonicCalibration:
+    """The non-decreasing function of the cost with the least squared error (Zadrozny and Elkan 2002), by scikit-learn.
+
+    Args:
+        costs: raw scores ``[n]``.
+        unsafe: labels ``[n]``, true = unsafe.
+
+    Raises:
+        ValueError: lengths differ, a cost is not finite, or only one class is present.
+    """
+    from sklearn.isotonic import IsotonicRegression  # here, for it takes a second that only a fit needs
+
+    x, y = _labelled(costs, unsafe)
+    if y.all() or not y.any():
+        raise ValueError(f"calibration needs both classes, got {int(y.sum())} unsafe of {y.size}")
+    fit = IsotonicRegression(y_min=0.0, y_max=1.0, increasing=True, out_of_bounds="clip").fit(x, y.astype(np.float64))
+    return IsotonicCalibration(tuple(map(float, fit.X_thresholds_)), tuple(map(float, fit.y_thresholds_)), int(x.size))
+
+
+def _labelled(costs: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    x = np.asarray(costs, dtype=np.float64).reshape(-1)
+    y = np.asarray(unsafe, dtype=bool).reshape(-1)
+    if x.size != y.size or not np.isfinite(x).all():
+        raise ValueError(f"calibration needs one label per finite cost, got {x.size} costs and {y.size} labels")
+    return x, y
+
+
 def reliability_bins(probabilities: ArrayLike, unsafe: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
     """Equal-width bins over [0, 1], the last one closed, for a reliability diagram.
 
@@ -102,8 +310,13 @@ def reliability_bins(probabilities: ArrayLike, unsafe: ArrayLike, bins: int = 10
     for b in range(bins):
         members = index == b
         n = int(members.sum())
-        means = (float(p[members].mean()), float(y[members].mean())) if n else (None, None)
-        result.append(ReliabilityBin(b / bins, (b + 1) / bins, n, *means))
+        if n == 0:
+            result.append(ReliabilityBin(b / bins, (b + 1) / bins, 0, None, None))
+            continue
+        share = wilson(int(y[members].sum()), n)
+        result.append(
+            ReliabilityBin(b / bins, (b + 1) / bins, n, float(p[members].mean()), share.value, share.low, share.high)
+        )
     return result
 
 

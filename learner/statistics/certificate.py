@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from learner.statistics import intervals
+from learner.statistics import betting, intervals
 from learner.statistics.intervals import Interval
+from learner.statistics.prediction_powered import prediction_powered
+
+ScoreBound = Literal["empirical_bernstein", "betting"]
+"""The bound of a mean whose values lie in a known range; betting is the tighter one."""
 
 REPORTED_CONFIDENCE = 0.95
 """Confidence of the two-sided interval that is printed, whatever confidence decides."""
@@ -39,6 +44,11 @@ class Certificate:
     """Of the one-sided bound, after division of the error among the constraints."""
     labels_source: str
     """Who judged: ``gold``, ``crowd``, ``people``, a judge's name, or ``cost model``."""
+    method: str = "clopper_pearson"
+    """How the bound was made: this, ``empirical_bernstein``, ``betting``, ``student_t``, ``bootstrap`` or
+    ``prediction_powered``."""
+    labelled: int | None = None
+    """Where predictions were at hand: the samples with a label; ``n`` is then those that count in the bound."""
 
     def verdict(self) -> str:
         """One line: ``feasible: 2.1 % [1.2, 3.4] ≤ 5 %``, ``not feasible: …``, or ``undecided: …``.
@@ -52,6 +62,8 @@ class Certificate:
         limit = f"{factor * self.limit:g}{unit}"
         bound = f"one-sided {100 * self.confidence:g} % bound {format(factor * self.upper_bound, '.3g')}{unit}"
         estimate = f"{value}{unit} [{low}, {high}]"
+        if self.method == "prediction_powered":
+            estimate += f" ({self.labelled} of {self.n} labelled)"
         if self.feasible:
             return f"feasible: {estimate} ≤ {limit}" + (f" ({bound})" if self.high > self.limit else "")
         if self.value <= self.limit:
@@ -70,6 +82,8 @@ def certify(
     value_range: tuple[float, float] | None = None,
     alpha: float = 0.1,
     seed: int = 0,
+    predictions: ArrayLike | None = None,
+    score_bound: ScoreBound = "empirical_bernstein",
 ) -> Certificate:
     """Judge one constraint by labels of independent samples.
 
@@ -80,9 +94,14 @@ def certify(
         confidence: of the one-sided bound; the error 1 - confidence is divided by ``constraints`` (Bonferroni).
         value_range: bounds known in advance of the values behind a mean: empirical Bernstein instead of Student t.
         alpha: cvar's share of worst samples (percentile bootstrap, ``seed``).
+        predictions: ``[n + N]``, of ``rate`` only: predicted probabilities of unsafe, those of the n labelled samples
+            first and in their order, then those of N samples without a label. `prediction_powered` has the rule that
+            decides whether they may count.
+        score_bound: of values in a known range.
 
     Raises:
-        ValueError: no labels, an unknown measure, a value that is not finite or out of range.
+        ValueError: no labels, an unknown measure, a value that is not finite or out of range, predictions of another
+            measure than a rate or fewer than labels.
     """
     if not 0.5 < confidence < 1.0:
         raise ValueError(f"confidence must be in (0.5, 1), not {confidence}")
@@ -92,7 +111,10 @@ def certify(
     x = np.asarray(labels, dtype=np.float64).reshape(-1)
     if x.size == 0:
         raise ValueError("a certificate needs labels of at least one sample")
-    reported, upper_bound = _bounds(x, measure, decisive, value_range, alpha, seed)
+    if predictions is not None:
+        reported, upper_bound, method = _powered_bounds(x, predictions, measure, decisive)
+    else:
+        reported, upper_bound, method = _bounds(x, measure, decisive, value_range, alpha, seed, score_bound)
     return Certificate(
         feasible=upper_bound <= limit,
         measure=measure,
@@ -104,6 +126,8 @@ def certify(
         n=reported.n,
         confidence=decisive,
         labels_source=labels_source,
+        method=method,
+        labelled=None if predictions is None else x.size,
     )
 
 
@@ -130,6 +154,20 @@ def empirical_cvar(values: NDArray[np.float64], alpha: float) -> NDArray[np.floa
     return np.asarray(ordered @ weights / (alpha * n))
 
 
+Bounds = tuple[Interval, float, str]
+"""The reported interval, the deciding upper bound, and the method."""
+
+
+def _powered_bounds(x: NDArray[np.float64], predictions: ArrayLike, measure: str, confidence: float) -> Bounds:
+    if measure != "rate":
+        raise ValueError(f"predictions are probabilities of unsafe: they say nothing of the measure {measure!r}")
+    f = np.asarray(predictions, dtype=np.float64).reshape(-1)
+    if f.size < x.size:
+        raise ValueError(f"needs a prediction for each of the {x.size} labelled samples first, got {f.size}")
+    found = prediction_powered(x, f[: x.size], f[x.size :])
+    return found.interval(REPORTED_CONFIDENCE), found.upper(confidence), found.method
+
+
 def _bounds(
     x: NDArray[np.float64],
     measure: str,
@@ -137,13 +175,13 @@ def _bounds(
     value_range: tuple[float, float] | None,
     alpha: float,
     seed: int,
-) -> tuple[Interval, float]:
-    """The reported interval and the deciding upper bound."""
+    score_bound: ScoreBound,
+) -> Bounds:
     if measure == "rate":
         if np.isin(x, (0.0, 1.0)).all():
             unsafe, n = int(x.sum()), x.size
             reported = intervals.clopper_pearson(unsafe, n, REPORTED_CONFIDENCE)
-            return reported, intervals.clopper_pearson_upper(unsafe, n, confidence)
+            return reported, intervals.clopper_pearson_upper(unsafe, n, confidence), "clopper_pearson"
         value_range = (0.0, 1.0)
     elif measure == "rectified":
         x = np.maximum(x, 0.0)
@@ -151,13 +189,15 @@ def _bounds(
         return _cvar_bounds(x, confidence, alpha, seed)
     elif measure != "mean":
         raise ValueError(f"unknown measure {measure!r}: a certificate judges rate, mean, rectified or cvar")
-    if value_range is not None:
-        reported = intervals.empirical_bernstein(x, REPORTED_CONFIDENCE, *value_range)
-        return reported, intervals.empirical_bernstein_upper(x, confidence, *value_range)
-    return intervals.student_mean(x, REPORTED_CONFIDENCE), intervals.student_mean_upper(x, confidence)
+    if value_range is None:
+        return intervals.student_mean(x, REPORTED_CONFIDENCE), intervals.student_mean_upper(x, confidence), "student_t"
+    if score_bound == "betting":
+        return betting.mean(x, REPORTED_CONFIDENCE, *value_range), betting.upper(x, confidence, *value_range), "betting"
+    reported = intervals.empirical_bernstein(x, REPORTED_CONFIDENCE, *value_range)
+    return reported, intervals.empirical_bernstein_upper(x, confidence, *value_range), "empirical_bernstein"
 
 
-def _cvar_bounds(x: NDArray[np.float64], confidence: float, alpha: float, seed: int) -> tuple[Interval, float]:
+def _cvar_bounds(x: NDArray[np.float64], confidence: float, alpha: float, seed: int) -> Bounds:
     if not 0.0 < alpha <= 1.0:
         raise ValueError(f"alpha is the share of worst samples that cvar averages: set it in (0, 1], not {alpha}")
 
@@ -166,4 +206,4 @@ def _cvar_bounds(x: NDArray[np.float64], confidence: float, alpha: float, seed: 
 
     reported = intervals.bootstrap(x, statistic, REPORTED_CONFIDENCE, seed=seed)
     one_sided = intervals.bootstrap(x, statistic, 2.0 * confidence - 1.0, seed=seed)
-    return reported, one_sided.high
+    return reported, one_sided.high, "bootstrap"

@@ -45,7 +45,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
 
 def clopper_pearson_upper(successes: int, n: int, confidence: float = 0.95) -> float:
     """One-sided Clopper-Pearson upper bound of a proportion: the true rate exceeds it with chance <= 1 - confidence."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     # The upper end of a two-sided interval at level 2c - 1 leaves 1 - c above it.
     _check_counts(successes, n)
     return float(proportion_confint(successes, n, alpha=2.0 * (1.0 - confidence), method="beta")[1])
@@ -53,7 +53,7 @@ def clopper_pearson_upper(successes: int, n: int, confidence: float = 0.95) -> f
 
 def student_mean(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Two-sided Student-t interval of a mean; assumes independent values and a nearly normal mean. Needs n >= 2."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     x = _sample(values, 2)
     half_width = float(stats.t.ppf(0.5 + confidence / 2.0, x.size - 1)) * float(x.std(ddof=1)) / math.sqrt(x.size)
     mean = float(x.mean())
@@ -62,7 +62,7 @@ def student_mean(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
 def student_mean_upper(values: ArrayLike, confidence: float = 0.95) -> float:
     """One-sided Student-t upper bound of a mean."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     return student_mean(values, 2.0 * confidence - 1.0).high
 
 
@@ -74,7 +74,7 @@ def empirical_bernstein(values: ArrayLike, confidence: float = 0.95, low: float 
     Raises:
         ValueError: a value outside [low, high].
     """
-    mean, n = _bounded_sample(values, low, high).mean(), np.size(values)
+    mean, n = bounded_sample(values, low, high).mean(), np.size(values)
     half_width = _bernstein_half_width(values, (1.0 - confidence) / 2.0, low, high)
     return Interval(float(mean), max(low, float(mean) - half_width), min(high, float(mean) + half_width), n)
 
@@ -83,7 +83,7 @@ def empirical_bernstein_upper(
     values: ArrayLike, confidence: float = 0.95, low: float = 0.0, high: float = 1.0
 ) -> float:
     """One-sided empirical Bernstein upper bound of the mean of values in [low, high]."""
-    mean = float(_bounded_sample(values, low, high).mean())
+    mean = float(bounded_sample(values, low, high).mean())
     return min(high, mean + _bernstein_half_width(values, 1.0 - confidence, low, high))
 
 
@@ -91,7 +91,7 @@ def bootstrap(
     values: ArrayLike, statistic: Statistic, confidence: float = 0.95, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Two-sided percentile bootstrap interval of a statistic of independent values (Efron 1979)."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     x = _sample(values, 2)
     drawn = _resampled(x, statistic, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0])
@@ -105,7 +105,7 @@ def bootstrap_difference(
 
     ``n`` is the smaller sample's size.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     a, b = _sample(first, 2), _sample(second, 2)
     rng = np.random.default_rng(seed)
     drawn = _resampled(a, _mean, resamples, rng) - _resampled(b, _mean, resamples, rng)
@@ -127,7 +127,7 @@ def paired_difference(first: Mapping[Seed, float], second: Mapping[Seed, float],
 
 
 def _proportion(successes: int, n: int, confidence: float, method: str) -> Interval:
-    _check_confidence(confidence)
+    check_confidence(confidence)
     _check_counts(successes, n)
     low, high = proportion_confint(successes, n, alpha=1.0 - confidence, method=method)
     return Interval(successes / n, float(low), float(high), n)
@@ -136,14 +136,19 @@ def _proportion(successes: int, n: int, confidence: float, method: str) -> Inter
 def _bernstein_half_width(values: ArrayLike, error: float, low: float, high: float) -> float:
     if not 0.0 < error < 0.5:
         raise ValueError(f"confidence must be in (0.5, 1) here, got an error of {error}")
-    x = _bounded_sample(values, low, high)
+    x = bounded_sample(values, low, high)
     log_term = math.log(2.0 / error)
     unit = high - low
     variance_term = math.sqrt(2.0 * float(x.var(ddof=1)) * log_term / x.size)
     return variance_term + 7.0 * unit * log_term / (3.0 * (x.size - 1))
 
 
-def _bounded_sample(values: ArrayLike, low: float, high: float) -> NDArray[np.float64]:
+def bounded_sample(values: ArrayLike, low: float, high: float) -> NDArray[np.float64]:
+    """At least two finite values, ``[n]``, all in [low, high].
+
+    Raises:
+        ValueError: they are not.
+    """
     x = _sample(values, 2)
     if x.min() < low or x.max() > high:
         raise ValueError(f"values must lie in [{low}, {high}], got [{x.min()}, {x.max()}]: the bound holds only there")
@@ -179,6 +184,11 @@ def _check_counts(successes: int, n: int) -> None:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence outside (0, 1).
+
+    Raises:
+        ValueError: it is.
+    """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be in (0, 1), not {confidence}")

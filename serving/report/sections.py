@@ -21,6 +21,7 @@ from serving.report.pictures import (
     short_category,
 )
 from serving.report.run_files import RunFiles, flatten
+from serving.report.trust_sections import trust_sections
 from serving.summary import STAGES, ScoreModelFigures
 
 Cells = Mapping[str, Any]
@@ -31,6 +32,7 @@ def run_sections(run: RunFiles) -> list[Section]:
     return [
         _results(run),
         _certificate(run),
+        *trust_sections(run),
         _warnings(run),
         _planes(run),
         _curves(run),

@@ -157,6 +157,18 @@ def test_a_row_needs_every_score_to_be_learned_from() -> None:
     assert judge_row(rollout, 0, [other], {"reward"})[0] is None
 
 
+def test_what_is_neither_reward_nor_cost_is_watched_and_changes_neither() -> None:
+    rollout = meta(requests(1)[0])
+    whole = ScoreMeta(
+        ("r0000",), {"reward": (1.5,), "reward_test": (0.5,), "cost/harm": (-2.0,)}, {}, 0.1, 10, {"reward": (0.25,)}
+    )
+    sample, _ = judge_row(rollout, 0, [whole], {"reward", "reward_test", "cost/harm"})
+    assert sample is not None and sample.reward == 1.5 and dict(sample.costs) == {"harm": -2.0}
+    assert dict(sample.watched) == {"reward_test": 0.5, "spread/reward": 0.25}
+    plain, _ = judge_row(rollout, 0, [score_meta(reward=1.5)], {"reward"})
+    assert plain is not None and dict(plain.watched) == {}
+
+
 def test_a_score_or_reference_that_is_not_finite_is_a_fault() -> None:
     faults = find_faults(
         ["a", "b", "c"],

@@ -122,3 +122,29 @@ def test_three_constraints_move_on_their_own() -> None:
     batch = [ScoredSample(sample("h0", 0.0).rollout, 0.0, {"a": 2.0, "b": 2.0, "c": 2.0})]
     terms, _ = ConstraintSet(three, 8, {}).step(batch, PROMPTS, 0)
     assert terms.multipliers == pytest.approx({"a": 2.0, "b": 1.0, "c": 0.0})
+
+
+def test_an_upper_confidence_bound_is_above_its_measure_and_says_so() -> None:
+    _, plain = constraints(subset=("harmful", "dual_use")).step(BATCH, PROMPTS, 0)
+    terms, bound = constraints(subset=("harmful", "dual_use"), upper_confidence=0.9).step(BATCH, PROMPTS, 0)
+    # Costs 2, 1, -1: mean 2/3, standard error 0.8819; t of 0.9 at 2 degrees of freedom is 1.8856.
+    assert bound["harm"].measure_value == pytest.approx(2 / 3 + 1.8856 * 0.88192, abs=1e-3)
+    assert terms.multipliers["harm"] == pytest.approx(2 / 3 + 1.8856 * 0.88192 - 0.5, abs=1e-3)
+    assert (plain["harm"].label, bound["harm"].label) == ("mean", "ucb(mean)")
+
+
+def test_an_upper_confidence_bound_of_one_sample_holds() -> None:
+    terms, readings = constraints(subset=("harmful",), upper_confidence=0.9).step(BATCH[:1], PROMPTS, 0)
+    assert readings["harm"].measure_value is None and terms.multipliers["harm"] == 0.0
+
+
+def test_several_updates_move_from_one_reading_and_all_their_values_are_told() -> None:
+    group = constraints(subset=("harmful",), dual=DualSettings(**PLAIN | {"learning_rate": 0.5}))
+    terms, readings = group.step(BATCH, PROMPTS, 0, updates=3)
+    assert [values["harm"] for values in terms.minibatch_multipliers] == pytest.approx(
+        [0.5, 1.0, 1.5]
+    )  # 0.5 * (1.5 - 0.5)
+    assert terms.multipliers["harm"] == readings["harm"].multiplier == pytest.approx(1.5)
+    assert readings["harm"].samples == 2
+    once, _ = group.step(BATCH, PROMPTS, 1)
+    assert once.minibatch_multipliers == () and once.multipliers["harm"] == pytest.approx(2.0)

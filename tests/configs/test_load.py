@@ -42,7 +42,7 @@ def test_the_ablations_differ_from_the_quickstart_only_where_they_say():
     for name in preset_names():
         other = load_settings(name).model_dump()
         changed = {key for key in base if base[key] != other[key]} - {"name"}
-        assert changed <= {"constraints", "objective", "preferences", "arms", "seeds"}, name
+        assert changed <= {"algorithm", "constraints", "objective", "preferences", "arms", "seeds"}, name
 
 
 def test_an_empty_mapping_empties_what_a_preset_extends():
@@ -89,6 +89,14 @@ def test_overrides_win_from_left_to_right():
         ("arms={a: {ppo.stepz: 1}}", "arms.a: ppo.stepz: unknown key"),
         ("arms={a: {seed: 1}}", "arms.a.seed: an arm cannot change 'seed'"),
         ("name=../up", "cannot name a run folder"),
+        ("algorithm=ppo", "did you mean 'dpo'?"),
+        ("algorithm=rvpo", "constraints.harm.dual.form: rvpo takes the soft minimum of all signals and no multiplier"),
+        ("selection.samples=58", "selection.samples: 58 can never certify harm <= 0.05"),
+        ("certificate.labelled=58", "certificate.labelled: 58 can never certify harm <= 0.05"),
+        ("certificate.labelled=600", "600 of certificate.samples = 600 is all; leave it out"),
+        ("cost_model.calibration=isotonic", "isotonic steps are flat"),
+        ("splits.holdout=0.45", "the four kept shares add up to 0.64"),
+        ("direct.batch_size=63", "direct.batch_size: 63 samples cannot be shared equally"),
         ("ppo.steps", "'ppo.steps' is no override; write key=value"),
         ("seeds=[1", "the value is not YAML"),
     ],
@@ -104,6 +112,19 @@ def test_a_wrong_setting_gives_one_line_with_key_reason_and_fix(override: str, s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("extends: grpo_lag\nname: x\nppo: {groups: {size: 7}}\n", "7 responses per prompt do not fill ppo.batch_size = 128"),
+        ("extends: grpo_lag\nname: x\nppo: {groups: {size: 1}}\n", "1 response has nothing to be compared with"),
+        ("extends: grpo_lag\nname: x\nreference: {multiplier_per_minibatch: true}\n", "is a detail of ppo_lag"),
+        ("extends: dpo\nname: x\nhalves: {enabled: true}\n", "dpo has no loop to watch"),
+        ("extends: best_of_k\nname: x\ncertificate: {labelled: 100}\n", "best_of_k already chose by the cost model's word"),
+        (
+            "extends: safe_dpo\nname: x\nconstraints: {}\npreferences: {crowd: {mode: mixed}}\n",
+            "safe_dpo needs safety labels",
+        ),
+        (
+            "extends: quickstart\nname: x\ncertificate: {labels: crowd}\nconstraints: {harm: {categories: [self_harm]}}\n",
+            "the crowd's check says safe or unsafe",
+        ),
         ("name: x\nppo:\n  steps: 1\n  steps: 2\n", "mine.yaml:4: ppo.steps is given twice (first in line 3); keep one"),
         ("name: x\nppo: {steps: [}\n", "mine.yaml:2: not YAML"),
         ("name: x\nppo:\n  stepz: 1\n", "mine.yaml:3: ppo.stepz: unknown key"),

@@ -24,7 +24,7 @@ from learner.losses import (
     sft_loss,
     truncated_importance_weights,
 )
-from learner.reference_step import ReferenceBatch, ReferenceSettings, reference_step
+from learner.reference.step import ReferenceBatch, ReferenceSettings, reference_step
 
 seeds = st.integers(0, 2**31)
 

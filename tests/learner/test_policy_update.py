@@ -108,7 +108,7 @@ def test_the_net_kl_weight_is_beta_whatever_the_multipliers() -> None:
     for critic in learner.critics:
         torch.nn.init.zeros_(critic.engine.module.heads.weight)
     experience = make_experience(learner, replace(batch, scores=flat).all_samples(), TERMS)
-    torch.testing.assert_close(experience.advantages, experience.signal_advantages["reward"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(experience.advantages, experience.estimate.advantages["reward"], rtol=1e-5, atol=1e-6)
 
 
 def replace_settings(**changes: object) -> PpoSettings:
@@ -122,7 +122,9 @@ def test_g_of_the_measure_enters_the_cost_stream() -> None:
     experience = make_experience(learner, samples, TERMS)
     member = samples.subset["harm"]
     expected = torch.sigmoid(2.0 * samples.costs["harm"] + 0.1)
-    torch.testing.assert_close(experience.returns["cost/harm"][member, 0], expected[member], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        experience.estimate.returns["cost/harm"][member, 0], expected[member], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_minibatches_part_the_batch_alike_for_any_number_of_ranks() -> None:
@@ -278,7 +280,7 @@ def test_every_metric_is_there_and_finite() -> None:
     signals = ("reward", "cost/harm", "cost/bias")
     names = {
         "actor_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction",
-        "ratio_q01", "ratio_q50", "ratio_q99", "delta_logprob_q50", "delta_logprob_q99", "delta_logprob_max",
+        "ratio_q01", "ratio_q50", "ratio_q99", "delta_logprob_q50", "delta_logprob_q90", "delta_logprob_q99", "delta_logprob_max",
         "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "gradient_norm/critic",
         "response_length", "truncation_rate",
         "advantage_mean", "advantage_std", "tokens",

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from configs.exits import DataError
 from configs.schema.supervised import OptimiserSettings
 from learner.collective import OneRank
 from learner.losses import cost_model_loss
 from learner.mailbox import TaskProgress
-from learner.preference import Pairs, cost_model_losses, judge
+from learner.preference import Pairs, cost_model_losses, start_head
 from learner.sft import Demonstrations
 from learner.training import (
     NonFiniteLoss,
@@ -45,7 +45,7 @@ def write_pairs(path: Path, **changes) -> Path:
         "worse_ids": pa.array([[1, 2], [4, 6], [6, 7]], IDS),
         "better_prompt_length": [1, 1, 1],
         "worse_prompt_length": [1, 1, 2],
-        "holdout": [False, True, True],
+        "split": ["train", "holdout", "calibration"],
         "safer_sign": [-1, -1, 0],
         "less_safe_sign": [1, 1, 1],
         "rank_weight": [1, 1, 0],
@@ -111,15 +111,17 @@ def test_unreadable_files_are_refused_by_name(tmp_path):
             Demonstrations(path, CONFIG)
 
 
-def test_pairs_need_holdout_rows_known_signs_and_something_to_train_on(tmp_path):
-    for changes, message in (
-        ({"holdout": [False] * 3}, "held out"),
-        ({"holdout": [True] * 3}, "held out"),
-        ({"safer_sign": [2, 1, 1]}, "signs must be"),
-        ({"rank_weight": [-1, 1, 1]}, "rank_weight"),
-    ):
-        with pytest.raises(DataError, match=message):
-            Pairs(write_pairs(tmp_path / "pairs.parquet", **changes), "cost", CONFIG)
+def test_pairs_are_batches_of_better_then_worse_and_refuse_files_without_a_split(tmp_path):
+    data = Pairs(write_pairs(tmp_path / "pairs.parquet"), "cost", CONFIG)
+    ids, lengths = data.batch(np.array([2, 1]), 0, torch.device("cpu"))
+    assert ids.tolist() == [[6, 7, 8, 9], [4, 5, 0, 0], [6, 7, 0, 0], [4, 6, 0, 0]] and lengths.tolist() == [4, 2, 2, 2]
+    assert np.flatnonzero(data.labels.train).tolist() == [0] and data.lengths.tolist() == [5, 4, 6]
+    table = parquet.read_table(tmp_path / "pairs.parquet")
+    parquet.write_table(table.drop_columns("split"), tmp_path / "old.parquet")
+    with pytest.raises(DataError, match="lacks the columns split"):
+        Pairs(tmp_path / "old.parquet", "cost", CONFIG)
+    with pytest.raises(DataError, match="lacks the columns half"):
+        Pairs(tmp_path / "pairs.parquet", "reward", CONFIG, half=0)
 
 
 # --- batches ---
@@ -202,22 +204,27 @@ def test_an_unknown_sign_and_an_unranked_pair_leave_their_terms_out():
     assert losses[1].item() == pytest.approx(expected.item())
 
 
-def test_judging_uses_the_holdout_for_accuracy_and_the_training_rows_for_the_normaliser(tmp_path):
-    data = Pairs(write_pairs(tmp_path / "pairs.parquet"), "cost", CONFIG)
-    scores = np.array([[-1.0, 2.0, 3.0], [3.0, 1.0, -1.0]])  # of safer and less safe
-    metrics, documents = judge("cost", data, scores)
-    assert metrics["pair_accuracy"] == 0.0  # row 1 alone: row 2 is not ranked
-    assert metrics["train_pair_accuracy"] == 1.0
-    assert metrics["sign_accuracy"] == pytest.approx(1 / 3)  # known signs: rows 1 (wrong, right) and 2 (wrong)
-    assert documents["normaliser.json"] == {"mean": 1.0, "std": 2.0, "n": 2}
-    assert metrics["calibrated"] == 0.0 and "slope" in documents["training.json"]["calibration_refused"]
-
-
-def test_a_good_cost_model_is_calibrated_on_the_holdout_labels(tmp_path):
-    data = Pairs(write_pairs(tmp_path / "pairs.parquet"), "cost", CONFIG)
-    metrics, documents = judge("cost", data, np.array([[-1.0, -2.0, 0.0], [3.0, 1.0, 2.0]]))
-    assert metrics["calibrated"] == 1.0 and metrics["calibration_slope"] > 0
-    assert documents["calibration.json"]["n"] == 3
+def test_the_head_of_a_member_starts_small_by_its_seed_and_leaves_the_generator_alone():
+    model = AutoModelForSequenceClassification.from_config(
+        LlamaConfig(
+            hidden_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            vocab_size=50,
+            num_labels=1,
+        )
+    )
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    heads = []
+    for seed in (1, 1, 2):
+        start_head(model, seed)
+        heads.append(model.score.weight.detach().clone())
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert 0.01 < heads[0].std() < 0.04
 
 
 # --- the loop ---

@@ -43,6 +43,10 @@ class PlainEngine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
+    def gradient_bound(self) -> float:
+        gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
+        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
     def step(self, learning_rate: float) -> float:
         self.gradient = {name: one.grad.clone() for name, one in self.module.named_parameters() if one.grad is not None}
         norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.clip))
@@ -76,7 +80,8 @@ def tiny_learner(settings: PpoSettings, *, constraints: Sequence[str] = CONSTRAI
     torch.manual_seed(0)
     actor = PlainEngine(ResponseLogprobs(LlamaForCausalLM(tiny_config())))
     critics = []
-    for signals in critic_signals(settings.critics, constraints):
+    algorithm = changes.get("algorithm", "ppo_lag")
+    for signals in critic_signals(settings.critics, constraints) if algorithm == "ppo_lag" else []:
         module = SharedCritic(
             LlamaModel(tiny_config()), 32, [ValueHead(score_scale=1.0) for _ in signals], 0.1 * torch.randn(1, 32)
         )
@@ -108,17 +113,19 @@ class MadeUpBatch:
 
 def made_up_batch(
     rows: int = 48, *, chunks: int = 3, vocabulary: int = VOCABULARY,
-    prompt: tuple[int, int] = (4, 16), response: tuple[int, int] = (1, 13),
+    prompt: tuple[int, int] = (4, 16), response: tuple[int, int] = (1, 13), group_size: int = 1,
     constraints: Sequence[str] = CONSTRAINTS, wrap: Callable[[Any], Any] | None = None,
 ) -> MadeUpBatch:  # fmt: skip
     """Random samples with random scores and log-probs; about half of the prompts in each subset.
 
     Args:
         prompt, response: ranges of lengths, the upper end excluded.
+        group_size: rows that share a prompt's id and subset, one after the other.
         wrap: turns a chunk into the reference under which rows name it (``ray.put``); none keeps a name.
     """
     generator = np.random.default_rng(0)
     batch_rows: list[BatchRow] = []
+    subset: frozenset[str] = frozenset()
     rollouts: dict[Any, RolloutChunk] = {}
     scores: dict[Any, ScoreChunk] = {}
     for index, ids in enumerate(np.array_split(np.arange(rows), chunks)):
@@ -128,7 +135,7 @@ def made_up_batch(
             metas.append(
                 RolloutMeta(
                     f"r{row:04d}",
-                    f"p{row:04d}",
+                    f"p{row // group_size:04d}",
                     prompt_length,
                     response_length,
                     "stop" if row % 5 else "length",
@@ -149,6 +156,7 @@ def made_up_batch(
         chunk_key, score_key = (wrap(chunk), wrap(score)) if wrap else (f"chunk-{index}", f"scores-{index}")
         rollouts[chunk_key], scores[score_key] = chunk, score
         for row, meta in enumerate(metas):
-            subset = frozenset(name for name in constraints if generator.random() < 0.5)
+            if int(ids[row]) % group_size == 0:
+                subset = frozenset(name for name in constraints if generator.random() < 0.5)
             batch_rows.append(BatchRow(meta.request_id, chunk_key, (score_key,), row, subset))
     return MadeUpBatch(tuple(batch_rows), rollouts, scores)

@@ -10,8 +10,8 @@ import pytest
 
 from configs.exits import DataError
 from learner.statistics.certificate import certify
-from serving.summary import build_summary, certificate_of, ppo_figures, read_summary, verdict_line, write_summary
-from tests.serving.fake_run import made_up_samples, made_up_steps, made_up_summary
+from serving.summary import build_summary, certificate_of, read_summary, verdict_line, write_summary
+from tests.serving.fake_run import made_up_samples, made_up_summary
 
 
 def test_the_promised_figures_are_there(tmp_path: Path) -> None:
@@ -77,12 +77,3 @@ def test_the_verdict_names_constraints_only_when_there_are_several() -> None:
     assert one.feasible and verdict_line(one).startswith("feasible: 0.0 %")
     assert not two.feasible and "harm feasible" in verdict_line(two) and "privacy not feasible" in verdict_line(two)
     assert certificate_of({}) is None and verdict_line(None) == "no constraint to certify"
-
-
-def test_throughput_counts_samples_over_whole_steps() -> None:
-    figures = ppo_figures(made_up_steps(10), batch_size=128)
-    assert figures is not None and figures.steps == 10
-    # every made-up step takes 3.5 s
-    assert figures.samples_per_second == pytest.approx(128 / 3.5)
-    assert figures.phase_seconds["generate"] == pytest.approx(1.2)
-    assert ppo_figures([], batch_size=128) is None

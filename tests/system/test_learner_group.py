@@ -18,11 +18,12 @@ import torch
 from configs.schema.ppo import PpoSettings
 from configs.schema.resources import DeadlineSettings, LearnerSettings
 from configs.schema.signals import ConstraintSettings
+from configs.schema.supervised import ReferenceSettings
 from learner.checkpoint import CheckpointError
 from learner.deadlines import RemoteFailure
 from learner.experience import BadBatch
 from learner.group import LearnerGroup
-from learner.models import load_policy
+from learner.models import load_policy, load_tokenizer
 from learner.records import SignalTerms, StepResult
 from learner.rollouts import rollout_file
 from learner.worker import LoadRequest
@@ -105,6 +106,42 @@ def test_with_one_minibatch_the_first_gradient_is_the_same_for_any_number_of_ran
         metrics[name] = _steps(group, batch, range(1, 2))[0].metrics
     for name in ("two", "zero3"):
         assert metrics["one"] == pytest.approx(metrics[name], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo_lag", "gdpo", "rvpo"])
+def test_groups_that_lie_on_two_ranks_learn_as_on_one_and_need_no_critic(
+    algorithm: str, groups: dict[str, LearnerGroup], tiny_models: Any, tmp_path: Path
+) -> None:
+    batch = made_up_batch(32, vocabulary=150, group_size=4, wrap=ray.put)
+    ppo = PPO.model_copy(update={"minibatch_size": 32, "epochs": 1})
+    results = {}
+    for name in groups if algorithm == "gdpo" else ("one", "two"):
+        _load(groups[name], tiny_models, ppo=ppo, algorithm=algorithm, reward_model_path=None)
+        results[name] = _steps(groups[name], batch, range(1, 2), tmp_path / name)[0]
+        assert results[name].metrics == pytest.approx(results["one"].metrics, rel=1e-4, abs=1e-5)
+        assert results[name].notes == results["one"].notes and "delta_logprob_worst" in results[name].notes
+    assert "gradient_norm/critic" not in results["two"].metrics
+    columns = parquet.read_schema(rollout_file(tmp_path / "two", 1, 1)).names
+    assert "advantages/cost/harm" in columns and not [name for name in columns if name.startswith("values/")]
+    if algorithm == "gdpo":
+        groups["two"].save_checkpoint(tmp_path / "step-00001", 1, {})
+        assert groups["two"].load_checkpoint(tmp_path / "step-00001")["step"] == 1
+
+
+def test_masks_by_token_id_leave_the_unknown_token_out(
+    groups: dict[str, LearnerGroup], tiny_models: Any, batch: MadeUpBatch
+) -> None:
+    unknown = load_tokenizer(tiny_models.policy).unk_token_id
+    chunk = batch.rollouts[batch.rows[0].rollout]
+    rows = [ids.copy() for ids in chunk.token_ids]
+    rows[0][-1] = rows[1][-1] = unknown
+    marked = ray.put(replace(chunk, token_ids=tuple(rows)))
+    dealt = [replace(row, rollout=marked) if row.rollout == batch.rows[0].rollout else row for row in batch.rows]
+    tokens = []
+    for reference in (ReferenceSettings(), ReferenceSettings(masks_by_token_id=True)):
+        _load(groups["one"], tiny_models, reference=reference)
+        tokens.append(groups["one"].step(dealt, TERMS, 1).metrics["tokens"])
+    assert tokens[0] - tokens[1] == 2.0
 
 
 def test_a_resumed_step_is_the_uninterrupted_one_bit_for_bit(

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +17,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from cluster.digests import model_digest
+from cluster.stages.score_models import ScoreModel, train_model
 from configs.exits import DataError
 from configs.schema.resources import DeadlineSettings, SupervisedSettings
-from configs.schema.supervised import ModelSettings, OptimiserSettings, ScoreModelSettings, SftSettings
+from configs.schema.run import RunSettings
+from configs.schema.supervised import (
+    CostModelSettings,
+    ModelSettings,
+    OptimiserSettings,
+    ScoreModelSettings,
+    SftSettings,
+)
 from learner.mailbox import TaskProgress
-from learner.models import build_tokenizer, load_tokenizer, new_policy, save_model
+from learner.models import build_tokenizer, load_tokenizer, new_policy, pad_right, save_model
 from learner.preference import PreferenceTask
+from learner.score_folders import load_pair_scores, load_whole_score_model, member_folder
+from learner.score_quality import Kind, reward_agreement
 from learner.sft import SftTask
+from learner.statistics.calibration import load_calibration
 from learner.supervised import SupervisedSession, TrainFailure
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -67,7 +80,8 @@ def pairs(start) -> Path:
         "better_prompt_length": lengths,
         "worse_ids": pa.array([[*prompt, BAD, 3] for prompt in prompts], IDS),
         "worse_prompt_length": lengths,
-        "holdout": [index % 5 == 0 for index in range(n)],
+        "split": [{0: "holdout", 1: "calibration"}.get(index % 5, "train") for index in range(n)],
+        "half": [index % 2 for index in range(n)],
         "safer_sign": [0 if index % 7 == 0 else -1 for index in range(n)],
         "less_safe_sign": [1] * n,
         "rank_weight": [0 if index % 6 == 0 else 1 for index in range(n)],
@@ -127,19 +141,21 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_does_not(
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def preference_task(kind: str, start: Path, data: Path, output: Path) -> PreferenceTask:
-    settings = ScoreModelSettings(epochs=3, batch_size=32, optimiser=OptimiserSettings(learning_rate=1e-2))
-    return PreferenceTask(f"{kind} model", kind, data, start, output, settings, seed=3)
+def preference_task(kind: Kind, start: Path, data: Path, output: Path, **changes) -> PreferenceTask:
+    chosen = {name: changes.pop(name) for name in ("ensemble", "ensemble_spread") if name in changes}
+    made = CostModelSettings if kind == "cost" else ScoreModelSettings
+    settings = made(epochs=3, batch_size=32, optimiser=OptimiserSettings(learning_rate=1e-2), **chosen)
+    return PreferenceTask(f"{kind} model", kind, data, start, output, settings, **({"seed": 3} | changes))
 
 
 def test_a_reward_model_ranks_held_out_pairs_and_says_its_scores_spread(session, start, pairs, tmp_path):
     metrics = session.run(preference_task("reward", start, pairs, tmp_path / "reward"))
-    assert metrics["pair_accuracy"] > 0.95 and metrics["holdout_pairs"] == 48 and metrics["pairs"] == 192
+    assert metrics["pair_accuracy"] > 0.95 and metrics["holdout_pairs"] == 48 and metrics["pairs"] == 144
     normaliser = json.loads((tmp_path / "reward" / "normaliser.json").read_text())
-    assert normaliser["n"] == 384 and normaliser["std"] > 0.1
+    assert normaliser["n"] == 288 and normaliser["std"] > 0.1
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     table = parquet.read_table(pairs).to_pydict()
-    rows = [row for row in range(240) if not table["holdout"][row]]
+    rows = [row for row in range(240) if table["split"][row] == "train"]
     ids = [table[side][row] for side in ("better_ids", "worse_ids") for row in rows]
     with torch.no_grad():
         scores = torch.stack([model(torch.tensor([row])).logits[0, 0] for row in ids])
@@ -151,8 +167,53 @@ def test_a_reward_model_ranks_held_out_pairs_and_says_its_scores_spread(session,
 def test_a_cost_model_knows_the_signs_and_is_calibrated(session, start, pairs, tmp_path):
     metrics = session.run(preference_task("cost", start, pairs, tmp_path / "cost"))
     assert metrics["pair_accuracy"] > 0.95 and metrics["sign_accuracy"] > 0.95 and metrics["calibrated"] == 1.0
-    calibration = json.loads((tmp_path / "cost" / "calibration.json").read_text())
-    assert calibration["slope"] > 0 and calibration["slope"] == metrics["calibration_slope"]
+    calibration = load_calibration(tmp_path / "cost")
+    assert calibration is not None and calibration.platt.slope == metrics["calibration_slope"] > 0
+    table = parquet.read_table(pairs).to_pydict()
+    known = sum(
+        1 + (table["safer_sign"][row] != 0) for row in range(240) if table["split"][row] == "calibration"
+    )  # fmt: skip
+    assert calibration.platt.n == calibration.isotonic.n == known
+
+
+def test_a_stage_trains_members_that_differ_and_score_together_as_the_scorer_will(session, start, pairs, tmp_path):
+    warnings: list[str] = []
+    context = SimpleNamespace(
+        settings=RunSettings(name="x", seed=3, constraints={"harm": {"limit": 0.1}}),
+        layout=SimpleNamespace(sft=start),
+        engines=SimpleNamespace(train=lambda task, _: session.run(task)),
+        status=None,
+        warn=warnings.append,
+    )
+    settings = preference_task("cost", start, pairs, tmp_path, ensemble=2, ensemble_spread=1.5).settings
+    folder = tmp_path / "cost"
+    output = train_model(context, ScoreModel("cost_model/harm", "cost", pairs, folder, settings), {"used": 240})
+    facts = output.facts
+    assert output.paths == (folder,) and not warnings
+    assert facts["pair_accuracy"] > 0.95 and facts["calibrated"] == 1.0 and facts["ensemble_spread"] > 1e-3
+    assert facts["digest"] == model_digest(folder) and facts["comparisons"] == {"used": 240}
+    assert sum(each["n"] for each in facts["reliability"]) == facts["signed_holdout_responses"]
+    first, second = weights(folder), weights(member_folder(folder, 1))
+    assert not torch.equal(first["score.weight"], second["score.weight"])
+    seeds = [
+        json.loads((member_folder(folder, index) / "training.json").read_text())["seed"] for index in range(2)
+    ]  # fmt: skip
+    assert seeds[0] == 3 != seeds[1]
+    table = parquet.read_table(pairs).to_pydict()
+    ids, lengths = pad_right([np.array(row) for row in table["worse_ids"][:20]], 0)
+    scores, deviation = load_whole_score_model(folder).score(ids, lengths)
+    # What was calibrated is what the loop will see.
+    np.testing.assert_allclose(scores, load_pair_scores(folder)[1, :20], atol=1e-3)
+    assert deviation is not None and deviation.min() >= 0
+
+
+def test_two_halves_learn_from_different_pairs_and_agree_on_the_holdout(session, start, pairs, tmp_path):
+    for half in (0, 1):
+        metrics = session.run(preference_task("reward", start, pairs, tmp_path / str(half), half=half))
+        assert metrics["pairs"] == 72 and metrics["holdout_pairs"] == 48
+    agreement = reward_agreement(tmp_path / "0", tmp_path / "1", pairs)
+    assert agreement["agreement"] > 0.9 and agreement["agreement_pairs"] == 48
+    assert not torch.equal(weights(tmp_path / "0")["score.weight"], weights(tmp_path / "1")["score.weight"])
 
 
 def test_bad_data_and_a_loss_that_is_not_finite_are_named_and_the_session_goes_on(

@@ -150,3 +150,20 @@ def test_mixed_weights_lie_in_their_range_and_differ_between_annotators(default_
 def test_senseless_settings_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"give|use|nobody"):
         replace(CrowdSettings(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_single_responses_are_labelled_by_seed_and_id_with_fewer_errors_than_one_vote(default_world: World) -> None:
+    examples = sft_examples(default_world, n=3000, seed=2)
+    crowd, scorer = (
+        Crowd(default_world, CrowdSettings(mode="mixed", safety_error_rate=0.1), seed=5),
+        GoldScorer(default_world),
+    )
+    answers = [(example.prompt_id, example.task_id, example.messages[-1]["content"]) for example in examples]
+    said = [crowd.says_safe(*answer) for answer in answers]
+    again = Crowd(default_world, CrowdSettings(mode="mixed", safety_error_rate=0.1), seed=5)
+    assert said == [again.says_safe(*answer) for answer in reversed(answers)][::-1]
+    wrong = sum(
+        safe == scorer.score(task, text, True).unsafe for safe, (_, task, text) in zip(said, answers, strict=True)
+    )
+    # two or three of three votes err: 3 * 0.1^2 * 0.9 + 0.1^3 = 0.028; four standard deviations of the binomial
+    assert abs(wrong / 3000 - 0.028) < 4.0 * math.sqrt(0.028 * 0.972 / 3000)

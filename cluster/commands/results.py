@@ -1,0 +1,115 @@
+"""`steelyard results`: fill docs/results.md over as many sittings as it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.commands.common import AsJson
+
+if TYPE_CHECKING:
+    from cluster.results.plan import Scope
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run the arms of docs/results.md, and write the page from their rows.",
+    rich_markup_mode=None,
+)
+TableOnly = Annotated[bool, typer.Option("--table", help="The table of arms (the default).")]
+Sweep = Annotated[bool, typer.Option("--sweep", help="The limit sweep.")]
+Full = Annotated[bool, typer.Option("--full", help="Both, with every fixed weight and every limit on three seeds.")]
+Docs = Annotated[Path, typer.Option("--docs", help="Folder of results.md; rows are in results/rows below it.")]
+DOCS = Path("docs")
+
+
+@app.command()
+def run(
+    table: TableOnly = False,
+    sweep: Sweep = False,
+    full: Full = False,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Start no new run after this long.")] = None,
+    arms: Annotated[str, typer.Option(help="These arms alone, with commas between them.")] = "",
+    seeds: Annotated[str, typer.Option(help="These seeds alone, with commas between them.")] = "",
+    docs: Docs = DOCS,
+) -> None:
+    """Run what is missing or stale, one run after another; the same command goes on where it stopped."""
+    from cluster.commands.run import join_own_head
+    from cluster.results.cells import logic_digest
+    from cluster.results.plan import next_cell
+    from cluster.results.status import standing
+
+    scope = scope_of(table=table, sweep=sweep, full=full, arms=arms, seeds=seeds)
+    rows = docs / "results" / "rows"
+    found = standing(rows, scope, logic_digest())
+    typer.echo(found.sentence())
+    if next_cell(found.plan, found.fresh) is None:
+        return
+    storage = Path.cwd() / "runs"
+    join_own_head(storage)
+    from cluster.results.sitting import sit
+
+    done = sit(scope, storage, rows, minutes, typer.echo)
+    typer.echo(f"{done} rows written; {standing(rows, scope, logic_digest()).sentence()}")
+
+
+@app.command()
+def write(docs: Docs = DOCS) -> None:
+    """Write docs/results.md, its pictures and the results on the algorithms' pages from the rows; runs nothing."""
+    from cluster.results.cells import logic_digest
+    from cluster.results.page import write_pages
+    from cluster.results.plan import Scope
+    from cluster.results.status import standing
+
+    for path in write_pages(standing(docs / "results" / "rows", Scope(sweep=True), logic_digest()), docs):
+        typer.echo(path)
+
+
+@app.command()
+def status(
+    table: TableOnly = False, sweep: Sweep = False, full: Full = False, docs: Docs = DOCS, as_json: AsJson = False
+) -> None:
+    """Say which rows are there, stale or missing, and about how long the rest takes; both table and sweep unless asked."""
+    from cluster.results.cells import logic_digest
+    from cluster.results.plan import Scope
+    from cluster.results.status import standing
+
+    asked = scope_of(table=table, sweep=sweep, full=full) if table or sweep or full else Scope(sweep=True)
+    found = standing(docs / "results" / "rows", asked, logic_digest())
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+        return
+    for cell in found.plan.cells:
+        typer.echo(f"{cell.name:<40} {found.state(cell)}")
+    if found.plan.undecided:
+        typer.echo(f"and the best of the seven fixed weights on {found.plan.undecided} more seeds, once it is known")
+    typer.echo(found.sentence())
+
+
+def scope_of(*, table: bool, sweep: bool, full: bool, arms: str = "", seeds: str = "") -> Scope:
+    """What the options ask for; with none of the three, the table.
+
+    Raises:
+        ConfigError: an unknown arm, or a seed that is no number.
+    """
+    from cluster.results.plan import Scope, check_scope
+    from configs.exits import ConfigError
+
+    numbers = _words(seeds)
+    if wrong := [word for word in numbers if not word.isdecimal()]:
+        raise ConfigError(f"--seeds: '{wrong[0]}' is no seed; give numbers with commas between them, such as 0,1,2")
+    scope = Scope(
+        table=table or not sweep,
+        sweep=sweep,
+        full=full,
+        arms=tuple(_words(arms)),
+        seeds=tuple(int(word) for word in numbers),
+    )
+    check_scope(scope)
+    return scope
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,1 @@
+"""The results page: which runs fill it, the rows they leave, and the tables and pictures made from the rows."""

@@ -1,0 +1,121 @@
+"""One cell of the results: an arm of a preset with a seed; its settings, its digests, and the command that repeats it.
+
+Imports no engine, so that looking at the results is instant.
+"""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.digests import digest
+from configs.load import arm_settings, load_settings
+from configs.schema.run import RunSettings
+
+TABLE, SWEEP = "results", "limit_sweep"
+BASELINE = "projected_rate"
+FIXED = "fixed_"
+"""Arms of this prefix are the weights that never move."""
+CODE = (
+    "learner",
+    "actors",
+    "cluster/answers.py",
+    "cluster/constraints.py",
+    "cluster/judged.py",
+    "cluster/loop.py",
+    "cluster/promptsets.py",
+    "cluster/requests.py",
+    "cluster/seeds.py",
+    "cluster/stages",
+)
+"""What makes a run's figures; the commands, the report and this package make none."""
+_ROOT = Path(__file__).resolve().parents[2]
+_NOT_OF_THE_RESULT = {"name", "storage", "reuse_from", "arms", "seeds"}
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """An arm of a preset with one seed."""
+
+    preset: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its row's file, without the suffix."""
+        return f"{self.preset}-{self.arm}-seed{self.seed}"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the weight never moves, as one of the seven that are searched through."""
+        return self.preset == TABLE and self.arm.startswith(FIXED)
+
+    def settings(self) -> RunSettings:
+        """The resolved settings of this run."""
+        return arm_settings(preset_settings(self.preset), self.arm, self.seed)
+
+    def overrides(self) -> dict[str, Any]:
+        """What the arm changes."""
+        return dict(preset_settings(self.preset).arms[self.arm])
+
+    def command(self) -> str:
+        """A `steelyard run` line with the same settings, but for the run's name."""
+        changes = [f"{key}={_as_yaml(value)}" for key, value in self.overrides().items()]
+        name = self.name.replace("_", "-")
+        words = ["steelyard", "run", self.preset, "arms={}", "seeds=[]", f"name={name}", f"seed={self.seed}", *changes]
+        return shlex.join(words)
+
+
+@cache
+def preset_settings(preset: str) -> RunSettings:
+    """A packaged comparison."""
+    return load_settings(preset)
+
+
+def cells_of(preset: str) -> list[Cell]:
+    """Every cell that the preset declares, seed by seed."""
+    settings = preset_settings(preset)
+    return [Cell(preset, arm, seed) for seed in settings.seeds for arm in settings.arms]
+
+
+def config_digest(settings: RunSettings) -> str:
+    """sha256 (hex) of everything in the settings that may change a figure; the seed is part of it."""
+    return digest(settings.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT))
+
+
+@cache
+def logic_digest(places: tuple[str, ...] = CODE, root: Path = _ROOT) -> str:
+    """sha256 (hex) of what the Python sources at `places` do: comments, docstrings and layout do not count.
+
+    A reworded sentence makes no figure stale. Equal for equal sources under one minor version of Python.
+    """
+    files: set[Path] = set()
+    for place in places:
+        path = root / place
+        files |= {path} if path.is_file() else set(path.rglob("*.py"))
+    return digest({str(path.relative_to(root)): _logic(path) for path in sorted(files)})
+
+
+def _logic(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):  # a bare text is a docstring of its module, class, function or field
+            node.body = [each for each in body if not _is_text(each)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _as_yaml(value: object) -> str:
+    """One line that YAML reads back as the same value."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()

@@ -1,0 +1,90 @@
+"""One sitting: run missing cells one after another on warm engines, and keep a row of each as soon as it is done.
+
+Invariant: whatever ends a sitting, the rows written so far stay, and the next sitting goes on with the first that is not
+there. A cell that was cut off goes on from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cluster.results.cells import SWEEP, TABLE, Cell, preset_settings
+from cluster.results.plan import Scope, make_plan, next_cell
+from cluster.results.rows import Row, present_origin, read_rows, row_of_run, write_row
+from configs.layout import RunLayout
+from configs.load import dump_settings
+
+Say = Callable[[str], None]
+
+
+def fresh_rows(folder: Path, code_digest: str) -> dict[Cell, Row]:
+    """The rows that the present tree would give again."""
+    return {cell: row for cell, row in read_rows(folder).items() if not row.stale(code_digest)}
+
+
+def sit(scope: Scope, storage: Path, rows: Path, minutes: float | None, say: Say) -> int:
+    """Run what is missing or stale, in the plan's order, on engines that stay warm; returns how many cells were done.
+
+    Args:
+        storage: folder of run folders; each preset has its own below.
+        rows: folder of the row files.
+        minutes: no new cell starts after this long; None means until nothing is missing.
+    """
+    from actors.crowd.world import load_world
+    from cluster.arms import run_arm
+    from cluster.job import warm_engines
+
+    origin = present_origin()  # before anything runs: what is edited meanwhile made none of these rows
+    settings = preset_settings(TABLE)
+    world = load_world(settings.sandbox.world)
+    with warm_engines(settings, RunLayout(storage / settings.name)) as (engines, _dashboard):
+
+        def run(cell: Cell) -> Row:
+            comparison = preset_settings(cell.preset)
+            layout = RunLayout(storage / comparison.name)
+            declare(layout, cell.preset)
+            run_arm(comparison, layout, world, engines, cell.arm, cell.seed, donors=donors(storage, cell))
+            row = row_of_run(cell, layout.arm(cell.arm, cell.seed), origin)
+            write_row(row, rows)
+            return row
+
+        return fill(scope, fresh_rows(rows, origin.code_digest), run, minutes, say)
+
+
+def fill(
+    scope: Scope, fresh: Mapping[Cell, Row], run: Callable[[Cell], Row], minutes: float | None, say: Say,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:  # fmt: skip
+    """Run the plan's next cell until nothing is missing or the time is over; returns how many were done.
+
+    The plan is made anew after every cell: the best fixed weight is known only when all have run.
+    """
+    known, began, done = dict(fresh), clock(), 0
+    while (cell := next_cell(make_plan(scope, known), known)) is not None:
+        if minutes is not None and clock() - began >= 60 * minutes:
+            say(f"{minutes:g} minutes are over; the same command goes on with {cell.name}")
+            break
+        say(f"{cell.name} …")
+        known[cell] = run(cell)
+        done += 1
+        say(f"{cell.name}: {known[cell].verdict}")
+    return done
+
+
+def declare(layout: RunLayout, preset: str) -> None:
+    """Leave the comparison's configuration where `steelyard report` looks for it."""
+    layout.root.mkdir(parents=True, exist_ok=True)
+    layout.config.write_text(dump_settings(preset_settings(preset)), encoding="utf-8")
+
+
+def donors(storage: Path, cell: Cell) -> list[RunLayout]:
+    """Runs of either comparison with the same seed: their earlier stages may be taken over."""
+    own = RunLayout(storage / preset_settings(cell.preset).name).arm(cell.arm, cell.seed).root
+    found = [
+        path
+        for preset in (TABLE, SWEEP)
+        for path in sorted((storage / preset_settings(preset).name / "arms").glob(f"*-seed{cell.seed}"))
+    ]
+    return [RunLayout(path) for path in found if path != own]
