@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from actors.crowd.world import KINDS
 from cluster.digests import short
 from cluster.promptsets import CALIBRATION
-from configs.exits import ConfigError, DataError
+from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
 from learner.models import length_sorted_batches, pad_right
 from learner.score_folders import load_whole_score_model
@@ -66,16 +65,14 @@ def held_out_responses(preferences: Path, constraint: ConstraintSettings) -> Hel
     """The constraint's labelled responses in the calibration split of ``preferences.parquet``.
 
     Raises:
-        ConfigError: the subset has a tag that the file's rows do not tell (they tell kind and form).
         DataError: the file is missing or of an older form, or holds no such response.
     """
     if not preferences.is_file():
         raise DataError(f"{preferences} is missing: the run has labelled no pairs yet; let it go on until it has")
     table = pq.read_table(preferences)
-    if "split" not in table.column_names:
-        raise DataError(f"{preferences} lacks the column split: sample and label the pairs again")
+    if missing := {"split", "tags"} - set(table.column_names):
+        raise DataError(f"{preferences} lacks the column {min(missing)}: sample and label the pairs again")
     every: list[dict[str, Any]] = table.to_pylist()
-    _check_tags(constraint.subset, {row["form"] for row in every})
     rows = [row for row in every if row["split"] == CALIBRATION and _in_subset(row, constraint.subset)]
     responses = [
         (_tokens(row, side), _is_unsafe(row, side, constraint.categories), (row["task_id"], row["form"]))
@@ -144,17 +141,8 @@ def load_limits(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _check_tags(subset: Collection[str], forms: Collection[str]) -> None:
-    unknown = [tag for tag in subset if tag not in KINDS and tag not in forms]
-    if unknown:
-        raise ConfigError(
-            f"subset: labelled pairs tell a prompt's kind and form, not whether it is '{unknown[0]}': choose the limit for a "
-            f"subset of kinds ({', '.join(KINDS)}) or forms"
-        )
-
-
 def _in_subset(row: Mapping[str, Any], subset: Collection[str]) -> bool:
-    return not subset or row["kind"] in subset or row["form"] in subset
+    return not subset or not set(subset).isdisjoint(row["tags"])
 
 
 def _tokens(row: Mapping[str, Any], side: int) -> np.ndarray:

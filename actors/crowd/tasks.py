@@ -183,6 +183,7 @@ def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provena
         "kind": prompt.attributes["kind"],
         "form": prompt.attributes["form"],
         "category": prompt.category,
+        "tags": sorted(prompt.tags),
         "split": prompt.attributes.get("purpose", "train"),
         "messages": [dict(message) for message in prompt.messages],
         "prompt_ids": first.prompt_ids,

@@ -78,6 +78,7 @@ def _row(index: int, rng: np.random.Generator) -> dict[str, Any]:
         "task_id": f"task-{index % 16}",
         "form": "plain",
         "kind": "benign" if index % 16 == 3 else "harmful",
+        "tags": ["plain", "benign"] if index % 16 == 3 else ["harmful", "plain", *(["attack"] if index % 8 == 2 else [])],
         "prompt_ids": rng.integers(5, 30, 4).tolist(),
         "split": split,
     }
@@ -217,6 +218,12 @@ def test_a_rates_limit_is_the_rate_and_the_table_is_by_the_calibration(run: RunL
     assert low["limit"] == 0.0001 and low["chosen"] == low["curve"]["points"][0]
 
 
+def test_any_tag_of_a_prompt_can_be_a_subset(run: RunLayout) -> None:
+    attacks = held_out_responses(_preferences(run), ConstraintSettings(limit=0.1, subset=("attack",)))
+    harmful = held_out_responses(_preferences(run), ConstraintSettings(limit=0.1, subset=("harmful",)))
+    assert 0 < len(attacks.unsafe) < len(harmful.unsafe)
+
+
 def test_categories_decide_what_counts_as_unsafe(run: RunLayout) -> None:
     preferences = _preferences(run)
     everything = held_out_responses(preferences, ConstraintSettings(limit=0.1))
@@ -233,7 +240,6 @@ def test_categories_decide_what_counts_as_unsafe(run: RunLayout) -> None:
         (["--measure", "cvar", "--alpha", "1.5"], "harm", "--alpha 1.5"),
         ([], "harmm", "did you mean 'harm'?"),
         ([], None, "which constraint? give --constraint with one of harm, theft"),
-        ([], "theft", "not whether it is 'attack'"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(run: RunLayout, arguments: list[str], constraint: str | None, said: str):

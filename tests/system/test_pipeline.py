@@ -21,10 +21,12 @@ from configs.schema.run import RunSettings
 
 TINY = [
     "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
-    "sft.steps=60", "preferences.pairs=160", "splits.holdout=0.15", "splits.calibration=0.15", "reward_model.epochs=1", "cost_model.epochs=1",
+    "sft.steps=60", "preferences.pairs=160", "splits.holdout=0.15", "splits.calibration=0.15",
+    "reward_model.epochs=1", "cost_model.epochs=1",
     "ppo.steps=3", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=1", "ppo.max_response_tokens=24",
     "evaluation.samples_per_cell=10", "evaluation.samples_per_minor_cell=5", "evaluation.samples_unknown=10",
-    "certificate.samples=200", "selection.samples=100", "selection.every=1", "selection.candidates=2", "resources.generators.count=1", "resources.supervised.workers=1",
+    "selection.samples=100", "selection.every=1", "selection.candidates=2", "certificate.samples=200",
+    "resources.generators.count=1", "resources.supervised.workers=1",
 ]  # fmt: skip
 """Too small to learn anything: what is tested is that every part does its work."""
 
