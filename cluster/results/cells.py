@@ -23,8 +23,7 @@ BASELINE = "projected_rate"
 FIXED = "fixed_"
 """Arms of this prefix are the weights that never move."""
 CODE = (
-    "learner",
-    "actors",
+    "cluster/stages",
     "cluster/answers.py",
     "cluster/constraints.py",
     "cluster/judged.py",
@@ -32,9 +31,12 @@ CODE = (
     "cluster/promptsets.py",
     "cluster/requests.py",
     "cluster/seeds.py",
-    "cluster/stages",
 )
-"""What makes a run's figures; the commands, the report and this package make none."""
+"""What makes a run's figures, with all of `learner` and `actors` that it imports; commands, report and this package make none."""
+STARTED = ("cluster/engines.py",)
+"""What brings the actors into a run: followed for its imports, not counted itself."""
+COUNTED = ("learner", "actors")
+"""Rooms whose imported modules count."""
 _ROOT = Path(__file__).resolve().parents[2]
 _NOT_OF_THE_RESULT = {"name", "storage", "reuse_from", "arms", "seeds"}
 
@@ -91,16 +93,44 @@ def config_digest(settings: RunSettings) -> str:
 
 
 @cache
-def logic_digest(places: tuple[str, ...] = CODE, root: Path = _ROOT) -> str:
-    """sha256 (hex) of what the Python sources at `places` do: comments, docstrings and layout do not count.
+def logic_digest(root: Path = _ROOT) -> str:
+    """sha256 (hex) of what the sources behind a run's figures do: comments, docstrings and layout do not count.
 
-    A reworded sentence makes no figure stale. Equal for equal sources under one minor version of Python.
+    A reworded sentence makes no figure stale, nor does a module that no run imports. Equal for equal sources under one
+    minor version of Python.
     """
-    files: set[Path] = set()
-    for place in places:
-        path = root / place
-        files |= {path} if path.is_file() else set(path.rglob("*.py"))
-    return digest({str(path.relative_to(root)): _logic(path) for path in sorted(files)})
+    return digest({path: _logic(root / path) for path in figure_sources(root)})
+
+
+@cache
+def figure_sources(root: Path = _ROOT) -> tuple[str, ...]:
+    """The sources behind a run's figures, relative to `root`, in order."""
+    named = {path for place in CODE for path in _files(root, place)}
+    reached, waiting = set(), [*named, *(root / place for place in STARTED)]
+    while waiting:
+        path = waiting.pop()
+        if path not in reached and path.exists():
+            reached.add(path)
+            waiting += _imported(root, path)
+    counted = named | {path for path in reached if path.relative_to(root).parts[0] in COUNTED}
+    return tuple(sorted(str(path.relative_to(root)) for path in counted))
+
+
+def _files(root: Path, place: str) -> list[Path]:
+    path = root / place
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _imported(root: Path, path: Path) -> list[Path]:
+    """Files of the project that a source imports, at its top or inside a function."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    places = [root.joinpath(*name.split(".")) for name in names]
+    return [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
 
 
 def _logic(path: Path) -> str:

@@ -134,7 +134,7 @@ class DirectSettings(Settings):
 class BestOfKSettings(Settings):
     """`best_of_k`: the SFT policy answers k times; the best reward among the answers judged safe is given."""
 
-    k: Count = 16
+    k: Count = 8
 
 
 class SplitSettings(Settings):

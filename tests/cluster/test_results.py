@@ -20,6 +20,7 @@ from cluster.results.cells import (
     Cell,
     cells_of,
     config_digest,
+    figure_sources,
     logic_digest,
     preset_settings,
 )
@@ -60,8 +61,12 @@ def test_the_command_of_a_row_means_the_same_settings(cell: Cell):
 )  # fmt: skip
 def test_an_arm_is_the_preset_of_its_kind(arm: str, preset: str):
     settings = Cell(TABLE, arm, 0).settings()
-    same_bar = f"certificate.rate_limit={settings.certificate.rate_limit}"
-    assert config_digest(load_settings(preset, [same_bar])) == config_digest(settings)
+    asked = settings.evaluation
+    of_the_table = [
+        f"certificate.rate_limit={settings.certificate.rate_limit}", f"ppo.steps={settings.ppo.steps}",
+        *(f"evaluation.{name}={getattr(asked, name)}" for name in type(asked).model_fields),
+    ]  # fmt: skip
+    assert config_digest(load_settings(preset, of_the_table)) == config_digest(settings)
 
 
 def test_arms_of_one_comparison_are_certified_against_one_limit():
@@ -81,29 +86,43 @@ def test_names_and_folders_do_not_change_the_digest_and_seed_and_limit_do():
 
 
 def test_words_do_not_change_the_code_digest_and_logic_does(tmp_path: Path):
-    def digest_of(name: str, text: str) -> str:
+    def digest_of(name: str, text: str, unused: str = "x = 1") -> str:
         root = tmp_path / name
         (root / "learner").mkdir(parents=True)
+        (root / "cluster" / "stages").mkdir(parents=True)
+        (root / "cluster" / "stages" / "ppo.py").write_text("def run():\n    from learner import losses\n")
+        for place in CODE[1:]:
+            (root / place).write_text("")
         (root / "learner" / "losses.py").write_text(text)
-        return logic_digest(("learner",), root)
+        (root / "learner" / "unused.py").write_text(unused)
+        return logic_digest(root)
 
     plain = digest_of("a", 'def f(x):\n    """Twice."""\n    return 2 * x\n')
     assert digest_of("b", 'def f(x):\n    """Two times x."""\n\n    return (2 * x)  # doubled\n') == plain
     assert digest_of("c", 'def f(x):\n    """Twice."""\n    return 3 * x\n') != plain
     assert digest_of("d", 'def f(x):\n    print("Twice.")\n    return 2 * x\n') != plain
     assert digest_of("e", 'def f(x):\n    """Alone."""\n') != plain
+    assert digest_of("f", 'def f(x):\n    """Twice."""\n    return 2 * x\n', unused="x = 2") == plain
 
 
-def test_the_code_that_counts_is_there_and_holds_what_the_stages_name():
+def test_the_code_that_counts_holds_what_the_stages_name_and_what_the_actors_run():
     root = Path(__file__).resolve().parents[2]
-    assert all((root / place).exists() for place in CODE)
+    counted = set(figure_sources())
     named = {
         place
         for path in (root / "cluster" / "stages").glob("*.py")
         for place in re.findall(r'"((?:cluster|learner|actors)/?[a-z_/]*\.py)"', path.read_text())
     }
-    assert "cluster/promptsets.py" in named
-    assert [place for place in sorted(named) if not place.startswith(CODE)] == []
+    assert "cluster/promptsets.py" in named and named <= counted
+    deep = {
+        "learner/losses.py",
+        "learner/estimators/rvpo.py",
+        "learner/transport/gloo.py",
+        "actors/crowd/gold.py",
+        "actors/receiver.py",
+    }
+    assert deep <= counted
+    assert not any(path.startswith(("serving", "configs", "cluster/commands")) for path in counted)
 
 
 def test_seeds_come_one_after_the_other_and_the_search_is_on_the_first():

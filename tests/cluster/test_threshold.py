@@ -78,7 +78,9 @@ def _row(index: int, rng: np.random.Generator) -> dict[str, Any]:
         "task_id": f"task-{index % 16}",
         "form": "plain",
         "kind": "benign" if index % 16 == 3 else "harmful",
-        "tags": ["plain", "benign"] if index % 16 == 3 else ["harmful", "plain", *(["attack"] if index % 8 == 2 else [])],
+        "tags": ["plain", "benign"]
+        if index % 16 == 3
+        else ["harmful", "plain", *(["attack"] if index % 8 == 2 else [])],
         "prompt_ids": rng.integers(5, 30, 4).tolist(),
         "split": split,
     }
