@@ -56,6 +56,35 @@ def run(
 
 
 @app.command()
+def probe(docs: Docs = DOCS, as_json: AsJson = False) -> None:
+    """Run every arm at the smallest size, and say whether changed code has changed the figures: if not, rows stay fresh."""
+    import tempfile
+
+    from cluster.commands.run import join_own_head
+    from cluster.results.cells import logic_digest
+    from cluster.results.probe import moved, probe_settings, read_probes, record, run_probe
+
+    code, folder = logic_digest(), docs / "results"
+    with tempfile.TemporaryDirectory() as storage:
+        join_own_head(Path(storage))
+        from cluster.job import warm_engines
+        from configs.layout import RunLayout
+
+        with warm_engines(probe_settings(), RunLayout(Path(storage) / "probe")) as (engines, _dashboard):
+            figures = run_probe(engines, Path(storage), lambda text: typer.echo(text, err=True))
+    known = read_probes(folder)
+    changes = moved(figures, known[-1].figures) if known else []
+    codes = record(folder, code, figures).codes
+    if as_json:
+        typer.echo(json.dumps({"code": code, "same": list(codes), "moved": changes}, indent=1))
+        return
+    for line in changes[:20]:
+        typer.echo(line)
+    known_as = f"gives what {len(codes) - 1} earlier versions gave" if len(codes) > 1 else "gives figures of its own"
+    typer.echo(f"this code {known_as}; {len(figures)} figures compared")
+
+
+@app.command()
 def write(docs: Docs = DOCS) -> None:
     """Write docs/results.md, its pictures and the results on the algorithms' pages from the rows; runs nothing."""
     from cluster.results.cells import logic_digest

@@ -89,7 +89,20 @@ def cells_of(preset: str) -> list[Cell]:
 
 def config_digest(settings: RunSettings) -> str:
     """sha256 (hex) of everything in the settings that may change a figure; the seed is part of it."""
-    return digest(settings.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT))
+    return digest(settings_of_result(settings))
+
+
+def settings_of_result(settings: RunSettings) -> dict[str, Any]:
+    """Everything in the settings that may change a figure, as JSON."""
+    found: dict[str, Any] = settings.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT)
+    return found
+
+
+def covers(present: Any, then: Any) -> bool:
+    """Whether settings of today say what those of then said; a key that did not exist then takes its default silently."""
+    if isinstance(then, dict) and isinstance(present, dict):
+        return all(key in present and covers(present[key], value) for key, value in then.items())
+    return bool(present == then)
 
 
 @cache

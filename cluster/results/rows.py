@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.world import World, load_world
-from cluster.results.cells import SWEEP, TABLE, Cell, config_digest, logic_digest, preset_settings
+from cluster.results.cells import (
+    SWEEP,
+    TABLE,
+    Cell,
+    config_digest,
+    covers,
+    logic_digest,
+    preset_settings,
+    settings_of_result,
+)
 from cluster.results.oracle_share import SPLIT, oracle_share, tasks_by_kind, world_oracle
 from configs.exits import DataError
 from configs.layout import RunLayout
@@ -56,6 +65,8 @@ class Row:
     commit: str
     code_digest: str
     config_digest: str
+    settings: Mapping[str, Any]
+    """What `config_digest` is of."""
     world: str
     date: str
     verdict: str
@@ -91,11 +102,15 @@ class Row:
         found = self.evaluation.get(model, {}).get(split, {}).get(measure) or {}
         return found.get("value")
 
-    def stale(self, code_digest: str) -> tuple[str, ...]:
-        """Why the row is not what the present tree would give; empty when it is."""
-        reasons = ["code"] if self.code_digest != code_digest else []
+    def stale(self, codes: Collection[str]) -> tuple[str, ...]:
+        """Why the row is not what the present tree would give; empty when it is.
+
+        Args:
+            codes: digests of the present code and of all that is known to give the same figures.
+        """
+        reasons = ["code"] if self.code_digest not in codes else []
         settings = self.cell.settings()
-        if self.config_digest != config_digest(settings):
+        if not covers(settings_of_result(settings), self.settings):
             reasons.append("configuration")
         if self.world != _world_digest(settings.sandbox.world):
             reasons.append("world")
@@ -145,6 +160,7 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
         commit=origin.commit,
         code_digest=origin.code_digest,
         config_digest=config_digest(settings),
+        settings=settings_of_result(settings),
         world=world.digest(),
         date=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         verdict=summary.verdict,

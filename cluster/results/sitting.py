@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.results.cells import SWEEP, TABLE, Cell, preset_settings
 from cluster.results.plan import Scope, make_plan, next_cell
+from cluster.results.probe import same_code
 from cluster.results.rows import Row, present_origin, read_rows, row_of_run, write_row
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -21,7 +22,8 @@ Say = Callable[[str], None]
 
 def fresh_rows(folder: Path, code_digest: str) -> dict[Cell, Row]:
     """The rows that the present tree would give again."""
-    return {cell: row for cell, row in read_rows(folder).items() if not row.stale(code_digest)}
+    codes = same_code(folder.parent, code_digest)
+    return {cell: row for cell, row in read_rows(folder).items() if not row.stale(codes)}
 
 
 def sit(scope: Scope, storage: Path, rows: Path, minutes: float | None, say: Say) -> int:

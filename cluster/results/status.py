@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.results.cells import Cell
 from cluster.results.plan import Plan, Scope, make_plan, seconds_left
+from cluster.results.probe import same_code
 from cluster.results.rows import Row, read_rows
 
 
@@ -75,8 +76,8 @@ class Standing:
 
 
 def standing(folder: Path, scope: Scope, code_digest: str) -> Standing:
-    """Read the rows and hold them against the plan of `scope`."""
-    rows = read_rows(folder)
-    stale = {cell.name: reasons for cell, row in rows.items() if (reasons := row.stale(code_digest))}
+    """Read the rows and hold them against the plan of `scope`; the probes are beside their folder."""
+    rows, codes = read_rows(folder), same_code(folder.parent, code_digest)
+    stale = {cell.name: reasons for cell, row in rows.items() if (reasons := row.stale(codes))}
     fresh = {cell: row for cell, row in rows.items() if cell.name not in stale}
     return Standing(rows, stale, make_plan(scope, fresh))

@@ -126,7 +126,7 @@ class DirectSettings(Settings):
     """Strength of the implicit KL penalty."""
     epochs: Count = 3
     batch_size: Count = 64
-    margin: NonNegative = 5.0
+    margin: NonNegative = 1.0
     """`safe_dpo` only: Delta, by how much a safe response must beat an unsafe one, in nats."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, warmup_steps=10)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.world import load_world
-from cluster.results.cells import TABLE, Cell, config_digest, preset_settings
+from cluster.results.cells import TABLE, Cell, config_digest, preset_settings, settings_of_result
 from cluster.results.rows import (
     Row,
     write_row,
@@ -40,7 +40,8 @@ def made_up_row(
     return Row(
         preset=preset, arm=arm, seed=seed, algorithm=settings.algorithm, setting="harm: in words",
         overrides=cell.overrides(), command=cell.command(), commit="ab" * 20, code_digest=code,
-        config_digest=config_digest(settings), world=load_world().digest(), date="2026-01-01 00:00 UTC",
+        config_digest=config_digest(settings), settings=settings_of_result(settings),
+        world=load_world().digest(), date="2026-01-01 00:00 UTC",
         verdict="feasible: in words", certificate={"harm": certificate}, promoted_step=90,
         seconds=seconds or {"sft": 100.0, "preferences": 20.0, "ppo": 200.0, "evaluate": 40.0, "total": 999.0},
         overall={"sft": 1.0, "policy": helpful, "oracle": 2.4, "at_rate": max(harm, limit), "unsafe_rate": harm,

@@ -1,0 +1,68 @@
+"""Probes: which code gives the same figures, and which rows stay fresh because of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.results.cells import TABLE, Cell, covers, logic_digest
+from cluster.results.plan import Scope
+from cluster.results.probe import ARMS, FILE, moved, probe_settings, read_probes, record, same_code
+from cluster.results.status import standing
+from configs.exits import DataError
+from configs.load import arm_settings
+from tests.cluster.made_up_rows import keep, made_up_row
+
+FIGURES = {"a/step 1/reward": 0.5, "a/certificate/harm": 0.0}
+
+
+def test_equal_figures_make_two_digests_one(tmp_path: Path) -> None:
+    record(tmp_path, "old", FIGURES)
+    nearly = {name: value * (1 + 1e-6) for name, value in FIGURES.items()}
+    assert record(tmp_path, "new", nearly).codes == ("old", "new")
+    assert same_code(tmp_path, "new") == {"old", "new"} and same_code(tmp_path, "else") == {"else"}
+    assert read_probes(tmp_path)[0].figures == FIGURES, "the first probe stays the measure: no drift by small steps"
+
+
+def test_other_figures_begin_another_probe_and_a_digest_is_in_one_only(tmp_path: Path) -> None:
+    record(tmp_path, "old", FIGURES)
+    other = {**FIGURES, "a/step 1/reward": 0.51}
+    assert moved(other, FIGURES) == ["a/step 1/reward: 0.51 was 0.5"]
+    assert record(tmp_path, "new", other).codes == ("new",)
+    assert same_code(tmp_path, "old") == {"old"}
+    record(tmp_path, "new", FIGURES)
+    assert [each.codes for each in read_probes(tmp_path)] == [("old", "new")]
+
+
+def test_what_is_new_and_what_is_gone_counts_as_moved() -> None:
+    assert moved({"b": 1.0}, {"a": 1.0}) == ["b: is new", "a: is gone"]
+
+
+def test_a_row_of_equal_code_stays_fresh(tmp_path: Path) -> None:
+    rows = tmp_path / "results" / "rows"
+    keep(rows, made_up_row("gdpo", code="old"))
+    assert standing(rows, Scope(), logic_digest()).stale == {"results-gdpo-seed0": ("code",)}
+    record(rows.parent, "old", FIGURES)
+    record(rows.parent, logic_digest(), FIGURES)
+    assert standing(rows, Scope(), logic_digest()).stale == {}
+
+
+def test_a_file_that_is_no_probe_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("[{}]")
+    with pytest.raises(DataError, match=r"probes\.json is no file of probes"):
+        read_probes(tmp_path)
+
+
+def test_settings_that_came_later_do_not_make_a_row_stale() -> None:
+    then = {"ppo": {"steps": 60}, "seed": 0}
+    assert covers({"ppo": {"steps": 60, "novelty": 1}, "seed": 0, "data": {}}, then)
+    assert not covers({"ppo": {"steps": 61}, "seed": 0}, then)
+    assert not covers({"seed": 0}, then)
+
+
+def test_every_arm_of_the_probe_is_a_valid_arm_of_the_table() -> None:
+    settings = probe_settings()
+    assert set(ARMS) <= {Cell(TABLE, arm, 0).arm for arm in settings.arms}
+    for arm in ARMS:
+        assert arm_settings(settings, arm, 0).deterministic
