@@ -64,6 +64,16 @@ class Constraint:
         self._keep_newest(sum(self._batches))
         return self.window.read(self.measure, version)
 
+    def drive(self, measure_value: float | None) -> tuple[float | None, float]:
+        """J and its limit as the dual sees them; a relative violation is a J between -1 and 1 with the limit 0.
+
+        Bounded, because a violation of twenty times a small limit would wind a dual up that can only unwind by one.
+        """
+        limit = self.measure.scaled_limit(self.settings.limit)
+        if self.settings.dual.violation == "absolute" or measure_value is None:
+            return measure_value, limit
+        return min(max((measure_value - limit) / limit, -1.0), 1.0), 0.0
+
     def _keep_newest(self, count: int) -> None:
         """The window is `window_batches` batches of the subset, however many samples each of them had."""
         state = self.window.state_dict()
@@ -118,9 +128,9 @@ class ConstraintSet:
                 if in_subset(prompts[sample.rollout.prompt_id], constraint.settings)
             ]
             reading = constraint.observe(members, version)
-            limit = constraint.measure.scaled_limit(constraint.settings.limit)
+            value, limit = constraint.drive(reading.measure_value)
             for values in trail:
-                values[name] = constraint.multiplier.update(reading.measure_value, limit)
+                values[name] = constraint.multiplier.update(value, limit)
             states[name] = dict(reading.measure_state)
             readings[name] = _in_user_units(constraint, reading)
         per_minibatch = tuple(trail) if updates > 1 else ()

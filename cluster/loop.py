@@ -16,6 +16,7 @@ from typing import Any
 from actors.pool import Collected, RolloutPool
 from cluster.constraints import ConstraintReading, ConstraintSet, in_subset
 from cluster.context import RunContext
+from cluster.halves import HalvesWatch
 from cluster.metrics_log import MetricsLog, step_line
 from cluster.promptsets import loop_prompts
 from cluster.requests import by_id
@@ -54,13 +55,18 @@ class PpoLoop:
         prompts = prompts_of(self._context)
         done = self._prepare()
         log = MetricsLog(self._context.layout.metrics, keep_steps=done)
+        baselines = self._inputs["normaliser"], self._inputs["test_normaliser"]
+        halves = HalvesWatch(self._settings.halves, *baselines, earlier=log.kept)
         per_step = self._ppo.batch_size // self._group_size
         last, spent = done, False
         for step in range(done + 1, self._ppo.steps + 1):
             begin = time.monotonic()
             result, readings, phases = self._step(step, prompts[(step - 1) * per_step : step * per_step])
             seconds = time.monotonic() - begin
-            log.append(step_line(result, readings, phases, seconds))
+            line = step_line(result, readings, phases, seconds)
+            log.append(line | halves.observe(line))
+            if (alarm := halves.alarm(step)) is not None:
+                self._context.warn(f"step {step}: {alarm}")
             self._tell(step, result, readings, seconds)
             last, spent = step, self._budget_is_spent(step, result)
             if (self._ppo.steps - step) % self._settings.selection.every == 0 or spent:
@@ -69,7 +75,7 @@ class PpoLoop:
                 break
             if step % self._ppo.checkpoint_every == 0 and step < self._ppo.steps:
                 self._checkpoint(step)
-        return self._facts(last, last - done) | {"kl_budget_spent": spent}
+        return self._facts(last, last - done) | halves.facts() | {"kl_budget_spent": spent}
 
     def _budget_is_spent(self, step: int, result: StepResult) -> bool:
         """Whether the policy has moved further from the reference than `ppo.kl_budget` allows."""

@@ -19,9 +19,10 @@ class MetricsLog:
     def __init__(self, path: Path, *, keep_steps: int = 0) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if int(json.loads(line)["step"]) <= keep_steps]
+        self.kept = [line for text in _lines(path) if int((line := json.loads(text))["step"]) <= keep_steps]
+        """Lines of the steps before a resume."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in self.kept))
         os.replace(temporary, path)
 
     def append(self, line: Mapping[str, Any]) -> None:

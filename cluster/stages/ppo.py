@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cluster.context import RunContext
 from cluster.digests import model_digest
+from cluster.halves import SIGNAL
 from cluster.limits import chosen_limit_problem
 from cluster.loop import PpoLoop
 from cluster.stages import preferences, score_models, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
-from learner.overoptimisation import halves_alarm, halves_gap
 from learner.statistics.calibration import load_calibration
 from learner.statistics.sqrt_kl import fit_sqrt_kl
 
@@ -63,7 +62,7 @@ def _run(context: RunContext) -> StageOutput:
     loop = PpoLoop(context, inputs)
     facts = loop.run()
     candidates = context.layout.candidates(context.round_number)
-    return StageOutput((candidates, context.layout.metrics), facts | over_optimisation(context, inputs))
+    return StageOutput((candidates, context.layout.metrics), facts | over_optimisation(context))
 
 
 def refuse_foreign_limits(context: RunContext) -> None:
@@ -78,8 +77,8 @@ def refuse_foreign_limits(context: RunContext) -> None:
             raise ConfigError(f"constraints.{name}.chosen_for: {problem}")
 
 
-def over_optimisation(context: RunContext, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Reward against the distance from the reference over the loop, and how the two halves' models rose (paper A)."""
+def over_optimisation(context: RunContext) -> dict[str, Any]:
+    """Reward against the distance from the reference over the loop (paper A, section 4.3)."""
     lines = [json.loads(line) for line in context.layout.metrics.read_text().splitlines()]
     found: dict[str, Any] = {}
     try:
@@ -87,17 +86,6 @@ def over_optimisation(context: RunContext, inputs: Mapping[str, Any]) -> dict[st
         found["sqrt_kl"] = asdict(fit)
     except ValueError as error:
         found["sqrt_kl_refused"] = str(error)
-    if context.settings.halves.enabled:
-        gap = halves_gap(
-            [line["reward"] for line in lines],
-            [line["watched/reward_test"] for line in lines],
-            inputs["normaliser"],
-            inputs["test_normaliser"],
-        )
-        found["halves"] = asdict(gap)
-        alarm = halves_alarm(gap, context.settings.halves.alarm)
-        if alarm is not None:
-            context.warn(alarm)
     return found
 
 
@@ -108,8 +96,8 @@ def inputs_of(context: RunContext) -> dict[str, Any]:
     costs = {name: layout.cost(number, name) for name in context.settings.constraints}
     normaliser = _document(reward, "normaliser.json")
     calibrations = {name: found.platt for name, path in costs.items() if (found := load_calibration(path)) is not None}
-    watched = {"reward_test": layout.reward_test(number)} if context.settings.halves.enabled else {}
-    test_normaliser = _document(watched["reward_test"], "normaliser.json") if watched else normaliser
+    watched = {SIGNAL: layout.reward_test(number)} if context.settings.halves.enabled else {}
+    test_normaliser = _document(watched[SIGNAL], "normaliser.json") if watched else normaliser
     return {
         "watched_paths": watched,
         "test_normaliser": (float(test_normaliser["mean"]), float(test_normaliser["std"])),

@@ -25,6 +25,9 @@ class DualSettings(Settings):
     """`pid` only: weight of the past in the moving averages."""
     derivative_delay: Count = 4
     """`pid` only: steps between the two averages whose difference is the derivative."""
+    violation: Literal["absolute", "relative"] = "absolute"
+    """What the dual is driven by: (J - limit)/scale, or (J - limit)/limit held within ±1, so that one set of gains fits every
+    limit above 0."""
     cap: Positive = 6.0
     delay: CountOrZero = 0
     """Updates that only observe, before the multiplier moves."""
@@ -79,6 +82,10 @@ class ConstraintSettings(Settings):
         if self.measure == "rate" and not 0 < self.limit < 1:
             raise ValueError(
                 f"limit {self.limit} is no rate: with measure rate give a share between 0 and 1, such as 0.05"
+            )
+        if self.dual.violation == "relative" and self.limit <= 0:
+            raise ValueError(
+                f"dual.violation: relative divides by the limit, and {self.limit} is not above 0; take absolute"
             )
         if self.measure == "rectified" and self.limit < 0:
             raise ValueError(f"limit {self.limit} cannot be met: max(cost, 0) is never negative; give 0 or more")

@@ -148,3 +148,23 @@ def test_several_updates_move_from_one_reading_and_all_their_values_are_told() -
     assert readings["harm"].samples == 2
     once, _ = group.step(BATCH, PROMPTS, 1)
     assert once.minibatch_multipliers == () and once.multipliers["harm"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_a_relative_violation_is_a_share_of_the_limit_whatever_the_scale(scale: float) -> None:
+    dual = DualSettings(**PLAIN | {"violation": "relative", "initial": 1.0})
+    group = constraints(subset=("harmful",), limit=2.0, scale=scale, dual=dual)
+    terms, _ = group.step(BATCH, PROMPTS, 0)
+    assert terms.multipliers["harm"] == pytest.approx(1.0 + (1.5 - 2.0) / 2.0)
+
+
+def test_a_relative_violation_is_bounded() -> None:
+    dual = DualSettings(**PLAIN | {"violation": "relative"})
+    terms, readings = constraints(subset=("harmful",), limit=0.01, dual=dual).step(BATCH, PROMPTS, 0)
+    assert terms.multipliers["harm"] == pytest.approx(1.0), "150 times the limit counts as one"
+    assert readings["harm"].measure_value == pytest.approx(1.5), "people read J itself"
+
+
+def test_a_relative_violation_needs_a_limit_above_zero() -> None:
+    with pytest.raises(ValueError, match="divides by the limit"):
+        constraints(limit=0.0, dual=DualSettings(violation="relative"))

@@ -1,0 +1,153 @@
+"""The result of `steelyard data check` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from learner.data.kinds import KINDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from learner.data.quality.check import Quality, Tally
+    from learner.data.quarantine import Quarantine
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_SHOWN_ROWS = 5
+_SHOWN_NAMES = 25
+
+
+def show_quality(
+    console: Console, file: str, format: str | None, found: Quality, *, against: str | None, quarantine: Quarantine
+) -> None:
+    """Print what was found, what to do about it, and where the bad rows are. Names come from data: no markup in them."""
+
+    def say(text: str) -> None:
+        console.print(Text(_printable(text)))
+
+    kind = f"rows of format {format}" if format else "rows of no known format"
+    say(f"{file}: {found.rows:,} {kind}, {found.ok_rows:,} good, {found.quarantined:,} set aside")
+    if found.findings:
+        console.print(_findings(found))
+    else:
+        say("nothing was found to be wrong")
+    for line in _balance(found.balance):
+        say(line)
+    if found.balance["leakage"] is not None:
+        say(_leakage(found.balance["leakage"], against or "", found.ok_rows))
+    for line in _agreement(found.agreement):
+        say(line)
+    if quarantine.rows:
+        say(f"bad rows are in {quarantine.path}, with file, row and reason")
+    elif quarantine.path.exists():
+        say(f"no row was set aside; {quarantine.path} is from an earlier check")
+
+
+def _findings(found: Quality) -> Table:
+    table = Table(title="findings")
+    for heading, justify in (("kind", "left"), ("severity", "left"), ("rows", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # two of rich's words
+    table.add_column("where, and the first one's message", overflow="fold")
+    table.add_column("what to do", overflow="fold")
+    for tally in found.findings:
+        count = f"{tally.count:,}" if tally.places else "–"
+        known = KINDS.get(tally.kind)
+        cells = (tally.severity, count, _where(tally, several=found.files > 1), known.remedy if known else "")
+        style = _STYLES[tally.severity]
+        table.add_row(Text(tally.kind, style=style), *(Text(_printable(cell)) for cell in cells))
+    return table
+
+
+def _where(tally: Tally, *, several: bool) -> str:
+    shown = [f"{place.file}:{place.row}" if several else str(place.row) for place in tally.places[:_SHOWN_ROWS]]
+    more = ", …" if tally.count > len(shown) and shown else ""
+    rows = f"row{'s' if len(shown) > 1 else ''} {', '.join(shown)}{more}" if shown else ""
+    return ": ".join(part for part in (rows, tally.example) if part)
+
+
+def _balance(balance: Mapping[str, Any]) -> Iterator[str]:
+    records = ", ".join(f"{count:,} {what}" for what, count in balance["records"].items() if count)
+    turns = balance["turns"]["user_turns"]
+    if not records:
+        return
+    yield f"records: {records}; {balance['different']['prompts']:,} different prompts"
+    yield "user turns: " + ", ".join(f"{count:,} with {turn}" for turn, count in turns.items())
+    yield from _lengths(balance["lengths"])
+    yield from _labels(balance)
+    yield from _decoupling(balance["decoupling"])
+    for name in ("categories", "severity", "tags"):
+        if counts := balance[name]:
+            shown = ", ".join(f"{key} {count:,}" for key, count in list(counts.items())[:_SHOWN_NAMES])
+            yield f"{name}: {shown}{', …' if len(counts) > _SHOWN_NAMES else ''}"
+
+
+def _lengths(lengths: Mapping[str, Any]) -> Iterator[str]:
+    for part, units in lengths.items():
+        for unit, values in units.items():
+            if values is not None:
+                spread = ", ".join(f"{name} {values[name]:,}" for name in ("min", "q05", "median", "q95", "max"))
+                yield f"{part}, {unit}: {spread}"
+
+
+def _labels(balance: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("better", "safer"):
+        if rate := balance[name]["rate_0"]:
+            where = "always written first" if balance["winner_first_by_format"] else f"response 0 in {_rate(rate)}"
+            yield f"{name}: {where}; {balance[name]['unknown']:,} unknown"
+        for unit, counts in balance["length_bias"][name].items():
+            if counts is not None and counts["longer"]:
+                yield f"{name}: the longer one ({unit}) wins {_rate(counts['longer'])}; {counts['equal']:,} equal"
+    if rate := balance["safe"]["rate"]:
+        yield f"safe responses: {_rate(rate)}; {balance['safe']['unknown']:,} unknown"
+    if any(count for group, count in balance["pairs_safe"].items() if group != "unknown"):
+        groups = ", ".join(f"{group} {count:,}" for group, count in balance["pairs_safe"].items())
+        yield f"safe responses of a pair: {groups}"
+
+
+def _decoupling(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    phi = found["phi"]
+    shown = "undefined" if phi is None else f"{phi['value']:.2f} [{phi['low']:.2f}, {phi['high']:.2f}]"
+    yield f"better against safer: correlation (phi) {shown}; they differ in {_rate(found['differ'])} of the pairs"
+    for group, rate in found["differ_by_safe_responses"].items():
+        if group != "unknown":
+            yield f"  safe responses {group}: they differ in {_rate(rate)}"
+
+
+def _leakage(found: Mapping[str, int], against: str, good: int) -> str:
+    return (
+        f"leakage: {found['rows']:,} of {good:,} rows have a prompt that is also in {against} "
+        f"({found['prompts']:,} prompts); {found['rows_with_shared_opening']:,} share the first user turn"
+    )
+
+
+def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for what, labels in (("annotators", agreement["votes"]), ("repeated rows", agreement["repeated"])):
+        for name, found in labels.items():
+            fleiss = _coefficient(found["fleiss"])
+            alpha, interval = _coefficient(found["krippendorff"]), found["krippendorff_interval"]
+            span = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+            cohen = found.get("cohen")
+            mean = f", mean Cohen {_coefficient(cohen['mean'])}" if cohen else ""
+            yield (
+                f"agreement of {what} on '{name}': raw {100 * found['raw']:.1f} % over {found['units']:,} units, "
+                f"Krippendorff {alpha}{span}, Fleiss {fleiss}{mean}"
+            )
+
+
+def _coefficient(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+    return f"{100 * rate['value']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}] of {rate['n']:,}"
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would take for a command."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

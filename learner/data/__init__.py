@@ -1,0 +1,1 @@
+"""Preference data from outside: formats, sources and conversion. Nothing here imports torch."""

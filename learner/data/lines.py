@@ -1,0 +1,134 @@
+"""Lines of a local text file, gzip or not, in bounded memory; JSONL and CSV are made of them."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+
+from learner.data.fields import MAX_ROW
+from learner.data.kinds import finding
+from learner.data.raw import RawRow, unusable
+from learner.data.records import Finding
+
+GIVE_UP = 2**28
+"""Bytes of one line after which the rest of the file is not looked at."""
+_HEAD = 512
+_GZIP = b"\x1f\x8b"
+_MAGICS = (
+    (b"PK\x03\x04", "a ZIP archive: unpack it"),
+    (b"PAR1", "a Parquet file: name it .parquet"),
+    (b"BZh", "bzip2: unpack it, or pack it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ", "xz: unpack it, or pack it with gzip"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it"),
+    (b"%PDF", "a PDF"),
+    (b"\x89PNG", "a picture"),
+    (b"ARROW1", "an Arrow file: write it as Parquet"),
+    (b"\x80\x04\x95", "a Python pickle, which is never opened: write it as JSONL"),
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
+)
+_UTF8_BOM, _UTF16_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+Line = tuple[int, bytes, bool]
+"""Number from 1, the bytes with their line break, and whether it is the file's last and has none."""
+
+
+def read_jsonl(path: Path) -> Iterator[RawRow]:
+    """The lines of a JSONL file that are not blank; errors are rows too. Nothing is decoded yet."""
+    for line in read_lines(path):
+        if isinstance(line, RawRow):
+            yield line
+        elif line[1].strip():
+            yield RawRow(line[0], line[1], last=line[2])
+
+
+def read_lines(path: Path) -> Iterator[Line | RawRow]:
+    """The lines, and what went wrong between them; a file that cannot be read on ends with an error."""
+    number = 0
+    try:
+        if problem := _wrong_file(path):
+            yield RawRow(1, None, problem)
+            return
+        with _opened(path) as stream:
+            for item in _lines(stream):
+                number = item.row if isinstance(item, RawRow) else item[0]
+                yield item
+    except (EOFError, zlib.error) as error:
+        why = (
+            "ends in the middle of its gzip data" if isinstance(error, EOFError) else f"has damaged gzip data ({error})"
+        )
+        yield unusable(number + 1, "truncated_file", f"the file {why}: download it again")
+    except gzip.BadGzipFile as error:
+        yield unusable(number + 1, "truncated_file", f"the gzip data is damaged ({error}): download it again")
+    except OSError as error:
+        yield unusable(number + 1, "unreadable", f"the file cannot be read ({error.strerror or error})")
+
+
+def packed(path: Path) -> bool:
+    """Whether the file's name says gzip."""
+    return path.suffix.lower() == ".gz"
+
+
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if packed(path) else path.open("rb")
+
+
+def _lines(stream: BufferedIOBase) -> Iterator[Line | RawRow]:
+    number = 0
+    while line := stream.readline(MAX_ROW + 1):
+        number += 1
+        if number == 1:
+            if problem := _wrong_text(line):
+                yield RawRow(1, None, problem)
+                return
+            line = line.removeprefix(_UTF8_BOM)
+        if len(line) <= MAX_ROW or line.endswith(b"\n"):
+            yield number, line, not line.endswith(b"\n")
+            continue
+        whole = _skip_line(stream)
+        rest = "" if whole else f", and goes on after {GIVE_UP // 2**20} MiB: the rest of the file is not read"
+        yield unusable(number, "too_long_row", f"the line is longer than {MAX_ROW // 2**20} MiB{rest}", line[:4096])
+        if not whole:
+            return
+    if number == 0:
+        yield unusable(1, "not_data", "the file is empty")
+
+
+def _skip_line(stream: BufferedIOBase) -> bool:
+    """Read to the line's end without keeping it; false if there is none in sight."""
+    skipped = 0
+    while skipped < GIVE_UP:
+        piece = stream.readline(2**20)
+        if not piece or piece.endswith(b"\n"):
+            return True
+        skipped += len(piece)
+    return False
+
+
+def _wrong_file(path: Path) -> Finding | None:
+    """What the first bytes say against the file's name."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if packed(path) and head and not head.startswith(_GZIP):
+        problem = _wrong_text(head)
+        what = problem.message if problem else "it is not gzip: take .gz off its name, or pack it"
+        return finding("not_data", what)
+    if not packed(path) and head.startswith(_GZIP):
+        return finding("not_data", "it is gzip: add .gz to its name")
+    return None
+
+
+def _wrong_text(head: bytes) -> Finding | None:
+    """What the first bytes say against lines of UTF-8 text."""
+    for magic, what in _MAGICS:
+        if head.startswith(magic):
+            return finding("not_data", f"it is {what}")
+    start = head[:_HEAD]
+    if start.startswith(_UTF16_BOMS) or start.count(0) > len(start) // 4:
+        return finding("bad_encoding", "it is UTF-16 or binary, not UTF-8: save it as UTF-8")
+    text = start.removeprefix(_UTF8_BOM).lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        return finding("not_data", "it is a web page, not data: download the file itself")
+    return None
