@@ -17,7 +17,7 @@ from cluster.context import RunContext
 from cluster.engines import Engines
 from cluster.manifest import Manifest
 from cluster.promptsets import Splits
-from cluster.stages import direct, evaluate, ppo, preferences, score_models, selection, sft
+from cluster.stages import baseline, direct, evaluate, ppo, preferences, score_models, selection, sft
 from cluster.stages.base import Stage, run_stages
 from cluster.status import StatusWriter
 from configs.exits import Exit, StoppedError
@@ -51,6 +51,7 @@ def stages_of(settings: RunSettings, world: World) -> list[Stage]:
         sft.sft_stage(settings, world.digest()),
         preferences.pairs_stage(settings),
         preferences.preferences_stage(settings),
+        baseline.baseline_stage(settings),
         *score_models.stages(settings),
         *(make(settings) for make in learning),
         evaluate.evaluate_stage(settings),

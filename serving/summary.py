@@ -19,7 +19,7 @@ from configs.exits import DataError
 from learner.statistics.certificate import Certificate as LearnerCertificate
 
 SCHEMA_VERSION = 1
-STAGES = ("sft", "preferences", "reward_model", "cost_model", "ppo", "evaluate")
+STAGES = ("sft", "preferences", "baseline", "reward_model", "cost_model", "ppo", "direct", "selection", "evaluate")
 
 
 class _Part(BaseModel):

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, demo, doctor, head, results, run, submit
+from cluster.commands import config, data, demo, doctor, head, results, run, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ def chat(context: typer.Context) -> None:
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
 app.add_typer(head.app, name="head")
 
 

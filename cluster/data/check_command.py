@@ -43,6 +43,7 @@ def check(
         str | None, typer.Option("--against", metavar="FILE", help="Data whose prompts must not be in FILE.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Which split, of a folder or the hub.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Of the hub: a commit, tag or branch.")] = None,
     against_split: Annotated[str | None, typer.Option("--against-split", help="Likewise, of --against.")] = None,
     ranking: Annotated[
         RankingChoice | None,
@@ -65,9 +66,9 @@ def check(
     console = Console(stderr=True)
     bad_rows = Quarantine(Path(QUARANTINE) if quarantine is None else quarantine)
     try:
-        name = format or _format_of(file, split)
+        name = format or _format_of(file, revision, split)
         order: Ranking | None = None if ranking is None else ranking.value
-        rows = read_source(file, format=name, split=split, limit=limit, ranking=order)
+        rows = read_source(file, format=name, revision=revision, split=split, limit=limit, ranking=order)
         known = None if against is None else _prompts(against, against_split, console)
         quality = QualityCheck(fixed_order=name in WINNER_FIRST, against=known)
         found = _pass(_counted(rows, console, "rows"), quality, bad_rows)
@@ -98,12 +99,12 @@ def _pass(rows: Iterator[Parsed], quality: QualityCheck, quarantine: Quarantine)
     return quality.finish()
 
 
-def _format_of(source: str, split: str | None) -> str | None:
+def _format_of(source: str, revision: str | None, split: str | None) -> str | None:
     """The source's format; None where it cannot be told, and reading the rows is to say why."""
     from learner.data.formats import detect_format
 
     try:
-        return detect_format(source, split=split)
+        return detect_format(source, revision=revision, split=split)
     except DataError:
         return None
 

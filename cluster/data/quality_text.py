@@ -33,6 +33,8 @@ def show_quality(
     say(f"{file}: {found.rows:,} {kind}, {found.ok_rows:,} good, {found.quarantined:,} set aside")
     if found.findings:
         console.print(_findings(found))
+        for kind in dict.fromkeys(tally.kind for tally in found.findings if tally.kind in KINDS):
+            say(f"{kind}: {KINDS[kind].remedy}")
     else:
         say("nothing was found to be wrong")
     for line in _balance(found.balance):
@@ -52,11 +54,9 @@ def _findings(found: Quality) -> Table:
     for heading, justify in (("kind", "left"), ("severity", "left"), ("rows", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # two of rich's words
     table.add_column("where, and the first one's message", overflow="fold")
-    table.add_column("what to do", overflow="fold")
     for tally in found.findings:
         count = f"{tally.count:,}" if tally.places else "–"
-        known = KINDS.get(tally.kind)
-        cells = (tally.severity, count, _where(tally, several=found.files > 1), known.remedy if known else "")
+        cells = (tally.severity, count, _where(tally, several=found.files > 1))
         style = _STYLES[tally.severity]
         table.add_row(Text(tally.kind, style=style), *(Text(_printable(cell)) for cell in cells))
     return table
@@ -113,10 +113,10 @@ def _decoupling(found: Mapping[str, Any] | None) -> Iterator[str]:
         return
     phi = found["phi"]
     shown = "undefined" if phi is None else f"{phi['value']:.2f} [{phi['low']:.2f}, {phi['high']:.2f}]"
-    yield f"better against safer: correlation (phi) {shown}; they differ in {_rate(found['differ'])} of the pairs"
+    yield f"better against safer: correlation (phi) {shown}; they differ in {_rate(found['differ'])} pairs"
     for group, rate in found["differ_by_safe_responses"].items():
         if group != "unknown":
-            yield f"  safe responses {group}: they differ in {_rate(rate)}"
+            yield f"  safe responses {group}: they differ in {_rate(rate)} pairs"
 
 
 def _leakage(found: Mapping[str, int], against: str, good: int) -> str:

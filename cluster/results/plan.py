@@ -15,7 +15,7 @@ from cluster.results.rows import Row
 from configs.exits import ConfigError
 from configs.explain import suggestion
 
-SHARED_STAGES = frozenset({"sft", "preferences", "reward_model", "cost_model"})
+SHARED_STAGES = frozenset({"sft", "preferences", "baseline", "reward_model", "cost_model"})
 """Names in a summary's ``seconds`` of what arms of one seed take over from each other."""
 
 

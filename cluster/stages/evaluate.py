@@ -1,4 +1,4 @@
-"""Stage `evaluate`: SFT and trained policy answer the same prompts; gold scores, cells, and the certificate."""
+"""Stage `evaluate`: the trained policy answers what SFT was asked; gold scores, cells, and the certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster.context import RunContext
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.loop import prompts_of
 from cluster.promptsets import CERTIFICATE, evaluation_prompts, judged_prompts
-from cluster.stages import direct, score_models, selection, sft
+from cluster.stages import baseline, direct, score_models, selection, sft
 from cluster.stages.base import Stage, StageOutput
 from cluster.stages.selection import load_scorers
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
@@ -25,8 +25,8 @@ from learner.deadlines import fetch_result
 from learner.statistics.calibration import load_calibration
 from learner.statistics.certificate import Certificate, certify
 
-NAME = "evaluate"
-SFT, POLICY, CERTIFIED = "sft", "policy", "policy"
+NAME = baseline.DRAWN_AS
+SFT, POLICY, CERTIFIED = baseline.MODEL, "policy", "policy"
 
 
 def evaluate_stage(settings: RunSettings) -> Stage:
@@ -63,10 +63,10 @@ def evaluate_stage(settings: RunSettings) -> Stage:
 def _inputs(settings: RunSettings) -> tuple[str, ...]:
     """What the answers come from: the promoted policy, the direct one, or SFT with the models that choose."""
     if settings.algorithm in DIRECT_ALGORITHMS:
-        return (sft.NAME, direct.NAME, *(stage.name for stage in score_models.stages(settings)))
+        return (baseline.NAME, direct.NAME, *(stage.name for stage in score_models.stages(settings)))
     if settings.algorithm in LOOP_ALGORITHMS:
-        return (sft.NAME, selection.NAME)
-    return (sft.NAME, *(stage.name for stage in score_models.stages(settings)))
+        return (baseline.NAME, selection.NAME)
+    return (sft.NAME, baseline.NAME, *(stage.name for stage in score_models.stages(settings)))
 
 
 def _run(context: RunContext) -> StageOutput:
@@ -79,7 +79,6 @@ def _run(context: RunContext) -> StageOutput:
         load_scorers(context)  # after a loop they are there, and best-of-k brings its own
     judge_answers(context, POLICY, policy, cells, folder / "policy.parquet", stage=NAME)
     certificates = _certify_all(context, policy, folder / "certificate.parquet")
-    judge_answers(context, SFT, context.layout.sft, cells, folder / "sft.parquet", stage=NAME)
     samples = _merge(folder)
     evaluation = evaluate_cells(iter_samples(samples), confidence=settings.evaluation.confidence)
     path = folder / "evaluation.json"
@@ -159,8 +158,7 @@ def _merge(folder: Path) -> Path:
         for table in tables:
             writer.write_table(table)
     os.replace(f"{target}.partial", target)
-    for model in (SFT, POLICY):
-        (folder / f"{model}.parquet").unlink()
+    (folder / f"{POLICY}.parquet").unlink()
     return target
 
 

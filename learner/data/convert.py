@@ -74,7 +74,7 @@ class _Job:
         dropped = filled_fields(record) - set(self.to.holds(record, self.rank))
         if dropped and not self.lossy and self.to.name not in _ALWAYS_DROPS:
             names = ", ".join(f"'{name}'" for name in sorted(dropped))
-            raise DataError(
+            raise _Refused(
                 f"{parsed.file}: row {parsed.row}: {names} would be lost in {self.to.name}; give --lossy to drop it"
             )
         return rows, dropped
@@ -126,8 +126,8 @@ def convert(
         counts = _count_labels(opened, name, state) if aggregate else None
         job = _Job(known_format(name), layout, rank, ending, lossy, counts)
         try:
-            _run(job, opened, parts, state, row_group, progress, ranking)
-        except (ConfigError, RowError):
+            _run(job, opened, _Output(parts, state, row_group, progress), ranking)
+        except (ConfigError, _Refused):
             parts.discard()
             raise
         bad = parts.finish(state)
@@ -136,72 +136,86 @@ def convert(
     )  # fmt: skip
 
 
-def _run(
-    job: _Job, opened: Opened, parts: Parts, state: State, row_group: int,
-    progress: Callable[[int], object], ranking: Ranking | None,
-) -> None:  # fmt: skip
-    """Read what is left of the source and commit it part by part."""
-    ready: list[Row] = []
-    bad: list[Row] = []
-    size = refused = 0
-    reason: tuple[Parsed, Finding] | None = None
+class _Output:
+    """What was read since the last part, and how far the conversion is."""
+
+    def __init__(self, parts: Parts, state: State, row_group: int, progress: Callable[[int], object]) -> None:
+        self.state = state
+        self._parts, self._row_group, self._progress = parts, row_group, progress
+        self._ready: list[Row] = []
+        self._bad: list[Row] = []
+        self._size = 0
+
+    def add(self, parsed: Parsed, rows: Sequence[Row], problem: Finding | None) -> None:
+        """Count one row of the source; write a part if there is enough for one."""
+        if problem is not None:
+            self._bad.append(_bad_row(parsed, problem))
+            self.state.quarantined += 1
+        elif not rows:
+            self.state.merged += 1
+        self._ready += rows
+        self.state.written += len(rows)
+        self.state.rows += 1
+        self.state.file_rows += 1
+        self._size += len(parsed.excerpt) + (_length(parsed.record) if parsed.record is not None else 0)
+        if len(self._ready) + len(self._bad) >= self._row_group or self._size >= _GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write a part of what there is."""
+        if self._ready or self._bad:
+            self._parts.commit(self.state, self._ready, self._bad)
+        self._ready, self._bad, self._size = [], [], 0
+        self._progress(self.state.rows)
+
+
+def _run(job: _Job, opened: Opened, output: _Output, ranking: Ranking | None) -> None:
+    """Read what is left of the source and write it part by part."""
+    state = output.state
+    refused: list[tuple[Parsed, Finding]] = []
     places = {name: at for at, name in enumerate(opened.names)}
     start = (state.file, state.file_rows)
     for parsed in read_opened(opened, format=job.source.name, ranking=ranking, start=start):
         if places[parsed.file] != state.file:
             state.file, state.file_rows = places[parsed.file], 0
+        rows: list[Row] = []
         problem = parsed.error
         if problem is None:
             try:
                 rows, dropped = job.rows(parsed)
+                state.dropped = sorted({*state.dropped, *dropped})
             except RowError as error:
                 problem = error.finding
-                reason, refused = reason or (parsed, problem), refused + 1
-            except DataError:
-                parts.discard()
-                raise
-            else:
-                state.merged += not rows
-                state.written += len(rows)
-                state.dropped = sorted({*state.dropped, *dropped})
-                ready += rows
-        if problem is not None:
-            bad.append(_bad_row(parsed, problem))
-            state.quarantined += 1
-        state.rows += 1
-        state.file_rows += 1
-        size += len(parsed.excerpt) + (_length(parsed.record) if parsed.record is not None else 0)
-        if reason is not None and refused >= _HOPELESS and state.written == 0:
+                refused.append((parsed, problem))
+        output.add(parsed, rows, problem)
+        if state.written:
+            refused = refused[:1]
+        elif len(refused) >= _HOPELESS:
             break
-        if len(ready) + len(bad) >= row_group or size >= _GROUP_BYTES:
-            parts.commit(state, ready, bad)
-            ready, bad, size = [], [], 0
-            progress(state.rows)
-    if state.written == 0:
-        parts.discard()
-        raise DataError(_nothing(opened, job, state, reason))
-    if ready or bad:
-        parts.commit(state, ready, bad)
-    progress(state.rows)
+    if not state.written:
+        raise _Refused(_nothing(opened, job, state, refused))
+    output.flush()
 
 
-def _nothing(opened: Opened, job: _Job, state: State, reason: tuple[Parsed, Finding] | None) -> str:
-    if reason is None:
+class _Refused(DataError):
+    """The conversion makes no sense for this data: nothing of it is kept for a second try."""
+
+
+def _nothing(opened: Opened, job: _Job, state: State, refused: Sequence[tuple[Parsed, Finding]]) -> str:
+    if not refused:
         return f"{opened.source}: none of its {state.rows} rows can be used; see: steelyard data check"
-    parsed, problem = reason
+    parsed, problem = refused[0]
     return f"{parsed.file}: row {parsed.row}: {problem.message}; no row has a place in {job.to.name}"
 
 
 def _count_labels(opened: Opened, name: str, state: State) -> LabelCounts:
     """A first pass that counts; responses of the rows that are done already have been given."""
     counts = LabelCounts()
-    done = 0
-    for parsed in read_opened(opened, format=name):
+    for done, parsed in enumerate(read_opened(opened, format=name)):
         if isinstance(parsed.record, LabelledResponse):
             counts.add(parsed.record)
             if done < state.rows:
                 counts.first(parsed.record)
-        done += 1
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,16 @@ def hub_split(place: HubName, split: str | None) -> str:
         ConfigError: there are several and none is asked for, or there is no such one.
         DataError: the data set cannot be reached.
     """
-    import datasets
-
+    datasets = _library()
     with _clear_errors(place):
         builder = datasets.load_dataset_builder(
-            place.name, place.config, data_dir=place.folder, revision=place.revision, download_config=_patience()
+            place.name,
+            place.config,
+            data_dir=place.folder,
+            revision=place.revision,
+            download_config=datasets.DownloadConfig(max_retries=_TRIES),
         )
-        splits = list(builder.info.splits or ()) or list(getattr(builder.config, "data_files", None) or ())
+        splits = [str(each) for each in builder.info.splits or getattr(builder.config, "data_files", None) or ()]
     known = ", ".join(splits) or "none that its card names"
     if split is None and len(splits) != 1:
         raise ConfigError(f"{place}: which split? it has {known}; give --split")
@@ -41,12 +45,11 @@ def read_hub(place: HubName, split: str, skip: int = 0) -> Iterator[RawRow]:
     Raises:
         DataError: the data set cannot be reached.
     """
-    import datasets
-
+    datasets = _library()
     with _clear_errors(place):
         rows = datasets.load_dataset(
             place.name, place.config, data_dir=place.folder, split=split, revision=place.revision, streaming=True,
-            download_config=_patience(),
+            download_config=datasets.DownloadConfig(max_retries=_TRIES),
         )  # fmt: skip
         stream = iter(rows.skip(skip) if skip else rows)
     number = skip
@@ -65,10 +68,15 @@ def read_hub(place: HubName, split: str, skip: int = 0) -> Iterator[RawRow]:
         yield unusable(1, "not_data", "the split has no row")
 
 
-def _patience() -> Any:
+def _library() -> Any:
+    """`datasets`, without its lines on the terminal: what goes wrong is said once, in our words."""
     import datasets
+    import huggingface_hub.utils.logging as hub_logging
 
-    return datasets.DownloadConfig(max_retries=_TRIES)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    return datasets
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -55,7 +55,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "error", "A field has a value of another type, or out of its range.", "Write it as the format says."
         ),
         "unknown_column": Kind(
-            "note", "A field that the format does not know; it was not read.", "Check its spelling, if it should count."
+            "note",
+            "A field that the format does not know; it was not read (an error in the native schema).",
+            "Check its spelling, if it should count.",
         ),
         "ranking_assumed": Kind(
             "note",
@@ -143,12 +145,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "conflicting_safety": Kind(
             "warning",
             "An earlier row labels the same response the other way round.",
-            "Aggregate before you train: `steelyard data convert`.",
+            "Aggregate before you train: `steelyard data convert --aggregate`.",
         ),
         "repeated_response": Kind(
             "note",
             "An earlier row labels the same response, as in BeaverTails.",
-            "Aggregate before you train: `steelyard data convert`.",
+            "Aggregate before you train: `steelyard data convert --aggregate`.",
         ),
         "repeated_prompt": Kind(
             "note", "An earlier row has the same prompt.", "Split into training and test by prompt, never by row."

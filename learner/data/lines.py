@@ -37,11 +37,20 @@ Line = tuple[int, bytes, bool]
 
 def read_jsonl(path: Path) -> Iterator[RawRow]:
     """The lines of a JSONL file that are not blank; errors are rows too. Nothing is decoded yet."""
+    found = False
     for line in read_lines(path):
         if isinstance(line, RawRow):
+            found = True
             yield line
+        elif line[0] == 1 and line[1].lstrip().startswith(b"["):
+            why = "it is one JSON array, not one object a line: `jq -c '.[]'` writes it as lines"
+            yield unusable(1, "not_data", why, line[1][:4096])
+            return
         elif line[1].strip():
+            found = True
             yield RawRow(line[0], line[1], last=line[2])
+    if not found:
+        yield unusable(1, "not_data", "the file has blank lines alone")
 
 
 def read_lines(path: Path) -> Iterator[Line | RawRow]:

@@ -30,7 +30,8 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 
 
 def _read_hh(fields: Fields, notes: Notes, ranking: Ranking) -> Record | None:
-    chosen, rejected = (split_transcript(fields.text(key), key) for key in ("chosen", "rejected"))
+    texts = fields.text("chosen"), fields.text("rejected")
+    chosen, rejected = split_transcript(texts[0], "chosen"), split_transcript(texts[1], "rejected")
     for turns in (chosen, rejected):
         note_role_words(turns, notes)
     if chosen[:-1] != rejected[:-1]:
@@ -43,8 +44,7 @@ def _read_hh(fields: Fields, notes: Notes, ranking: Ranking) -> Record | None:
         turn = prompt.pop()
         for answer in answers:
             answer.insert(0, turn)
-    texts = tuple(merged_turns(answer, notes)[0][1] for answer in answers)
-    responses = (texts[0], texts[1])
+    responses = (merged_turns(answers[0], notes)[0][1], merged_turns(answers[1], notes)[0][1])
     note_empty(responses, 0, notes)
     clean = checked_prompt(prompt, notes)
     return (

@@ -59,10 +59,11 @@ class Parts:
         self._ending = ending_of(target)
         self._folder = target.with_name(f".{target.name}.parts")
         self._bad_target = target.with_name(QUARANTINE)
+        check_place(self._bad_target)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; it goes at the end if it is empty."""
+        """Hold the folder; without a part to go on from it goes at the end."""
         with _disk(self._target):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / "lock").open("w")
@@ -71,7 +72,11 @@ class Parts:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise DataError(f"{self._target} is being written by another conversion: wait for it") from error
-            yield
+            try:
+                yield
+            finally:
+                if not (self._folder / "state.json").exists():
+                    self.discard()
 
     def state(self, identity: str) -> State:
         """Where an earlier try stopped, or the beginning."""
@@ -152,6 +157,20 @@ class Parts:
     def discard(self) -> None:
         """Remove every part."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace a file that is no quarantine.
+
+    Raises:
+        ConfigError: it would be lost.
+    """
+    try:
+        strange = path.is_dir() or (path.exists() and pq.read_schema(path).names != QUARANTINE_SCHEMA.names)
+    except (OSError, pa.ArrowInvalid):
+        strange = True
+    if strange:
+        raise ConfigError(f"{path} is there and holds no quarantined rows: move it, or write to another folder")
 
 
 def ending_of(target: Path) -> str:

@@ -46,7 +46,7 @@ def decoded(raw: RawRow) -> Mapping[str, Any]:
     except RecursionError as error:
         raise RowError("bad_json", "the line is nested too deeply") from error
     except json.JSONDecodeError as error:
-        if raw.last:
+        if raw.last and (error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")):
             raise RowError("truncated_file", f"the file ends in the middle of a line ({error.msg})") from error
         raise RowError("bad_json", f"no JSON: {error.msg} at character {error.pos + 1}") from error
     except ValueError as error:  # a number of thousands of digits

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from learner.data.kinds import KINDS
+from learner.data.kinds import KINDS, finding
 from learner.data.quality.labels import Labels
 from learner.data.quality.lengths import Shapes
 from learner.data.quality.repeats import Places, Prompts, Repeats
@@ -97,9 +97,11 @@ class QualityCheck:
         findings = parsed.findings
         if parsed.record is not None:
             findings += row_findings(parsed.record, {each.kind for each in findings})
+        bad = any(each.severity == "error" for each in findings)
+        if parsed.record is None and not bad:
+            findings, bad = (*findings, finding("unreadable", "the row gave no record")), True
         place = Place(parsed.file, parsed.row)
         self._tally(findings, place)
-        bad = parsed.record is None or any(each.severity == "error" for each in findings)
         counts = self._file_counts(parsed.file)
         counts[0] += 1
         counts[1] += bad

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from learner.data.quality.repeats import text_key
 from learner.data.records import LabelledResponse, PreferencePair, PromptOnly, Record
 from learner.statistics.agreement import phi_interval
 from learner.statistics.intervals import wilson
@@ -17,6 +18,8 @@ Ranking = Literal["better", "safer"]
 RANKINGS: tuple[Ranking, ...] = ("better", "safer")
 _NAMES = 1000
 """Different category names that are counted apart; a broken file could have a new one in every row."""
+_NAME = 200
+"""Characters of one name."""
 OTHERS = "(others)"
 
 
@@ -33,12 +36,17 @@ class Names:
 
     def add(self, names: Iterable[str]) -> None:
         """Count each of them once."""
-        for name in set(names):
+        for name in {short(name) for name in names}:
             self.counts[name if name in self.counts or len(self.counts) < _NAMES else OTHERS] += 1
 
     def document(self) -> dict[str, int]:
         """The most frequent first."""
         return dict(sorted(self.counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def short(name: str) -> str:
+    """A name that can be kept in memory and shown; of a very long one the beginning, and a hash that tells it apart."""
+    return name if len(name) <= _NAME else f"{name[:_NAME]}… ({text_key(name):016x})"
 
 
 class LengthBias:

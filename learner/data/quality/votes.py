@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from learner.data.quality.labels import short
 from learner.data.quality.rows import one_vote_each
 from learner.data.records import PreferencePair
 from learner.statistics.agreement import fleiss_kappa, krippendorff_alpha, krippendorff_interval, raw_agreement
@@ -72,7 +73,7 @@ class RaterPairs:
 
     def add(self, answers: Mapping[str, int]) -> None:
         """Count one unit: annotator -> answer."""
-        named = sorted(answers.items())
+        named = sorted((short(name), answer) for name, answer in answers.items())
         self._left_out |= len(named) > _VOTES
         for (one, first), (other, second) in combinations(named[:_VOTES], 2):
             if (one, other) not in self._tables:

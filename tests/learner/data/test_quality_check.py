@@ -115,8 +115,7 @@ def test_leakage_by_prompt_and_by_opening() -> None:
     assert checked(train).balance["leakage"] is None
 
 
-def test_prompts_may_be_as_many_as_the_check_names_files() -> None:
-    """Rows keep their own file's number when several files are read."""
+def test_rows_of_several_files_keep_their_numbers() -> None:
     rows = [Parsed(f"part-{part}", row, PromptOnly(prompt("the same")), (), "") for part in range(3) for row in (5, 9)]
     (tally,) = checked(rows).findings
     assert [(place.file, place.row) for place in tally.places] == [
@@ -272,6 +271,18 @@ def test_a_file_with_a_category_of_its_own_in_every_row_stays_small() -> None:
     quality = checked(rows)
     assert len(quality.balance["categories"]) == 1001
     assert quality.balance["categories"]["(others)"] == 500
+
+
+def test_huge_names_are_cut_and_stay_apart() -> None:
+    rows = [LabelledResponse(prompt(f"q{i}"), "x", safe=False, categories=("k" * 9999 + str(i % 2),)) for i in range(4)]
+    names = checked(rows).balance["categories"]
+    assert list(names.values()) == [2, 2]
+    assert max(map(len, names)) < 250
+
+
+def test_a_row_without_a_record_is_never_good() -> None:
+    quality = checked([Parsed("a", 1, None, (), "")])
+    assert (quality.quarantined, rows_of(quality)) == (1, {"unreadable": [1]})
 
 
 def test_groups_keep_their_order() -> None:

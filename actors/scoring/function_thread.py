@@ -1,0 +1,137 @@
+"""Somebody's Python function, called with a deadline, in a thread of its own.
+
+Invariant: at most one call runs at a time, so the function need not be thread-safe, and a call that hangs leaves one
+thread behind, never more.
+
+Python cannot stop a thread. What the deadline gives: the caller goes on when it has passed; an ``async def`` function is
+cancelled at its next await; another function runs on until it returns, and until then every further call is too slow as
+well. Compiled code that never lets go of the interpreter lock blocks the whole process: only whoever watches the process
+can end that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from traceback import walk_tb
+from typing import Any
+
+from learner.deadlines import Deadline
+
+GRACE_SECONDS = 0.5
+"""Beyond the deadline, for a cancelled coroutine to end."""
+
+MESSAGE_CHARACTERS = 200
+"""Of a foreign error's message; an endless one would fill logs and the driver's memory."""
+
+
+class FunctionRaised(Exception):
+    """The function raised; the message says what and where."""
+
+
+class FunctionTooSlow(Exception):
+    """The function did not answer in time, or still runs an earlier call."""
+
+
+@dataclass
+class _Call:
+    function: Callable[[], Any]
+    seconds: float
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: Any = None
+    raised: str | None = None
+    too_late: bool = False
+    """An awaitable was cancelled at the deadline."""
+
+
+class FunctionThread:
+    """The thread; it starts with the first call and ends with the process, or after `close`."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[_Call | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._last: _Call | None = None
+
+    def call(self, function: Callable[[], Any], seconds: float) -> Any:
+        """What `function` returns; an awaitable is awaited first, always in the same event loop.
+
+        Args:
+            seconds: for waiting until an earlier call has ended, and for this one. With none left nothing is called.
+
+        Raises:
+            FunctionRaised: it raised, whatever it was.
+            FunctionTooSlow: it had not returned in time; what it returns later is thrown away.
+        """
+        deadline = Deadline(seconds)
+        if self._last is not None and not self._last.done.wait(deadline.remaining()):
+            raise FunctionTooSlow("an earlier call has not returned yet")
+        left = deadline.remaining()
+        if left <= 0:
+            raise FunctionTooSlow("no time was left to call it")
+        self._start()
+        call = self._last = _Call(function, left)
+        self._queue.put(call)
+        if not call.done.wait(left + GRACE_SECONDS) or call.too_late:
+            raise FunctionTooSlow(f"no answer within {seconds:.3g} s")
+        if call.raised is not None:
+            raise FunctionRaised(call.raised)
+        return call.answer
+
+    def close(self) -> None:
+        """Let the thread end once its call has returned."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread = None
+
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon: a call that hangs must not keep the process alive.
+            self._thread = threading.Thread(target=_serve, args=(self._queue,), name="scorer-function", daemon=True)
+            self._thread.start()
+
+
+def _serve(queue: SimpleQueue[_Call | None]) -> None:
+    with asyncio.Runner() as runner:
+        while (call := queue.get()) is not None:
+            _answer(call, runner)
+            # The local name would keep the last batch alive until the next one comes.
+            del call
+
+
+def _answer(call: _Call, runner: asyncio.Runner) -> None:
+    try:
+        answer = call.function()
+        if inspect.isawaitable(answer):
+            answer = runner.run(_within(answer, call))
+        call.answer = answer
+    except BaseException as error:  # noqa: BLE001  foreign code may raise anything, SystemExit included; this thread must live
+        call.raised = describe(error)
+    finally:
+        call.done.set()
+
+
+async def _within(awaitable: Awaitable[Any], call: _Call) -> Any:
+    try:
+        async with asyncio.timeout(call.seconds) as limit:
+            return await awaitable
+    finally:
+        # A TimeoutError of the function's own is an error like any other; this one is ours.
+        call.too_late = limit.expired()
+
+
+def describe(error: BaseException) -> str:
+    """One line of a foreign error: its type, the start of its message, and the file and line that raised it."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  a foreign __str__ may raise anything
+        message = "its message cannot be shown"
+    if len(message) > MESSAGE_CHARACTERS:
+        message = f"{message[:MESSAGE_CHARACTERS]}…"
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    foreign = [f"{Path(file).name}:{line}" for file, line in places if file != __file__]
+    return type(error).__name__ + (f": {message}" if message else "") + (f" ({foreign[-1]})" if foreign else "")
