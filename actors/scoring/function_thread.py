@@ -15,13 +15,16 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from traceback import walk_tb
-from typing import Any
+from typing import Any, TypeVar
 
 from learner.deadlines import Deadline
+
+T = TypeVar("T")
 
 GRACE_SECONDS = 0.5
 """Beyond the deadline, for a cancelled coroutine to end."""
@@ -41,6 +44,7 @@ class FunctionTooSlow(Exception):
 @dataclass
 class _Call:
     function: Callable[[], Any]
+    read: Callable[[Any], Any]
     seconds: float
     done: threading.Event = field(default_factory=threading.Event)
     answer: Any = None
@@ -57,10 +61,11 @@ class FunctionThread:
         self._thread: threading.Thread | None = None
         self._last: _Call | None = None
 
-    def call(self, function: Callable[[], Any], seconds: float) -> Any:
-        """What `function` returns; an awaitable is awaited first, always in the same event loop.
+    def call(self, function: Callable[[], Any], read: Callable[[Any], T], seconds: float) -> T:
+        """What `read` makes of what `function` returns; an awaitable is awaited first, always in the same event loop.
 
         Args:
+            read: called in the thread too, for a foreign object may raise or take its time when it is looked at.
             seconds: for waiting until an earlier call has ended, and for this one. With none left nothing is called.
 
         Raises:
@@ -74,13 +79,15 @@ class FunctionThread:
         if left <= 0:
             raise FunctionTooSlow("no time was left to call it")
         self._start()
-        call = self._last = _Call(function, left)
+        call = self._last = _Call(function, read, left)
         self._queue.put(call)
         if not call.done.wait(left + GRACE_SECONDS) or call.too_late:
             raise FunctionTooSlow(f"no answer within {seconds:.3g} s")
+        self._last = None  # and with it the batch
         if call.raised is not None:
             raise FunctionRaised(call.raised)
-        return call.answer
+        answer: T = call.answer
+        return answer
 
     def close(self) -> None:
         """Let the thread end once its call has returned."""
@@ -96,7 +103,7 @@ class FunctionThread:
 
 
 def _serve(queue: SimpleQueue[_Call | None]) -> None:
-    with asyncio.Runner() as runner:
+    with closing(asyncio.Runner()) as runner:  # makes its event loop when the first awaitable comes
         while (call := queue.get()) is not None:
             _answer(call, runner)
             # The local name would keep the last batch alive until the next one comes.
@@ -108,7 +115,7 @@ def _answer(call: _Call, runner: asyncio.Runner) -> None:
         answer = call.function()
         if inspect.isawaitable(answer):
             answer = runner.run(_within(answer, call))
-        call.answer = answer
+        call.answer = call.read(answer)
     except BaseException as error:  # noqa: BLE001  foreign code may raise anything, SystemExit included; this thread must live
         call.raised = describe(error)
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from actors.scoring.protocol import Conversation, Scored
 from configs.exits import ConfigError
 from learner.deadlines import Deadline
 
-Turns = list[dict[str, str]]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 ScoreFunction = Callable[..., Any]
 """Called with a list of conversations (each a list of ``{"role": …, "content": …}`` whose last turn is the assistant's
 response) and the options' arguments by name; returns as many floats in the same order, or an awaitable of them."""
@@ -80,11 +82,13 @@ class PythonScorer:
         name: for errors.
     """
 
-    def __init__(self, function: ScoreFunction, options: PythonOptions | None = None, *, name: str = "function") -> None:
+    def __init__(
+        self, function: ScoreFunction, options: PythonOptions | None = None, *, name: str = "function"
+    ) -> None:
         self._function, self._options, self._name = function, options or PythonOptions(), name
         self._thread = FunctionThread()
         self._faults: Counter[ScorerFault] = Counter()
-        self._calls = self._retried = self._scored = 0
+        self._retried = self._scored = 0
         _check_call(function, self._options.arguments, name)
 
     @classmethod
@@ -118,13 +122,14 @@ class PythonScorer:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Since the start: ``scored`` conversations, ``calls`` of the function, ``retried`` calls (repeated one by one),
-        and conversations set aside as ``faults/<kind>``, every kind of `ScorerFault` included.
+        """Since the start: ``scored`` conversations, ``retried`` calls (repeated one by one), and conversations set aside as
+        ``faults/<kind>``, every kind of `ScorerFault` included.
         """
         return {
-            "scored": self._scored, "calls": self._calls, "retried": self._retried,
+            "scored": self._scored,
+            "retried": self._retried,
             **{f"faults/{kind}": self._faults[kind] for kind in ScorerFault},
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         """Let the function's thread end."""
@@ -156,18 +161,98 @@ class PythonScorer:
         """One call. Raises _Unusable, FunctionTooSlow."""
         # New lists each time: a function that changes what it was given must not change a second try.
         conversations = [one.turns() for one in part]
-        self._calls += 1
+        call = partial(self._function, conversations, **self._options.arguments)
         try:
-            returned = self._thread.call(lambda: self._function(conversations, **self._options.arguments), seconds)
-            # Also in that thread: a foreign array may raise, or take its time.
-            answers = self._thread.call(lambda: _as_list(returned), max(seconds, READ_SECONDS))
+            answers = self._thread.call(call, _read_list, seconds)
         except FunctionRaised as error:
             raise _Unusable(ScorerFault.RAISED, str(error)) from error
-        if not isinstance(answers, list):
-            raise _Unusable(ScorerFault.NOT_A_NUMBER, f"returned {_kind_of(returned)}, not a list of floats")
+        if isinstance(answers, str):
+            raise _Unusable(ScorerFault.NOT_A_NUMBER, f"returned {answers}, not a list of floats")
         if len(answers) != len(part):
             raise _Unusable(ScorerFault.WRONG_LENGTH, f"returned {len(answers)} numbers for {len(part)} conversations")
         return [_judge(answer) for answer in answers]
 
 
-READ_SECONDS = 1.0
+def load_function(spec: str) -> ScoreFunction:
+    """What ``package.module:function`` names.
+
+    Raises:
+        ConfigError: see `PythonScorer.from_spec`.
+    """
+    module_name, _, path = spec.partition(":")
+    if not all(word.isidentifier() for name in (module_name, path) for word in name.split(".")):
+        raise ConfigError(f"scorer {spec!r}: write it as module:function, such as my_rules:brevity")
+    found: Any = _import(module_name, spec)
+    for word in path.split("."):
+        if not hasattr(found, word):
+            close = get_close_matches(word, dir(found), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"scorer {spec!r}: {module_name} has no {path!r}{hint}")
+        found = getattr(found, word)
+    if inspect.isclass(found) or not callable(found):
+        raise ConfigError(f"scorer {spec!r}: {path} is {_kind_of(found)}, not a function: name one")
+    return found
+
+
+def _import(module_name: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"scorer {spec!r}: {module_name} could not be imported: {describe(error)}") from error
+        raise ConfigError(
+            f"scorer {spec!r}: there is no module {error.name!r}: install it, or put its folder on PYTHONPATH, "
+            "wherever scorers run"
+        ) from error
+    except (Exception, SystemExit) as error:  # of a foreign module's code
+        raise ConfigError(f"scorer {spec!r}: {module_name} could not be imported: {describe(error)}") from error
+
+
+def _check_call(function: ScoreFunction, arguments: Mapping[str, Any], name: str) -> None:
+    """Find out now, not at the first sample, that the arguments do not fit."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # of some functions in C nothing is known
+        return
+    try:
+        signature.bind([], **arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"scorer {name!r} cannot be called with conversations and the arguments {sorted(arguments)}: {error}"
+        ) from error
+
+
+def _read_list(returned: Any) -> list[Any] | str:
+    """A list of plain Python objects of a list, tuple, array or tensor; of anything else what it is."""
+    if not isinstance(returned, (list, tuple)):
+        plain = _plain(returned)
+        return plain if isinstance(plain, list) else _kind_of(returned)
+    return [_plain(item) for item in returned]
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors, 0-dimensional ones included, as Python's own lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _judge(answer: Any) -> float | _Fault:
+    """The answer as a float within float32's range, or what is wrong with it."""
+    if type(answer) not in (int, float):  # exactly: a bool is no score, and a foreign subclass may compute as it likes
+        return _Fault(ScorerFault.NOT_A_NUMBER, f"the score is {_kind_of(answer)}")
+    if not abs(answer) <= FLOAT32_MAX:  # also of NaN
+        return _Fault(ScorerFault.NOT_FINITE, f"the score is {_shown(answer)}")
+    return float(answer)
+
+
+def _shown(number: float) -> str:
+    # Python refuses to write out a whole number of thousands of digits.
+    return f"{number:g}" if isinstance(number, float) else "beyond float32"
+
+
+def _kind_of(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, (str, bool)):
+        return repr(value[:40]) if isinstance(value, str) else str(value)
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.exits import ConfigError, DataError
-from learner.data.fields import shorten
 from learner.data.files import HubName
 from learner.data.raw import RawRow, unusable
 
@@ -40,10 +39,10 @@ def hub_split(place: HubName, split: str | None) -> str:
 
 
 def read_hub(place: HubName, split: str, skip: int = 0) -> Iterator[RawRow]:
-    """The rows of a split from row ``skip`` + 1 on; a broken connection or file ends them with an error.
+    """The rows of a split from row ``skip`` + 1 on.
 
     Raises:
-        DataError: the data set cannot be reached.
+        DataError: the data set cannot be reached, or the stream broke off: a conversion goes on there the next time.
     """
     datasets = _library()
     with _clear_errors(place):
@@ -54,12 +53,8 @@ def read_hub(place: HubName, split: str, skip: int = 0) -> Iterator[RawRow]:
         stream = iter(rows.skip(skip) if skip else rows)
     number = skip
     while True:
-        try:
+        with _clear_errors(place, f"row {number + 1}: "):
             fields: dict[str, Any] | None = next(stream, None)
-        except _failures() as error:
-            reason = f"the stream broke off: {type(error).__name__} {shorten(str(error))}"
-            yield unusable(number + 1, "truncated_file", f"{reason}; the same command tries again")
-            return
         if fields is None:
             break
         number += 1
@@ -103,15 +98,15 @@ def _failures() -> tuple[type[Exception], ...]:
 class _clear_errors:  # noqa: N801  reads as the statement it is
     """Failures of the hub as one `DataError`."""
 
-    def __init__(self, place: HubName) -> None:
-        self._place = place
+    def __init__(self, place: HubName, where: str = "") -> None:
+        self._place, self._where = place, where
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, _failures()):
-            raise DataError(f"{self._place}: {_reason(error)}") from error
+            raise DataError(f"{self._place}: {self._where}{_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:

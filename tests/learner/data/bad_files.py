@@ -31,7 +31,13 @@ class BadFile:
 
 
 def _bad(
-    title: str, name: str, data: Callable[[], bytes] | bytes, kind: str, row: int, good: int = 0, format: str = "hh_rlhf"
+    title: str,
+    name: str,
+    data: Callable[[], bytes] | bytes,
+    kind: str,
+    row: int,
+    good: int = 0,
+    format: str = "hh_rlhf",
 ) -> BadFile:
     return BadFile(title, name, data if callable(data) else lambda: data, ((kind, row),), good, format)
 
@@ -39,7 +45,9 @@ def _bad(
 def _row(title: str, bad: Any, kind: str, format: str = "hh_rlhf") -> BadFile:
     """A JSONL file with the bad row between two good ones."""
     make = m.MAKERS[format]
-    return _bad(title, "mixed.jsonl", lambda: m.jsonl(make(1), bad() if callable(bad) else bad, make(3)), kind, 2, 2, format)
+    return _bad(
+        title, "mixed.jsonl", lambda: m.jsonl(make(1), bad() if callable(bad) else bad, make(3)), kind, 2, 2, format
+    )
 
 
 def _with(format: str, field: str, value: Any) -> m.Row:
@@ -63,7 +71,10 @@ def _flags(change: dict[str, Any]) -> dict[str, Any]:
 def _noise(count: int) -> bytes:
     """Long rows that pack badly, so that cutting the packed file in the middle leaves some whole."""
     dice = random.Random(0)
-    rows = [m.hh(i, note="".join(chr(dice.randrange(33, 126)) for _ in range(100_000)).replace("\\", "")) for i in range(count)]
+    rows = [
+        m.hh(i, note="".join(chr(dice.randrange(33, 126)) for _ in range(100_000)).replace("\\", ""))
+        for i in range(count)
+    ]
     return m.packed(m.jsonl(*rows))
 
 
@@ -88,7 +99,9 @@ def _parquet_of(columns: dict[str, pa.Array], names: list[str] | None = None) ->
 def _damaged_parquet() -> bytes:
     """The second of two row groups has other bytes than its reader expects."""
     rows = [m.pku(i) | {"prompt": f"{i}-{random.Random(i).random()}" * 40} for i in range(40)]
-    raw = bytearray(m.parquet(rows, row_group_size=20, compression="gzip", use_dictionary=False, write_statistics=False))
+    raw = bytearray(
+        m.parquet(rows, row_group_size=20, compression="gzip", use_dictionary=False, write_statistics=False)
+    )
     group = pq.read_metadata(io.BytesIO(bytes(raw))).row_group(1).column(0)
     start = group.data_page_offset
     raw[start + 40 : start + group.total_compressed_size] = b"\x00" * (group.total_compressed_size - 40)
@@ -103,7 +116,9 @@ def _bad_text_parquet() -> bytes:
 
 
 def _csv(*lines: str | bytes) -> bytes:
-    return b"".join((line if isinstance(line, bytes) else line.encode()) + b"\r\n" for line in ("id,prompt,type", *lines))
+    return b"".join(
+        (line if isinstance(line, bytes) else line.encode()) + b"\r\n" for line in ("id,prompt,type", *lines)
+    )
 
 
 def _long(size: int = MAX_ROW + 10) -> str:

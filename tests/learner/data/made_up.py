@@ -20,7 +20,10 @@ Row = dict[str, Any]
 def hh(number: int = 1, **changes: Any) -> Row:
     """A pair of two user turns."""
     prompt = f"\n\nHuman: How do I mend bike {number}?\n\nAssistant: Is it the tyre?\n\nHuman: Yes."
-    row = {"chosen": f"{prompt}\n\nAssistant: Patch it.", "rejected": f"{prompt}\n\nAssistant: Buy a new bike, number {number}."}
+    row = {
+        "chosen": f"{prompt}\n\nAssistant: Patch it.",
+        "rejected": f"{prompt}\n\nAssistant: Buy a new bike, number {number}.",
+    }
     return row | changes
 
 
@@ -91,7 +94,12 @@ def native(number: int = 1, **changes: Any) -> Row:
 
 def prompt(number: int = 1, **changes: Any) -> Row:
     """A prompt of one turn."""
-    return {"id": str(number), "prompt": f"What is {number} plus one?", "category": "sums", "tags": ["made-up"]} | changes
+    return {
+        "id": str(number),
+        "prompt": f"What is {number} plus one?",
+        "category": "sums",
+        "tags": ["made-up"],
+    } | changes
 
 
 MAKERS = {

@@ -59,17 +59,18 @@ def test_the_format_of_a_bad_file_is_told_or_one_line_says_why_not(case: BadFile
     path = tmp_path / case.name
     path.write_bytes(case.data())
     try:
-        assert detect_format(str(path)) in FORMATS
+        found = detect_format(str(path))
     except DataError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
-    # Without a format the reading says as much, whatever the file.
+        found = ""
+        said = str(error)
+    assert found in FORMATS or (str(path) in said and "\n" not in said)
+    # Reading without a format says as much, whatever the file.
     try:
-        rows = list(read_source(str(path)))
+        errors = [row for row in read_source(str(path)) if row.error]
     except DataError as error:
-        assert str(path) in str(error)
-    else:
-        assert any(row.error for row in rows)
+        errors = []
+        said = str(error)
+    assert errors or str(path) in said
 
 
 def test_a_bad_file_in_a_folder_costs_nothing_but_itself(tmp_path: Path) -> None:
@@ -80,8 +81,8 @@ def test_a_bad_file_in_a_folder_costs_nothing_but_itself(tmp_path: Path) -> None
     (tmp_path / "README.md").write_text("nothing")
     rows = list(read_source(str(tmp_path)))
     assert [Path(row.file).name for row in rows if row.error] == ["b.jsonl", "c.jsonl.gz"]
-    assert [Path(row.file).name for row in rows if row.record][0] == "a.jsonl"
-    assert [Path(row.file).name for row in rows if row.record][-1] == "d.jsonl"
+    good = [Path(row.file).name for row in rows if row.record]
+    assert (good[0], good[-1]) == ("a.jsonl", "d.jsonl")
 
 
 def test_a_line_without_end_is_given_up(tmp_path: Path) -> None:
