@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from cluster.digests import digest
 from configs.load import arm_settings, load_settings
-from configs.schema.run import RunSettings
+from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 
 TABLE, SWEEP = "results", "limit_sweep"
 BASELINE = "projected_rate"
@@ -94,8 +95,18 @@ def config_digest(settings: RunSettings) -> str:
 
 def settings_of_result(settings: RunSettings) -> dict[str, Any]:
     """Everything in the settings that may change a figure, as JSON."""
-    found: dict[str, Any] = settings.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT)
-    return found
+    return relevant(settings.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT))
+
+
+def relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the sections that only other algorithms read."""
+    algorithm = settings["algorithm"]
+    unread = {
+        "direct": algorithm not in DIRECT_ALGORITHMS,
+        "best_of_k": algorithm != "best_of_k",
+        "selection": algorithm not in LOOP_ALGORITHMS,
+    }
+    return {name: value for name, value in settings.items() if not unread.get(name, False)}
 
 
 def covers(present: Any, then: Any) -> bool:

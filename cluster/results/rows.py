@@ -24,6 +24,7 @@ from cluster.results.cells import (
     covers,
     logic_digest,
     preset_settings,
+    relevant,
     settings_of_result,
 )
 from cluster.results.oracle_share import SPLIT, oracle_share, tasks_by_kind, world_oracle
@@ -110,7 +111,7 @@ class Row:
         """
         reasons = ["code"] if self.code_digest not in codes else []
         settings = self.cell.settings()
-        if not covers(settings_of_result(settings), self.settings):
+        if not covers(settings_of_result(settings), relevant(self.settings)):
             reasons.append("configuration")
         if self.world != _world_digest(settings.sandbox.world):
             reasons.append("world")

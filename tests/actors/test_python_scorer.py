@@ -231,7 +231,7 @@ def test_trying_one_by_one_has_a_deadline_of_its_own() -> None:
             stop.wait(30)
         return [2.0]
 
-    scorer = PythonScorer(hangs_alone, PythonOptions(deadline_seconds=0.2))
+    scorer = PythonScorer(hangs_alone, PythonOptions(deadline_seconds=0.6))
     scored = scorer.score(batch("a", "hang", "c", "d"))
     stop.set()
     assert scored.values[0] == 2.0 and fault_counts(scorer) == {"too_slow": 3}

@@ -24,7 +24,7 @@ TEXTS = [
 ] * 4
 
 
-def trained(texts: list[str] = TEXTS, size: int = 320, template: str = "papers") -> PreTrainedTokenizerFast:
+def trained(texts: list[str] = TEXTS, size: int = 290, template: str = "papers") -> PreTrainedTokenizerFast:
     return train_byte_level_bpe(texts, vocab_size=size, max_length=128, template=template)
 
 
@@ -49,15 +49,15 @@ def test_awkward_texts_come_back_as_they_were(text: str) -> None:
 def test_the_same_texts_give_the_same_bytes_in_any_order_and_as_a_stream() -> None:
     shuffled = random.Random(3).sample(TEXTS, len(TEXTS))
     found = {tokenizer.backend_tokenizer.to_str() for tokenizer in (trained(), trained(shuffled))}
-    streamed = train_byte_level_bpe((text for text in TEXTS), vocab_size=320, max_length=128, template="papers")
+    streamed = train_byte_level_bpe((text for text in TEXTS), vocab_size=290, max_length=128, template="papers")
     assert found == {streamed.backend_tokenizer.to_str()}
-    assert found != {trained(TEXTS[:4] + ["quite other words, quite other words"]).backend_tokenizer.to_str()}
+    assert found != {trained([*TEXTS[:4], "quite other words, quite other words"]).backend_tokenizer.to_str()}
 
 
 def test_merges_are_learned_and_the_size_is_kept() -> None:
-    assert len(TOKENIZER) == 320
+    assert len(TOKENIZER) == 290
     assert len(TOKENIZER("the cat is here", add_special_tokens=False)["input_ids"]) < 9
-    assert len(trained(["ab"])) < 320, "no pair is left that occurs twice"
+    assert len(trained(["ab"])) < 290, "no pair is left that occurs twice"
 
 
 @pytest.mark.parametrize(("template", "marker"), [("papers", " ASSISTANT:"), ("hh", "\n\nHuman: ")])
@@ -92,8 +92,8 @@ def test_texts_are_read_once_and_half_a_surrogate_pair_does_no_harm() -> None:
             read.append(text)
             yield text
 
-    tokenizer = train_byte_level_bpe(stream(), vocab_size=320, max_length=128, template="papers")
-    assert len(read) == len(TEXTS) + 1 and len(tokenizer) == 320
+    tokenizer = train_byte_level_bpe(stream(), vocab_size=290, max_length=128, template="papers")
+    assert len(read) == len(TEXTS) + 1 and len(tokenizer) == 290
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
