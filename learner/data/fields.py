@@ -18,7 +18,7 @@ class RowError(Exception):
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
-        self.finding = finding(kind, message)
+        self.finding = finding(kind, printable(message))
 
 
 class Notes:
@@ -156,8 +156,13 @@ def described(value: Any) -> str:
 
 def shorten(text: str) -> str:
     """A piece of untrusted text for a message: one printable line, not long."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: _SHOWN + 1])
+    line = printable(text[: _SHOWN + 1])
     return f"{line[:_SHOWN]}…" if len(text) > _SHOWN else line
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def excerpt_of(raw: bytes | Mapping[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from learner.data.categories import MOST_SEVERE
-from learner.data.fields import Fields, Notes, RowError, checked_integer, checked_text, wrong_type
+from learner.data.fields import Fields, Notes, RowError, checked_integer, checked_text, shorten, wrong_type
 from learner.data.layout import Format, Ranking, Row, filled_fields, note_empty
 from learner.data.records import LabelledResponse, PreferencePair, PromptOnly, Record, Vote
 from learner.data.turns import ROLES, Turn, checked_prompt, checked_response
@@ -39,7 +39,7 @@ def _object(name: str, value: Any, keys: tuple[str, ...]) -> Fields:
     if not isinstance(value, Mapping):
         raise wrong_type(name, value, "an object")
     if unknown := sorted(str(key) for key in value if key not in keys):
-        raise RowError("wrong_type", f"{name} has the unknown field '{unknown[0][:40]}'")
+        raise RowError("wrong_type", f"{name} has the unknown field '{shorten(unknown[0])}'")
     return Fields(value, f"{name.strip(chr(39))}.")
 
 

@@ -38,7 +38,7 @@ def read_parquet(path: Path, known: Collection[str]) -> Iterator[RawRow]:
         if problem := _not_parquet(path):
             yield problem
             return
-        with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=_text_columns(path, known)) as file:
             names = list(file.schema_arrow.names)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 yield unusable(1, "wrong_type", f"the column '{shorten(twice[0])}' is there twice")
@@ -76,6 +76,15 @@ def _rows(batch: pa.RecordBatch, before: int, unread: dict[str, None]) -> Iterat
             yield unusable(number, "wrong_type", f"a value cannot be read ({shorten(str(error))})")
         else:
             yield RawRow(number, fields | unread)
+
+
+def _text_columns(path: Path, known: Collection[str]) -> list[str]:
+    """Paths of texts, at any depth. Their values stay shared while they are read: a text that a small file repeats for
+    every row would fill the memory otherwise.
+    """
+    schema = pq.read_metadata(path).schema
+    columns = (schema.column(at) for at in range(len(schema)))
+    return [each.path for each in columns if each.physical_type == "BYTE_ARRAY" and each.path.split(".")[0] in known]
 
 
 def _decoded_size(group: Any, wanted: Collection[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,7 +61,8 @@ class RowGroups:
             if kind is None:  # else what failed first is told
                 raise self._unwritable(problem) from problem
         finally:
-            self._partial.unlink(missing_ok=True)
+            with suppress(OSError):  # there is none where its folder could not be made
+                self._partial.unlink()
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._waiting, self._schema)

@@ -134,6 +134,12 @@ def test_a_prompt_that_cannot_be_read_back_is_left_out_unless_it_is_given() -> N
     assert [list(one.messages) for one in found] == [messages, messages] and faults == {}
 
 
+def test_turns_that_would_not_give_the_same_tokens_are_refused() -> None:
+    ids = CHATML_BYTES("<|start|>user\nask <|end|>\n<|start|>assistant\n", add_special_tokens=False)["input_ids"]
+    _, faults = ConversationReader(CHATML_BYTES).read(chunk(sample(ids, [60], "length")))
+    assert "cannot be read back" in faults["r0"], "the template writes no space there"
+
+
 def test_two_prompts_of_the_same_tokens_keep_their_own_given_turns() -> None:
     short, long = [user("open it")], [user("how"), assistant("ask"), user("open it")]
     ids = prompt_token_ids(POLICY, short)
