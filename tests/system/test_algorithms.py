@@ -41,9 +41,6 @@ arms:
     constraints.harm.upper_confidence: 0.9
   reference:
     reference: {multiplier_per_minibatch: true, masks_by_token_id: true, truncate_prompt_right: true}
-    constraints.harm.limit: 0.001
-    certificate.samples: 3000
-    selection.samples: 3000
   grpo_lag: {algorithm: grpo_lag}
   gdpo: {algorithm: gdpo}
   rvpo: {algorithm: rvpo, constraints.harm.dual: {form: fixed}}
@@ -51,6 +48,9 @@ arms:
   safe_dpo: {algorithm: safe_dpo}
   best_of_k: {algorithm: best_of_k}
 """
+pytestmark = pytest.mark.timeout(900)
+"""One fixture runs all of it."""
+
 LOOPS = ("guarded", "reference", "grpo_lag", "gdpo", "rvpo")
 WITHOUT_A_LOOP = ("dpo", "safe_dpo", "best_of_k")
 
