@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,7 +80,8 @@ class Quarantine:
         except OSError as problem:
             raise self._unwritable(problem) from problem
         finally:
-            self._partial.unlink(missing_ok=True)
+            with suppress(OSError):  # a parent that is no folder has its own, clearer error
+                self._partial.unlink(missing_ok=True)
 
     def _write(self) -> None:
         table = pa.Table.from_pylist(self._waiting, SCHEMA)
