@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.digests import digest, short
 from cluster.results.cells import TABLE
 from configs.exits import DataError
 from configs.layout import RunLayout
@@ -79,7 +80,8 @@ def run_probe(engines: Engines, storage: Path, say: Callable[[str], None]) -> di
         say(f"probe: {arm} …")
         run_arm(settings, layout, world, engines, arm, 0, donors=donors)
         donors.append(layout.arm(arm, 0))
-        figures |= {f"{arm}/{name}": value for name, value in figures_of(layout.arm(arm, 0)).items()}
+        own = f"{arm}@{short(digest(settings.arms[arm]))}"
+        figures |= {f"{own}/{name}": value for name, value in figures_of(layout.arm(arm, 0)).items()}
     return figures
 
 
@@ -98,14 +100,25 @@ def figures_of(run: RunLayout) -> dict[str, float]:
 
 
 def moved(figures: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
-    """What differs, a line each: ``key: 0.41 was 0.40``."""
-    lines = [f"{name}: is new" for name in figures if name not in known]
-    lines += [f"{name}: is gone" for name in known if name not in figures]
+    """What differs, a line each: ``arm@overrides/figure: 0.41 was 0.40``.
+
+    An arm whose overrides have changed says nothing of the code, and is passed over; with no arm in common all has moved.
+    """
+    common = {arm_of(name) for name in figures} & {arm_of(name) for name in known}
+    if not common:
+        return ["no arm is the same as then"]
+    lines = [f"{name}: is new" for name in figures if arm_of(name) in common and name not in known]
+    lines += [f"{name}: is gone" for name in known if arm_of(name) in common and name not in figures]
     return lines + [
         f"{name}: {figures[name]:.6g} was {value:.6g}"
         for name, value in known.items()
         if name in figures and not math.isclose(figures[name], value, rel_tol=TOLERANCE, abs_tol=1e-6)
     ]
+
+
+def arm_of(name: str) -> str:
+    """The arm and the digest of its overrides."""
+    return name.split("/", 1)[0]
 
 
 def record(folder: Path, code: str, figures: Mapping[str, float]) -> Probe:
@@ -116,7 +129,8 @@ def record(folder: Path, code: str, figures: Mapping[str, float]) -> Probe:
         probes.append(Probe((code,), dict(figures)))
         equal = len(probes) - 1
     else:
-        probes[equal] = replace(probes[equal], codes=(*probes[equal].codes, code))
+        known = probes[equal]
+        probes[equal] = Probe((*known.codes, code), {**figures, **known.figures})
     _write([each for each in probes if each.codes], folder / FILE)
     return probes[equal]
 

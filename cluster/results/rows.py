@@ -38,6 +38,8 @@ CURVE_POINTS = 30
 KEPT = ("harm_rate_", "helpfulness_", "refusal_", "alternative_")
 """Beginnings of the measures that the page reads."""
 DIGITS = 6
+EXACT = ("overrides", "settings")
+"""Compared with the present configuration, so not rounded."""
 UNKNOWN = "unknown"
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -246,7 +248,7 @@ def _mean_point(points: list[dict[str, float]]) -> dict[str, float]:
 def write_row(row: Row, folder: Path) -> Path:
     """Write the row's file, whole or not at all; a field a line, so that a difference is readable."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {name: _rounded(value) for name, value in asdict(row).items()}
+    values = {name: value if name in EXACT else _rounded(value) for name, value in asdict(row).items()}
     lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     path = folder / f"{row.cell.name}.json"
     partial = path.with_suffix(".partial")

@@ -35,8 +35,18 @@ def test_other_figures_begin_another_probe_and_a_digest_is_in_one_only(tmp_path:
     assert [each.codes for each in read_probes(tmp_path)] == [("old", "new")]
 
 
-def test_what_is_new_and_what_is_gone_counts_as_moved() -> None:
-    assert moved({"b": 1.0}, {"a": 1.0}) == ["b: is new", "a: is gone"]
+def test_what_is_new_and_what_is_gone_in_an_arm_counts_as_moved() -> None:
+    assert moved({"a/y": 1.0}, {"a/x": 1.0}) == ["a/y: is new", "a/x: is gone"]
+
+
+def test_an_arm_with_other_overrides_says_nothing_of_the_code(tmp_path: Path) -> None:
+    then, now = {"a@1/x": 1.0, "b@1/x": 2.0}, {"a@1/x": 1.0, "b@2/x": 7.0}
+    assert moved(now, then) == []
+    assert moved({"b@2/x": 7.0}, then) == ["no arm is the same as then"]
+    record(tmp_path, "old", then)
+    record(tmp_path, "new", now)
+    (probe,) = read_probes(tmp_path)
+    assert probe.codes == ("old", "new") and probe.figures == {**then, **now}, "known from now on too"
 
 
 def test_a_row_of_equal_code_stays_fresh(tmp_path: Path) -> None:
