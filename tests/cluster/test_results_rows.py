@@ -116,7 +116,10 @@ def test_a_row_is_stale_for_each_thing_that_made_it(tmp_path: Path):
     row = made_up_row(BASELINE)
     assert row.stale(CODE) == ()
     assert row.stale("f" * 64) == ("code",)
-    assert replace(row, config_digest="0").stale(CODE) == ("configuration",)
+    other = {**row.settings, "seed": 99}
+    assert replace(row, settings=other).stale(CODE) == ("configuration",)
+    unread = {**row.settings, "best_of_k": {"k": 99}}
+    assert replace(row, settings=unread).stale(CODE) == (), "an algorithm with a loop never reads it"
     assert replace(row, world="0", code_digest="0").stale(CODE) == ("code", "world")
     keep(tmp_path, row, replace(made_up_row("gdpo"), code_digest="0"))
     assert list(fresh_rows(tmp_path, CODE)) == [row.cell]
