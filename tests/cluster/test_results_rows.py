@@ -109,18 +109,18 @@ def test_a_finished_run_becomes_a_row_that_reads_back(tmp_path: Path):
     assert found.overall["policy"] == pytest.approx(
         sum(n * x for n, x in helpful) / sum(n for n, _ in helpful), abs=1e-5
     )
-    assert found.stale(CODE) == ()
+    assert found.stale({CODE}) == ()
 
 
 def test_a_row_is_stale_for_each_thing_that_made_it(tmp_path: Path):
     row = made_up_row(BASELINE)
-    assert row.stale(CODE) == ()
-    assert row.stale("f" * 64) == ("code",)
+    assert row.stale({CODE}) == ()
+    assert row.stale({"f" * 64}) == ("code",)
     other = {**row.settings, "seed": 99}
-    assert replace(row, settings=other).stale(CODE) == ("configuration",)
+    assert replace(row, settings=other).stale({CODE}) == ("configuration",)
     unread = {**row.settings, "best_of_k": {"k": 99}}
-    assert replace(row, settings=unread).stale(CODE) == (), "an algorithm with a loop never reads it"
-    assert replace(row, world="0", code_digest="0").stale(CODE) == ("code", "world")
+    assert replace(row, settings=unread).stale({CODE}) == (), "an algorithm with a loop never reads it"
+    assert replace(row, world="0", code_digest="0").stale({CODE}) == ("code", "world")
     keep(tmp_path, row, replace(made_up_row("gdpo"), code_digest="0"))
     assert list(fresh_rows(tmp_path, CODE)) == [row.cell]
 
