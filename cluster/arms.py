@@ -12,7 +12,7 @@ from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.engines import Engines
 from cluster.pipeline import RunOutcome, one_line, run_pipeline
-from cluster.status import StatusWriter
+from cluster.status import OnStatus, StatusWriter
 from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import arm_settings, dump_settings
@@ -22,7 +22,7 @@ from serving.report import write_comparison
 
 def run_comparison(
     settings: RunSettings, layout: RunLayout, world: World, engines: Engines, *,
-    donors: Sequence[RunLayout] = (), dashboard_url: str = "",
+    donors: Sequence[RunLayout] = (), dashboard_url: str = "", on_status: OnStatus | None = None,
 ) -> Exit:  # fmt: skip
     """Bring every arm with every seed to its end and write the comparison's report.
 
@@ -33,13 +33,14 @@ def run_comparison(
     seeds = settings.seeds or (settings.seed,)
     cells = [(seed, arm) for seed in seeds for arm in settings.arms]  # seed first: neighbours share the earlier stages
     status = StatusWriter(
-        layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url
-    )
+        layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url,
+        on_change=on_status,
+    )  # fmt: skip
     known = list(donors)
     try:
         for seed, arm in cells:
             status.begin_stage(_label(seed, arm))
-            run_arm(settings, layout, world, engines, arm, seed, donors=known)
+            run_arm(settings, layout, world, engines, arm, seed, donors=known, on_status=on_status)
             status.end_stage(_label(seed, arm))
             known.append(layout.arm(arm, seed))
         report = write_comparison(layout.root)
@@ -53,7 +54,7 @@ def run_comparison(
 
 def run_arm(
     settings: RunSettings, layout: RunLayout, world: World, engines: Engines, arm: str, seed: int, *,
-    donors: Sequence[RunLayout] = (),
+    donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
 ) -> RunOutcome:  # fmt: skip
     """Bring one arm with one seed to its end in ``arms/<arm>-seed<seed>``, from wherever an earlier attempt left it.
 
@@ -62,7 +63,7 @@ def run_arm(
     """
     variant = arm_settings(settings, arm, seed)
     check_against_world(variant)
-    return run_pipeline(variant, layout.arm(arm, seed), world, engines, donors=donors)
+    return run_pipeline(variant, layout.arm(arm, seed), world, engines, donors=donors, on_status=on_status)
 
 
 def _label(seed: int, arm: str) -> str:

@@ -30,8 +30,6 @@ class ConstraintReading:
     samples: int
     standard_error: float | None
     warnings: tuple[str, ...]
-    label: str = ""
-    """The measure as people read it: ``rate``, ``ucb(rate)``."""
 
 
 def in_subset(prompt: Prompt, constraint: ConstraintSettings) -> bool:
@@ -181,5 +179,4 @@ def _in_user_units(constraint: Constraint, reading: WindowReading) -> Constraint
         samples=reading.samples,
         standard_error=error,
         warnings=tuple(text for text in warnings if text),
-        label=constraint.measure.label,
     )

@@ -63,7 +63,7 @@ def follow(
     Returns:
         The job's exit code and the last status.
     """
-    view: _LiveView | _LineView = _LiveView(console) if console.is_terminal else _LineView(console)
+    view: _LiveView | LineView = _LiveView(console) if console.is_terminal else LineView(console)
     started = time.time()
     try:
         with view:
@@ -155,7 +155,7 @@ def _progress(status: RunStatus, stage: str) -> RenderableType:
 def _watch(
     job: Job,
     status_path: Path,
-    view: _LiveView | _LineView,
+    view: _LiveView | LineView,
     observer: Observer | None,
     poll_seconds: float,
     started: float,
@@ -204,7 +204,7 @@ class _LiveView:
         self._live.update(Text("waiting for the job to start …", style="dim"))
 
 
-class _LineView:
+class LineView:
     """One line per change of stage, step or state; the clock alone is no change."""
 
     def __init__(self, console: Console) -> None:
@@ -219,6 +219,7 @@ class _LineView:
         return None
 
     def show(self, status: RunStatus) -> None:
+        """Print what has changed."""
         for warning in status.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
@@ -230,6 +231,7 @@ class _LineView:
             self._print(status_line(status))
 
     def waiting(self) -> None:
+        """Say once that nothing is there yet."""
         if self._last is None:
             self._last = ()
             self._print("waiting for the job to start …")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from actors.crowd.world import World
 from cluster.checks import check_against_world
+from cluster.status import OnStatus
 from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, StoppedError
 from configs.layout import RunLayout
 from configs.load import load_settings
@@ -33,8 +34,12 @@ STARTED = time.monotonic()
 """When this process began to be a job."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one configuration to its end; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, on_status: OnStatus | None = None) -> int:
+    """Run one configuration to its end; returns the exit code.
+
+    Args:
+        on_status: is shown every change of the run's status, by a command that runs the job in its own process.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     dry_run = "--dry-run" in words
     words = [word for word in words if word != "--dry-run"]
@@ -49,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}"
             )
             return Exit.DONE
-        return int(_run(settings, world))
+        return int(_run(settings, world, on_status))
     except SteelyardError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
-def _run(settings: RunSettings, world: World) -> Exit:
+def _run(settings: RunSettings, world: World, on_status: OnStatus | None) -> Exit:
     from cluster.arms import run_comparison
     from cluster.pipeline import run_pipeline, storage_root
 
@@ -64,10 +69,13 @@ def _run(settings: RunSettings, world: World) -> Exit:
     with warm_engines(settings, layout) as (engines, dashboard):
         donors = _donors(settings, storage)
         if settings.arms:
-            return run_comparison(settings, layout, world, engines, donors=donors, dashboard_url=dashboard)
+            return run_comparison(
+                settings, layout, world, engines, donors=donors, dashboard_url=dashboard, on_status=on_status
+            )
         outcome = run_pipeline(
-            settings, layout, world, engines, donors=donors, dashboard_url=dashboard, started=STARTED
-        )
+            settings, layout, world, engines,
+            donors=donors, dashboard_url=dashboard, started=STARTED, on_status=on_status,
+        )  # fmt: skip
         print(f"{outcome.summary.verdict}\nreport: {layout.report}")
         return outcome.exit_code
 

@@ -19,7 +19,7 @@ from cluster.manifest import Manifest
 from cluster.promptsets import Splits
 from cluster.stages import baseline, direct, evaluate, ppo, preferences, score_models, selection, sft
 from cluster.stages.base import Stage, run_stages
-from cluster.status import StatusWriter
+from cluster.status import OnStatus, StatusWriter
 from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -61,11 +61,13 @@ def stages_of(settings: RunSettings, world: World) -> list[Stage]:
 def run_pipeline(
     settings: RunSettings, layout: RunLayout, world: World, engines: Engines, *,
     donors: Sequence[RunLayout] = (), dashboard_url: str = "", started: float | None = None,
+    on_status: OnStatus | None = None,
 ) -> RunOutcome:  # fmt: skip
     """Bring one run to its end, from wherever an earlier attempt left it.
 
     Args:
         donors: runs whose shared stages may be taken over.
+        on_status: is shown every change of the run's status.
         started: when the job began (monotonic clock), for the total time; none means now.
     """
     started = time.monotonic() if started is None else started
@@ -83,6 +85,7 @@ def run_pipeline(
         stages=[stage.name for stage in stages],
         dashboard_url=dashboard_url,
         attempt=attempt,
+        on_change=on_status,
     )
     log = _log_to(layout.logs(attempt) / "driver.log")
     context = RunContext(settings, layout, manifest, world, status, engines, tuple(donors))

@@ -71,6 +71,10 @@ class RunStatus(_Record):
     generators: tuple[GeneratorStatus, ...] = ()
 
 
+OnStatus = Callable[[RunStatus], None]
+"""Is shown every status that is written, by a command that runs the job in its own process."""
+
+
 class StatusWriter:
     """Keeps ``status.json`` of one attempt. Safe to call from several threads.
 
@@ -88,9 +92,10 @@ class StatusWriter:
         stages: list[str],
         dashboard_url: str = "",
         attempt: int = 1,
+        on_change: OnStatus | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path
+        self._path, self._on_change = path, on_change
         self._clock = clock
         self._start = clock()
         self._stage_start = self._start
@@ -165,6 +170,8 @@ class StatusWriter:
         elapsed = {"seconds_elapsed": self._clock() - self._start}
         self._status = RunStatus.model_validate({**known, **elapsed, **fields})
         replace_text(self._path, self._status.model_dump_json(indent=1))
+        if self._on_change is not None:
+            self._on_change(self._status)
 
 
 def read_status(path: Path) -> RunStatus | None:

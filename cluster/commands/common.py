@@ -10,7 +10,7 @@ import typer
 
 from configs.layout import RunLayout
 from configs.load import load_settings
-from configs.schema.run import RunSettings
+from configs.schema.run import DIRECT_ALGORITHMS, RunSettings
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as ppo.steps=20.")
@@ -52,8 +52,16 @@ def sentence(settings: RunSettings) -> str:
         limits.append(f"{constraint.measure} of {name} ≤ {constraint.limit:g} over {prompts}{dual}")
     subject = f" subject to {'; '.join(limits)}" if limits else " with no constraint"
     arms = f"; {len(settings.arms)} arms x {len(settings.seeds) or 1} seeds" if settings.arms else ""
-    size = f"{settings.ppo.steps} steps of {settings.ppo.batch_size}, seed {settings.seed}{arms}"
-    return f"{settings.name}: {goal}{subject} ({size})"
+    return f"{settings.name}: {goal}{subject} ({_effort(settings)}, seed {settings.seed}{arms})"
+
+
+def _effort(settings: RunSettings) -> str:
+    """The algorithm, and how much of it."""
+    if settings.algorithm in DIRECT_ALGORITHMS:
+        return f"{settings.algorithm}, {settings.direct.epochs} epochs over the pairs"
+    if settings.algorithm == "best_of_k":
+        return f"the best of {settings.best_of_k.k} answers"
+    return f"{settings.algorithm}, {settings.ppo.steps} steps of {settings.ppo.batch_size}"
 
 
 def say_valid(settings: RunSettings, *, as_json: bool) -> None:

@@ -21,7 +21,12 @@ app = typer.Typer(
 TableOnly = Annotated[bool, typer.Option("--table", help="The table of arms (the default).")]
 Sweep = Annotated[bool, typer.Option("--sweep", help="The limit sweep.")]
 Full = Annotated[bool, typer.Option("--full", help="Both, with every fixed weight and every limit on three seeds.")]
-Docs = Annotated[Path, typer.Option("--docs", help="Folder of results.md; rows are in results/rows below it.")]
+Docs = Annotated[
+    Path,
+    typer.Option(
+        "--docs", exists=True, file_okay=False, help="Folder of results.md; rows are in results/rows below it."
+    ),
+]
 DOCS = Path("docs")
 
 
@@ -36,7 +41,7 @@ def run(
     docs: Docs = DOCS,
 ) -> None:
     """Run what is missing or stale, one run after another; the same command goes on where it stopped."""
-    from cluster.commands.run import join_own_head
+    from cluster.commands.run import join_own_head, progress_lines
     from cluster.results.cells import logic_digest
     from cluster.results.plan import next_cell
     from cluster.results.status import standing
@@ -51,7 +56,7 @@ def run(
     join_own_head(storage)
     from cluster.results.sitting import sit
 
-    done = sit(scope, storage, rows, minutes, typer.echo)
+    done = sit(scope, storage, rows, minutes, typer.echo, progress_lines())
     typer.echo(f"{done} rows written; {standing(rows, scope, logic_digest()).sentence()}")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.commands.common import AsJson, DryRun, Overrides, checked_settings, say_valid, storage_of
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
+
+if TYPE_CHECKING:
+    from cluster.status import OnStatus
 
 
 def run(
@@ -37,7 +40,16 @@ def run_here(settings: RunSettings, storage: Path) -> int:
     resolved.write_text(dump_settings(settings), encoding="utf-8")
     from cluster.job import main as job_main
 
-    return int(job_main([str(resolved)]))
+    return int(job_main([str(resolved)], on_status=progress_lines()))
+
+
+def progress_lines() -> OnStatus:
+    """Shows a job of this very process: a line on stderr for each change of stage or step, between Ray's own."""
+    from rich.console import Console
+
+    from cluster.follow import LineView
+
+    return LineView(Console(stderr=True)).show
 
 
 def join_own_head(storage: Path) -> None:

@@ -14,6 +14,7 @@ from cluster.results.cells import SWEEP, TABLE, Cell, preset_settings
 from cluster.results.plan import Scope, make_plan, next_cell
 from cluster.results.probe import same_code
 from cluster.results.rows import Row, present_origin, read_rows, row_of_run, write_row
+from cluster.status import OnStatus
 from configs.layout import RunLayout
 from configs.load import dump_settings
 
@@ -26,13 +27,16 @@ def fresh_rows(folder: Path, code_digest: str) -> dict[Cell, Row]:
     return {cell: row for cell, row in read_rows(folder).items() if not row.stale(codes)}
 
 
-def sit(scope: Scope, storage: Path, rows: Path, minutes: float | None, say: Say) -> int:
+def sit(
+    scope: Scope, storage: Path, rows: Path, minutes: float | None, say: Say, on_status: OnStatus | None = None
+) -> int:
     """Run what is missing or stale, in the plan's order, on engines that stay warm; returns how many cells were done.
 
     Args:
         storage: folder of run folders; each preset has its own below.
         rows: folder of the row files.
         minutes: no new cell starts after this long; None means until nothing is missing.
+        on_status: is shown every change of the running cell's status.
     """
     from actors.crowd.world import load_world
     from cluster.arms import run_arm
@@ -47,7 +51,10 @@ def sit(scope: Scope, storage: Path, rows: Path, minutes: float | None, say: Say
             comparison = preset_settings(cell.preset)
             layout = RunLayout(storage / comparison.name)
             declare(layout, cell.preset)
-            run_arm(comparison, layout, world, engines, cell.arm, cell.seed, donors=donors(storage, cell))
+            run_arm(
+                comparison, layout, world, engines, cell.arm, cell.seed,
+                donors=donors(storage, cell), on_status=on_status,
+            )  # fmt: skip
             row = row_of_run(cell, layout.arm(cell.arm, cell.seed), origin)
             write_row(row, rows)
             return row

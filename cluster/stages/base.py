@@ -85,12 +85,12 @@ def _adopt(stage: Stage, key: str, context: RunContext) -> StageRecord | None:
         if record is None:
             continue
         for output in record.outputs:
-            _link(donor.root / output, context.layout.root / output)
+            link_tree(donor.root / output, context.layout.root / output)
         return StageRecord(**{**vars(record), "facts": {**record.facts, "taken_from": donor.root.name}})
     return None
 
 
-def _link(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """Copy a file or folder by hard links where the file system has them."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():

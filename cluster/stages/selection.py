@@ -8,8 +8,6 @@ certificate will say so. The calibration of each cost model is then looked at ag
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from cluster.context import RunContext
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.promptsets import CALIBRATION, SELECTION, judged_prompts
 from cluster.stages import ppo, score_models, sft
-from cluster.stages.base import Stage, StageOutput
+from cluster.stages.base import Stage, StageOutput, link_tree
 from configs.schema.run import RunSettings
 from learner.records import Prompt
 from learner.statistics.calibration import calibration_drift, load_calibration
@@ -83,11 +81,7 @@ def _run(context: RunContext) -> StageOutput:
     candidates = [_judge(context, path) for path in snapshots]
     chosen = choose(candidates)
     policy = layout.policy(number)
-    partial = policy.with_name(".policy.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(layout.candidates(number) / f"step-{chosen.step:05d}", partial)
-    shutil.rmtree(policy, ignore_errors=True)
-    os.replace(partial, policy)
+    link_tree(layout.candidates(number) / f"step-{chosen.step:05d}", policy)
     facts: dict[str, Any] = {
         "promoted_step": chosen.step,
         "feasible": chosen.feasible,

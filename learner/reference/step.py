@@ -57,7 +57,7 @@ def shaped_reward(reward: Tensor, cost: Tensor, multiplier: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ReferenceSettings:
+class ReferenceConstants:
     """The reference's constants of one step."""
 
     kl_coefficient: float
@@ -114,7 +114,7 @@ def reference_step(
     batch: ReferenceBatch,
     new_logits: Tensor,
     new_critic_scores: Mapping[str, Tensor],
-    settings: ReferenceSettings,
+    settings: ReferenceConstants,
     multiplier: float = 0.0,
 ) -> ReferenceStep:
     """Shaping, GAE per signal, the actor's loss and each critic's loss.
@@ -170,7 +170,7 @@ def _scored(batch: ReferenceBatch, mask: Tensor, start: int) -> Scored:
 def _metrics(
     batch: ReferenceBatch,
     scored: Scored,
-    settings: ReferenceSettings,
+    settings: ReferenceConstants,
     start: int,
     advantages: Mapping[str, Tensor],
     returns: Mapping[str, Tensor],

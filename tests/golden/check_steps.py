@@ -10,7 +10,7 @@ from torch import Tensor
 from learner.losses import gather_log_probs
 from learner.reference.step import (
     ReferenceBatch,
-    ReferenceSettings,
+    ReferenceConstants,
     ReferenceStep,
     reference_episode_cost,
     reference_multiplier,
@@ -36,7 +36,7 @@ def rollout(inputs: Case, terminal: Mapping[str, Tensor], critics: Mapping[str, 
 
 def run_step(inputs: Case, batch: ReferenceBatch, multiplier: float = 0.0) -> tuple[ReferenceStep, dict[str, Tensor]]:
     """The step and the gradients by the file's names."""
-    settings = ReferenceSettings(
+    settings = ReferenceConstants(
         kl_coefficient=inputs["kl_coeff"],
         clip_ratio=inputs["clip_range_ratio"],
         clip_score=inputs["clip_range_score"],

@@ -24,7 +24,7 @@ from learner.losses import (
     sft_loss,
     truncated_importance_weights,
 )
-from learner.reference.step import ReferenceBatch, ReferenceSettings, reference_step
+from learner.reference.step import ReferenceBatch, ReferenceConstants, reference_step
 
 seeds = st.integers(0, 2**31)
 
@@ -165,7 +165,7 @@ def lag_step(multiplier: float, cost_scale: float = 1.0) -> tuple[torch.Tensor, 
     )  # fmt: skip
     new_logits = logits[2].requires_grad_()
     step = reference_step(
-        rollout, new_logits, {n: v for n, (_, v) in signals.items()}, ReferenceSettings(0.02), multiplier
+        rollout, new_logits, {n: v for n, (_, v) in signals.items()}, ReferenceConstants(0.02), multiplier
     )
     (gradient,) = torch.autograd.grad(step.actor_loss, new_logits)
     return gradient, dict(step.metrics)
