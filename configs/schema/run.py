@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from configs.schema.base import CountOrZero, Settings
+from configs.schema.data import DataSettings
 from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings, SelectionSettings
 from configs.schema.resources import ResourceSettings
 from configs.schema.signals import ConstraintSettings, ObjectiveSettings
@@ -53,6 +54,8 @@ class RunSettings(Settings):
     constraints: dict[str, ConstraintSettings] = {}
 
     sandbox: SandboxSettings = SandboxSettings()
+    data: DataSettings | None = None
+    """Preference data from files or the hub; none: the sandbox."""
     model: ModelSettings = ModelSettings()
     splits: SplitSettings = SplitSettings()
     sft: SftSettings = SftSettings()

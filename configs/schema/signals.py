@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings
+from configs.schema.data import SignalScorerSettings
 
 
 class DualSettings(Settings):
@@ -71,6 +72,8 @@ class ConstraintSettings(Settings):
     min_samples: Count = 8
     """Fewer samples in the window than this, and the multiplier holds."""
     dual: DualSettings = DualSettings()
+    scorer: SignalScorerSettings | None = None
+    """Who gives the cost; none: a cost model that this run trains."""
 
     @property
     def effective_scale(self) -> float:
@@ -99,3 +102,5 @@ class ObjectiveSettings(Settings):
     """`none` maximises nothing but the constraints (the cost-only ablation)."""
     normalise: Literal["preference_set", "none"] = "preference_set"
     """Shift and divide rewards by their mean and spread on the preference set, so that a multiplier means the same in every run."""
+    scorer: SignalScorerSettings | None = None
+    """Who gives the reward; none: a reward model that this run trains."""

@@ -20,8 +20,18 @@ class SandboxSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The policy's architecture (Llama, trained from scratch on the sandbox); every other model starts from its trunk."""
+    """The policy: a pretrained model, or a Llama of these sizes from scratch; every other model starts from its trunk."""
 
+    path: str | None = None
+    """Hugging Face folder or hub name of a causal language model (needs `data`); none: from scratch."""
+    revision: str | None = None
+    """Of a hub name."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models whose code you have read."""
+    template: Literal["papers", "hh", "chatml"] | None = None
+    """Chat template; none: the tokenizer's own, and of a model from scratch on `data` the papers'."""
+    vocab_size: Count = 4096
+    """Of a byte-level BPE tokenizer, where a model is trained from scratch on `data`."""
     hidden_size: Count = 128
     layers: Count = 3
     heads: Count = 4
