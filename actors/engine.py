@@ -13,12 +13,17 @@ import numpy as np
 
 from configs.exits import DataError
 from configs.schema.resources import GeneratorSettings
+from learner.families import drawable_tokens
 from learner.records import GenerationRequest, RolloutMeta
+from learner.remote_code import is_allowed
 from learner.transport.gloo import StoreAddress
 from learner.transport.plan import BucketPlan, TransportError, check_against, folder_shapes
 
 PREFILL_TOKENS = 8192
 """Prompt tokens of one engine step at least; prompts beyond wait for the next step, whole."""
+
+NEVER = -100.0
+"""Added to the logit of an id that no token has, the least that vLLM takes: e^-100 is 0 beside any float32 probability."""
 
 
 class RequestRefused(DataError):
@@ -47,7 +52,7 @@ class Engine:
         from actors import receiver
 
         self._name, self._settings, self._max_length, self._end_token_id = name, settings, max_length, end_token_id
-        self._expected = folder_shapes(model_path)
+        folder_shapes(model_path)  # a folder without weights is said before vLLM is started on it
         on_gpu = settings.gpus > 0
         arguments = EngineArgs(
             model=str(model_path), dtype=settings.dtype, max_model_len=max_length, max_num_seqs=settings.max_concurrent,
@@ -63,11 +68,16 @@ class Engine:
             # Asynchronous scheduling lets timing choose who is batched with whom.
             async_scheduling=not deterministic and on_gpu,
             worker_extension_cls=f"{receiver.__name__}.{receiver.ReceiverExtension.__name__}",
-            weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND),
+            weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND), trust_remote_code=is_allowed(),
         )  # fmt: skip
         self._engine: Any = LLMEngine.from_engine_args(arguments)
+        config = self._engine.model_config.hf_config
+        self._tied = bool(config.tie_word_embeddings)
+        self._expected = self._loaded_from(model_path)
         self._engine.set_weight_version(str(weight_version))
         self._vocabulary_size = int(self._engine.model_config.get_vocab_size())
+        drawable = drawable_tokens(config)
+        self._never_drawn = dict.fromkeys(range(drawable or self._vocabulary_size, self._vocabulary_size), NEVER)
         self._calls = 0
 
     @property
@@ -133,6 +143,8 @@ class Engine:
         return SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, seed=request.seed,
             max_tokens=sampling.max_response_tokens, stop_token_ids=list(sampling.stop_token_ids or (self._end_token_id,)),
+            # Only these: vLLM would add every end token of the model's generation_config.json, and "stop" would mean any.
+            ignore_eos=True, logit_bias=self._never_drawn or None,
             logprobs=0, flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True,
         )  # fmt: skip
 
@@ -181,6 +193,15 @@ class Engine:
 
     # --- weights -----------------------------------------------------------------------------------------------------
 
+    def _loaded_from(self, folder: Path) -> dict[str, tuple[int, ...]]:
+        """Names and shapes in a folder's weight files, without those that vLLM passes over too."""
+        passed_over = {"lm_head.weight"} if self._tied else set()
+        return {
+            name: shape
+            for name, shape in folder_shapes(folder).items()
+            if name not in passed_over and not name.endswith("rotary_emb.inv_freq")
+        }
+
     def check_plan(self, plan: BucketPlan) -> None:
         """The plan must name exactly the parameters this engine was loaded from. Raises PlanMismatch."""
         check_against(plan, self._expected, dtype=self._settings.dtype, who=self._name)
@@ -206,7 +227,7 @@ class Engine:
         Raises:
             TransportError: they did not come, or not the right ones.
         """
-        if folder is not None and folder_shapes(folder) != self._expected:
+        if folder is not None and self._loaded_from(folder) != self._expected:
             raise TransportError(
                 f"{self._name}: {folder} holds other parameters than the model this engine was started with"
             )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from actors.events import ActorEvent, OnEvent, ignore
 from actors.generators import GeneratorGroup
 from actors.scorers import Scorer, ScorerGroup
 from actors.scoring.model_scorer import ScoreMeta
-from actors.verdicts import judge_row, overlap_efficiency
+from actors.verdicts import fault_names, judge_row, overlap_efficiency
 from configs.exits import StoppedError
 from configs.schema.resources import DeadlineSettings
 from learner.deadlines import RemoteFailure, RemoteTimeout, ValueLost, fetch, next_item, poll, user_error
@@ -86,6 +87,8 @@ class Collected:
     """Samples that came twice and were dropped."""
     generator_deaths: int
     timings: CollectTimings
+    scorer_faults: Mapping[str, int] = field(default_factory=dict)
+    """``<signal>/<ScorerFault>`` to how many of `quarantined` have no such score for that reason."""
 
     @property
     def scored(self) -> tuple[ScoredRow, ...]:
@@ -171,6 +174,9 @@ class _Collection:
         self._calls: dict[Any, _ScoreCall] = {}
         self._rows: list[GeneratedRow] = []
         self._quarantined: list[Quarantined] = []
+        self._faults: Counter[str] = Counter()
+        self._answered: dict[str, float] = {}
+        """Scorer to when it last answered: chunks wait for one another there, and only its silence is a fault."""
         self._deaths = 0
         self._begin = time.perf_counter()
         self._first = self._generated = self._busy = 0.0
@@ -315,6 +321,7 @@ class _Collection:
             self._score_again(call, str(error))
             return
         call.scorer.running = max(0, call.scorer.running - 1)
+        self._answered[call.scorer.name] = time.monotonic()
         self._busy += meta.busy_seconds
         call.chunk.results[call.scorer.role] = (meta, call.scores)
         assert self._scorers is not None
@@ -343,13 +350,16 @@ class _Collection:
             sample, reason = judge_row(rollout, row, metas, set(self._scorers.models.signals))
             if sample is None:
                 self._quarantined.append(Quarantined(rollout, reason))
+                self._faults.update(fault_names(rollout.request_id, metas))
             else:
                 self._rows.append(ScoredRow(rollout, chunk.ref, row, sample, refs))
 
     def _give_up_slow_scores(self) -> None:
         most = self._deadlines.score_seconds
         now = time.monotonic()
-        for ref, call in [(ref, call) for ref, call in self._calls.items() if now - call.begun > most]:
+        for ref, call in list(self._calls.items()):
+            if now - max(call.begun, self._answered.get(call.scorer.name, 0.0)) <= most:
+                continue
             del self._calls[ref]
             self._score_again(call, f"{call.scorer.name}.score did not answer within {most:g} s")
 
@@ -371,4 +381,5 @@ class _Collection:
             duplicates=self._dispatch.duplicates,
             generator_deaths=self._deaths,
             timings=timings,
+            scorer_faults=dict(sorted(self._faults.items())),
         )

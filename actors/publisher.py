@@ -70,6 +70,16 @@ class WeightPublisher:
         self._members: list[tuple[str, Any]] = []
         self._plan: BucketPlan | None = None
 
+    def check(self) -> None:
+        """Compare the learner's parameters with those of every generator that can be reached, before anything is sent.
+
+        Raises:
+            PlanMismatch: names, shapes or dtypes differ; lists them. RemoteFailure, RemoteTimeout: of the learner.
+        """
+        group = self._generators
+        group.poll()
+        self._check_plan([(name, group.actor(name)) for name in group.health.reachable()])
+
     def publish(self, version: int) -> PublishReport:
         """Send `version` to all generators whose engine is up; waits for one if there is none.
 
@@ -115,12 +125,7 @@ class WeightPublisher:
         if self._members and members == self._members:
             return True
         self._members = []
-        dtype, bucket_bytes = group.settings.dtype, self._transport.bucket_bytes
-        self._plan = plan = self._sender.bucket_plan(dtype=dtype, bucket_bytes=bucket_bytes)
-        checks = {name: actor.check_plan.remote(plan) for name, actor in members}
-        for error in self._outcomes(checks, "check_plan", self._deadlines.broadcast_seconds).values():
-            if isinstance(error, PlanMismatch):
-                raise error
+        self._plan = plan = self._check_plan(members)
         if group.health.reachable() != [name for name, _ in members]:
             return False
         address = self._sender.store_address()
@@ -144,6 +149,16 @@ class WeightPublisher:
             return False
         self._members = members
         return True
+
+    def _check_plan(self, members: list[tuple[str, Any]]) -> BucketPlan:
+        """What the learner would send, when no member refuses it."""
+        dtype, bucket_bytes = self._generators.settings.dtype, self._transport.bucket_bytes
+        plan = self._sender.bucket_plan(dtype=dtype, bucket_bytes=bucket_bytes)
+        checks = {name: actor.check_plan.remote(plan) for name, actor in members}
+        for error in self._outcomes(checks, "check_plan", self._deadlines.broadcast_seconds).values():
+            if isinstance(error, PlanMismatch):
+                raise error
+        return plan
 
     def _broadcast(self, version: int) -> SendReport | None:
         """Send once; None when it has to be done again with those who are left."""

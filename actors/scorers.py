@@ -16,7 +16,7 @@ from actors.scoring.model_scorer import ScorerModels
 from actors.start import start_scorer
 from configs.exits import StoppedError
 from configs.schema.resources import DeadlineSettings, ScorerSettings
-from learner.deadlines import Deadline, fetch
+from learner.deadlines import Deadline, fetch_result
 
 NAME_SECONDS = 10.0
 """How long Ray may take to free the name of a dead actor."""
@@ -44,8 +44,8 @@ def roles_of(models: ScorerModels, colocate: bool) -> dict[str, ScorerModels]:
     if colocate:
         return {"all": models}
     roles = {
-        name.replace("/", "-"): replace(models, signals={name: path}, reference=None)
-        for name, path in models.signals.items()
+        name.replace("/", "-"): replace(models, signals={name: source}, reference=None)
+        for name, source in models.signals.items()
     }
     if models.reference is not None:
         roles["reference"] = replace(models, signals={})
@@ -79,14 +79,20 @@ class ScorerGroup:
         return list(dict.fromkeys(scorer.role for scorer in self.scorers))
 
     def wait_ready(self) -> None:
-        """Wait until all have loaded their models. Raises RemoteTimeout, RemoteFailure."""
+        """Wait until all have loaded their models.
+
+        Raises:
+            ConfigError, DataError: a scorer is not what it should be. RemoteTimeout, RemoteFailure.
+        """
         deadline = Deadline(self._deadlines.start_seconds)
         calls = [(scorer.name, scorer.actor.ready.remote()) for scorer in self.scorers]
         for name, ref in calls:
-            fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}: start")
+            fetch_result(ref, deadline_seconds=deadline.remaining(), what=f"{name}: start")
 
     def load(self, models: ScorerModels) -> None:
-        """Hold other models (of the same signals) in the same actors, for the next arm of a comparison."""
+        """Hold other models (of the same signals) in the same actors, for the next arm of a comparison. Raises as
+        `wait_ready`.
+        """
         shares = roles_of(models, self._settings.colocate)
         if set(shares) != set(self.roles):
             raise StoppedError(f"scorers hold {self.roles} and cannot take {sorted(shares)}: start a new group")
@@ -97,7 +103,7 @@ class ScorerGroup:
             scorer.models = shares[scorer.role]
             calls.append((scorer.name, scorer.actor.load.remote(scorer.models)))
         for name, ref in calls:
-            fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}.load")
+            fetch_result(ref, deadline_seconds=deadline.remaining(), what=f"{name}.load")
 
     def choose(self, role: str) -> Scorer:
         """The least busy scorer of a role."""

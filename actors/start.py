@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from actors import generator
 from actors.generator import Generator, generator_environment
 from actors.scoring import model_scorer
 from actors.scoring.model_scorer import ModelScorer, ScorerModels
+from actors.scoring.sources import PythonSignal
 from configs.schema.resources import GeneratorSettings, ScorerSettings
 
 
@@ -50,6 +52,9 @@ def start_scorer(name: str, settings: ScorerSettings, models: ScorerModels, sche
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if any(isinstance(source, PythonSignal) for source in models.signals.values()) and "PYTHONPATH" in os.environ:
+        # A function is found here, so that it is found there too: workers have the path of whoever started the cluster.
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return actor.options(**_options(name, settings, environment, scheduling)).remote(name, settings, models)
 
 

@@ -38,6 +38,11 @@ def judge_row(
     return ScoredSample(rollout, scores.get("reward", 0.0), costs, watched=watched | spreads), ""
 
 
+def fault_names(request_id: str, metas: Sequence[ScoreMeta]) -> list[str]:
+    """``<signal>/<ScorerFault>`` of every signal that has no score of one request."""
+    return [f"{signal}/{kind}" for meta in metas for signal, kind in meta.fault_kinds.get(request_id, {}).items()]
+
+
 def overlap_efficiency(total_seconds: float, generate_seconds: float, score_busy_seconds: float) -> float:
     """Share of the scorers' work that cost no time of its own: 1 - (time after the last sample) / (scorers' work)."""
     if score_busy_seconds <= 0:

@@ -18,9 +18,10 @@ from actors.pool import ScoredRow
 from cluster.constraints import in_subset
 from cluster.context import RunContext
 from cluster.requests import Sampler, by_id
+from cluster.signals import calibration_of, signal_sources
 from configs.schema.signals import ConstraintSettings
 from learner.records import Prompt, SamplingSettings
-from learner.statistics.calibration import CalibrationDocument, load_calibration
+from learner.statistics.calibration import CalibrationDocument
 
 BEST_OF_K, POLICY = "best_of_k", "policy"
 
@@ -159,9 +160,10 @@ def _choose_all(
 
 
 def _load_scorers(context: RunContext) -> Calibrations:
-    """Hold the round's reward and cost models; returns how each cost becomes a probability."""
-    layout, number = context.layout, context.round_number
-    costs = {name: layout.cost(number, name) for name in context.settings.constraints}
+    """Hold who scores reward and costs; returns how each cost becomes a probability."""
+    sources = signal_sources(context)
     context.engines.end_supervised()
-    context.engines.load_scorers(layout.reward(number), costs, None, context.settings.evaluation.temperature)
-    return {name: load_calibration(path) for name, path in costs.items()}
+    context.engines.load_scorers(
+        sources.reward, sources.costs, None, context.settings.evaluation.temperature, tokenizer=context.tokenizer_path
+    )
+    return {name: calibration_of(context, name) for name in context.settings.constraints}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.crowd.world import World
-from cluster.checks import check_against_world
+from cluster.inputs import check_inputs
 from cluster.engines import Engines
 from cluster.pipeline import RunOutcome, one_line, run_pipeline
 from cluster.status import OnStatus, StatusWriter
@@ -21,7 +20,7 @@ from serving.report import write_comparison
 
 
 def run_comparison(
-    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, *,
+    settings: RunSettings, layout: RunLayout, engines: Engines, *,
     donors: Sequence[RunLayout] = (), dashboard_url: str = "", on_status: OnStatus | None = None,
 ) -> Exit:  # fmt: skip
     """Bring every arm with every seed to its end and write the comparison's report.
@@ -40,7 +39,7 @@ def run_comparison(
     try:
         for seed, arm in cells:
             status.begin_stage(_label(seed, arm))
-            run_arm(settings, layout, world, engines, arm, seed, donors=known, on_status=on_status)
+            run_arm(settings, layout, engines, arm, seed, donors=known, on_status=on_status)
             status.end_stage(_label(seed, arm))
             known.append(layout.arm(arm, seed))
         report = write_comparison(layout.root)
@@ -53,7 +52,7 @@ def run_comparison(
 
 
 def run_arm(
-    settings: RunSettings, layout: RunLayout, world: World, engines: Engines, arm: str, seed: int, *,
+    settings: RunSettings, layout: RunLayout, engines: Engines, arm: str, seed: int, *,
     donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
 ) -> RunOutcome:  # fmt: skip
     """Bring one arm with one seed to its end in ``arms/<arm>-seed<seed>``, from wherever an earlier attempt left it.
@@ -62,8 +61,8 @@ def run_arm(
         donors: runs whose shared stages may be taken over.
     """
     variant = arm_settings(settings, arm, seed)
-    check_against_world(variant)
-    return run_pipeline(variant, layout.arm(arm, seed), world, engines, donors=donors, on_status=on_status)
+    inputs = check_inputs(variant)  # an arm may have a world or files of its own
+    return run_pipeline(variant, layout.arm(arm, seed), inputs, engines, donors=donors, on_status=on_status)
 
 
 def _label(seed: int, arm: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 from actors.crowd.world import World
 from cluster.engines import Engines
+from cluster.inputs import FileInputs, RunInputs
 from cluster.manifest import Manifest
+from cluster.prompt_book import PromptBook
 from cluster.promptsets import Splits
 from cluster.requests import Sampler
 from cluster.status import StatusWriter
@@ -24,7 +26,8 @@ class RunContext:
     settings: RunSettings
     layout: RunLayout
     manifest: Manifest
-    world: World
+    inputs: RunInputs
+    """The sandbox's world, or files."""
     status: StatusWriter
     engines: Engines
     donors: tuple[RunLayout, ...] = ()
@@ -33,6 +36,23 @@ class RunContext:
     """Key of the stage that is running; a checkpoint of another key is never resumed."""
     round_number: int = 1
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def world(self) -> World:
+        """Of a run on the sandbox; only its stages ask."""
+        assert isinstance(self.inputs, World)
+        return self.inputs
+
+    @property
+    def files(self) -> FileInputs:
+        """Of a run on data; only its stages ask."""
+        assert isinstance(self.inputs, FileInputs)
+        return self.inputs
+
+    @cached_property
+    def book(self) -> PromptBook | None:
+        """The prompts of a run on data, once its stage `data` is complete; None on the sandbox."""
+        return PromptBook(self.layout.data / "prompts.parquet") if isinstance(self.inputs, FileInputs) else None
 
     @cached_property
     def splits(self) -> Splits:

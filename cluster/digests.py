@@ -39,10 +39,10 @@ def folder_digest(folder: Path) -> str:
 def model_digest(folder: Path) -> str:
     """sha256 (hex) of what makes a Hugging Face model: weights and architecture, not the record of its training.
 
-    Of an ensemble, also the other members' weights and how their scores become one.
+    Of an ensemble, also the other members' weights and how their scores become one; of a moved score, how it is moved.
     """
     files = [*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("members/*/*.safetensors")]
-    files += [path for path in (folder / "ensemble.json",) if path.exists()]
+    files += [path for path in (folder / "ensemble.json", folder / "affine.json") if path.exists()]
     return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from actors.pool import RolloutPool
 from actors.publisher import WeightPublisher
 from actors.scorers import ScorerGroup, roles_of
 from actors.scoring.model_scorer import ScorerModels
+from actors.scoring.sources import PythonSignal, SignalSource
 from actors.start import GeneratorSpec
 from cluster.status import StatusWriter
 from configs.schema.resources import ResourceSettings
@@ -25,6 +27,9 @@ from learner.experience import cost_signal
 from learner.group import LearnerGroup
 from learner.mailbox import TaskProgress
 from learner.supervised import SupervisedSession, Task
+
+FUNCTIONS_SHARE = 0.75
+"""Of the seconds that a scorer has for a chunk, for its Python functions; the rest is for models and the way."""
 
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)
@@ -109,19 +114,23 @@ class Engines:
         )
 
     def load_scorers(
-        self, reward: Path | None, costs: Mapping[str, Path], reference: Path | None, temperature: float,
-        *, watched: Mapping[str, Path] | None = None,
+        self, reward: SignalSource | None, costs: Mapping[str, SignalSource], reference: Path | None, temperature: float,
+        *, watched: Mapping[str, Path] | None = None, tokenizer: Path | None = None,
     ) -> None:  # fmt: skip
-        """Hold these models in the scorers; the same signals as before reuse the actors.
+        """Hold these models and functions in the scorers; the same signals as before reuse the actors.
 
         Args:
+            tokenizer: the policy's; functions and foreign models need it.
             reference: the policy of the KL penalty; None where nothing is learned from the scores.
             watched: models whose scores are logged and never learned from, by signal.
+
+        Raises:
+            ConfigError, DataError: a function or a folder is not what it should be.
         """
-        signals = {} if reward is None else {"reward": reward}
-        signals |= {cost_signal(name): path for name, path in costs.items()}
+        signals: dict[str, SignalSource] = {} if reward is None else {"reward": reward}
+        signals |= {cost_signal(name): source for name, source in costs.items()}
         signals |= watched or {}
-        models = ScorerModels(signals=signals, reference=reference, temperature=temperature)
+        models = ScorerModels(self._in_time(signals), reference, temperature, tokenizer)
         if self._scorers is not None and set(roles_of(models, self._settings.scorers.colocate)) == set(
             self._scorers.roles
         ):
@@ -131,6 +140,16 @@ class Engines:
             self._scorers.shutdown()
         self._scorers = ScorerGroup(self._settings.scorers, models, self._settings.deadlines, on_event=self._note)
         self._scorers.wait_ready()
+
+    def _in_time(self, signals: Mapping[str, SignalSource]) -> dict[str, SignalSource]:
+        """Functions that answer for a chunk, late rows as too slow, before their actor counts as silent."""
+        functions = sum(isinstance(one, PythonSignal) for one in signals.values())
+        together = functions if self._settings.scorers.colocate else 1
+        seconds = FUNCTIONS_SHARE * self._settings.deadlines.score_seconds / max(together, 1)
+        return {
+            name: replace(one, total_seconds=seconds) if isinstance(one, PythonSignal) else one
+            for name, one in signals.items()
+        }
 
     def generator_states(self) -> list[dict[str, Any]]:
         """Name, process, state and weight version of each generator, for whoever follows the run."""

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from actors.crowd.world import World
-from cluster.checks import check_against_world
+from cluster.inputs import RunInputs, check_inputs
 from cluster.status import OnStatus
 from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, StoppedError
 from configs.layout import RunLayout
@@ -48,19 +47,19 @@ def main(arguments: Sequence[str] | None = None, on_status: OnStatus | None = No
         return Exit.DONE if words else Exit.USAGE
     try:
         settings = load_settings(words[0], words[1:])
-        world = check_against_world(settings)
+        inputs = check_inputs(settings)
         if dry_run:
             print(
                 f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}"
             )
             return Exit.DONE
-        return int(_run(settings, world, on_status))
+        return int(_run(settings, inputs, on_status))
     except SteelyardError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
-def _run(settings: RunSettings, world: World, on_status: OnStatus | None) -> Exit:
+def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -> Exit:
     from cluster.arms import run_comparison
     from cluster.pipeline import run_pipeline, storage_root
 
@@ -70,10 +69,10 @@ def _run(settings: RunSettings, world: World, on_status: OnStatus | None) -> Exi
         donors = _donors(settings, storage)
         if settings.arms:
             return run_comparison(
-                settings, layout, world, engines, donors=donors, dashboard_url=dashboard, on_status=on_status
+                settings, layout, engines, donors=donors, dashboard_url=dashboard, on_status=on_status
             )
         outcome = run_pipeline(
-            settings, layout, world, engines,
+            settings, layout, inputs, engines,
             donors=donors, dashboard_url=dashboard, started=STARTED, on_status=on_status,
         )  # fmt: skip
         print(f"{outcome.summary.verdict}\nreport: {layout.report}")

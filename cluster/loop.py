@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.halves import HalvesWatch
 from cluster.metrics_log import MetricsLog, step_line
 from cluster.promptsets import loop_prompts
 from cluster.requests import by_id
+from cluster.signals import SignalSources
 from configs.exits import StoppedError
 from configs.schema.run import GROUP_ALGORITHMS, RunSettings
 from learner.checkpoint import CheckpointError, keep_newest
@@ -47,6 +49,7 @@ class PpoLoop:
         self._phases: dict[str, float] = {}
         self._samples = 0
         self._quarantined = 0
+        self._faults: Counter[str] = Counter()
         self.learner: LearnerGroup = context.engines.learner_group()
         self._pool: RolloutPool
 
@@ -144,6 +147,7 @@ class PpoLoop:
         """A few samples set aside are a warning; half of a batch is the end of the run."""
         aside, asked = collected.quarantined, len(collected.rows) + len(collected.quarantined)
         self._quarantined += len(aside)
+        self._faults.update(collected.scorer_faults)
         if aside:
             first = f"{aside[0].rollout.request_id}: {aside[0].reason}"
             self._context.warn(f"step {step}: {len(aside)} of {asked} samples were set aside ({first})")
@@ -160,21 +164,24 @@ class PpoLoop:
         context, inputs = self._context, self._inputs
         sft = context.layout.sft
         context.engines.rollout_pool(sft, context.tokenizer_path)
+        sources: SignalSources = inputs["sources"]
         context.engines.load_scorers(
-            inputs["reward_path"], inputs["cost_paths"], sft, self._ppo.temperature, watched=inputs["watched_paths"]
-        )
+            sources.reward, sources.costs, sft, self._ppo.temperature,
+            watched=inputs["watched_paths"], tokenizer=context.tokenizer_path,
+        )  # fmt: skip
         self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"
         self.learner.load(
             LoadRequest(
                 policy_path=sft,
-                reward_model_path=inputs["reward_path"],
-                cost_paths=inputs["cost_paths"],
+                reward_model_path=sources.own_reward,
+                cost_paths=sources.own_costs,
                 ppo=self._ppo,
                 constraints=self._settings.constraints,
                 reward_normaliser=inputs["normaliser"] if normalise else (0.0, 1.0),
                 maximises=self._settings.objective.signal != "none",
                 cost_means=inputs["cost_means"],
+                reward_start=inputs["reward_start"],
                 ptx_path=context.layout.data / "sft.parquet" if self._ppo.ptx_coefficient > 0 else None,
                 seed=self._settings.seed,
                 weight_version=context.engines.weight_version,
@@ -204,6 +211,7 @@ class PpoLoop:
                 continue
             self._constraints.load_state_dict(state["constraints"])
             self._quarantined = int(state["quarantined"])
+            self._faults = Counter(state.get("scorer_faults", {}))
             for text in state["warnings"]:
                 self._context.warn(text)
             return int(state["step"]), int(state["weight_version"])
@@ -214,6 +222,7 @@ class PpoLoop:
         state = {
             "constraints": self._constraints.state_dict(),
             "quarantined": self._quarantined,
+            "scorer_faults": dict(self._faults),
             "warnings": self._context.warnings,
         }
         self.learner.save_checkpoint(path, step, state)
@@ -243,11 +252,17 @@ class PpoLoop:
 
     def _facts(self, last: int, steps: int) -> dict[str, Any]:
         seconds = sum(self._phases.values())
+        if self._faults:
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(self._faults.items()))
+            self._context.warn(
+                f"scorers gave no score for some samples, which nothing was learned from (signal/reason count): {counts}"
+            )
         return {
             "steps": last,
             "samples_per_second": self._samples / seconds if seconds else 0.0,
             "phase_seconds": {phase: total / max(steps, 1) for phase, total in self._phases.items()},
             "quarantined": self._quarantined,
+            "scorer_faults": dict(sorted(self._faults.items())),
             "weights": self._context.engines.weight_facts(),
         }
 
@@ -260,9 +275,12 @@ def group_size(settings: RunSettings) -> int:
 def prompts_of(context: RunContext) -> list[Prompt]:
     """Every prompt of the loop, in an order that depends on the seed alone."""
     ppo = context.settings.ppo
+    n = ppo.steps * ppo.batch_size // group_size(context.settings)
+    if context.book is not None:
+        return context.book.loop(n=n, seed=context.settings.seed + 2, weights=ppo.kind_weights)
     return loop_prompts(
         context.splits,
-        n=ppo.steps * ppo.batch_size // group_size(context.settings),
+        n=n,
         seed=context.settings.seed + 2,
         kind_weights=ppo.kind_weights,
     )
@@ -290,6 +308,7 @@ def _collection_metrics(collected: Collected) -> dict[str, float]:
         "generate_seconds": timings.generate_seconds,
         "score_busy_seconds": timings.score_busy_seconds,
         "quarantined": len(collected.quarantined),
+        **{f"scorer_faults/{name}": count for name, count in collected.scorer_faults.items()},
         "generator_deaths": collected.generator_deaths,
         "duplicates": collected.duplicates,
     }

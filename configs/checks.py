@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from configs.schema.run import GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
+from configs.schema.data import SignalScorerSettings
+from configs.schema.run import DIRECT_ALGORITHMS, GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 
 Problem = tuple[str, str]
 """(dotted key, what is wrong and what would be right)."""
@@ -19,6 +20,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _shares(settings)
     yield from _lengths(settings)
     yield from _algorithm(settings)
+    yield from _scorers(settings)
     yield from _certificate(settings)
     yield from _files(settings)
     yield from _crowd(settings)
@@ -98,6 +100,65 @@ def _algorithm(settings: RunSettings) -> Iterator[Problem]:
                 )
 
 
+def scorers_of(settings: RunSettings) -> dict[str, SignalScorerSettings]:
+    """Scorers from outside by their dotted keys."""
+    given = {"objective.scorer": settings.objective.scorer}
+    given |= {f"constraints.{name}.scorer": one.scorer for name, one in settings.constraints.items()}
+    return {key: one for key, one in given.items() if one is not None}
+
+
+def _scorers(settings: RunSettings) -> Iterator[Problem]:
+    """What belongs to models that this run does not train."""
+    given = scorers_of(settings)
+    if not given:
+        return
+    key = next(iter(given))
+    if settings.algorithm in DIRECT_ALGORITHMS:
+        yield key, f"{settings.algorithm} learns from the pairs and asks no scorer; take it out, or another algorithm"
+    if settings.reference.truncate_prompt_right:
+        yield "reference.truncate_prompt_right", f"{key} reads turns, and a prompt that was cut at its end has none"
+    yield from _reward_scorer(settings)
+    yield from _cost_scorers(settings)
+    seconds = settings.resources.deadlines.score_seconds
+    for key, scorer in given.items():
+        if scorer.python is not None and scorer.deadline_seconds > seconds:
+            yield (
+                f"{key}.deadline_seconds",
+                f"{scorer.deadline_seconds:g} s for one call is longer than a scorer has for a chunk "
+                f"(resources.deadlines.score_seconds = {seconds:g}); lower one or raise the other",
+            )
+
+
+def _reward_scorer(settings: RunSettings) -> Iterator[Problem]:
+    if settings.objective.scorer is not None:
+        if settings.objective.signal == "none":
+            yield "objective.scorer", "nothing is maximised (objective.signal: none), so nobody asks it; leave it out"
+        if settings.halves.enabled:
+            yield "halves.enabled", "objective.scorer gives the reward, so no reward model is trained; leave it off"
+        if settings.reward_model.ensemble > 1:
+            yield (
+                "reward_model.ensemble",
+                "objective.scorer gives the reward, so no reward model is trained; leave it at 1",
+            )
+
+
+def _cost_scorers(settings: RunSettings) -> Iterator[Problem]:
+    given = [one.scorer for one in settings.constraints.values()]
+    if settings.cost_model.ensemble > 1 and given and all(given):
+        yield "cost_model.ensemble", "every constraint has a scorer, so no cost model is trained; leave it at 1"
+    for name, one in settings.constraints.items():
+        if one.scorer is not None and one.chosen_for is not None:
+            yield (
+                f"constraints.{name}.chosen_for",
+                f"the limit was chosen for a cost model, and constraints.{name}.scorer gives the cost; leave one out",
+            )
+        if one.scorer is not None and settings.certificate.labelled is not None:
+            yield (
+                "certificate.labelled",
+                f"the cost of {name} comes from its scorer and is no calibrated probability; label every answer",
+            )
+
+
 def _moving(settings: RunSettings) -> str | None:
     return next((name for name, one in settings.constraints.items() if one.dual.form != "fixed"), None)
 
@@ -151,7 +212,7 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
             "preferences.crowd.votes",
             f"{crowd.votes} votes need as many different people; raise preferences.crowd.annotators above {crowd.annotators}",
         )
-    if crowd.mode == "mixed" and settings.constraints:
+    if crowd.mode == "mixed" and any(one.scorer is None for one in settings.constraints.values()):
         yield (
             "preferences.crowd.mode",
             "a mixed crowd gives no safety labels, so no cost model can be trained; set constraints: {} or mode: decoupled",

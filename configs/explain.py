@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,15 +48,15 @@ def suggestion(word: str, known: list[str]) -> str:
 
 
 def key_tree(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted key of a settings class; ``<name>`` stands for a free name."""
+    """Every dotted key of a settings class; ``<name>`` stands for a free name, ``<n>`` for a place in a list."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        inner, named = _model_inside(field.annotation)
+        inner, step = _model_inside(field.annotation)
         if inner is None:
             keys.append(key)
         else:
-            keys += key_tree(inner, f"{key}.<name>." if named else f"{key}.")
+            keys += key_tree(inner, f"{key}.{step}.".replace("..", "."))
     return keys
 
 
@@ -93,12 +93,13 @@ def _unknown_key_hint(path: KeyPath, root: type[BaseModel]) -> str:
     parts = iter(path[:-1])
     for part in parts:
         field = model.model_fields.get(part) if model else None
-        model, named = _model_inside(field.annotation) if field else (None, False)
-        if named:
+        model, step = _model_inside(field.annotation) if field else (None, "")
+        if step:
             next(parts, None)
     if model is None:
         return "remove it"
     elsewhere = [key for key in key_tree(root) if key.rsplit(".", 1)[-1] == path[-1]]
+    elsewhere.sort(key=lambda key: key.count("."))  # nobody means a deep key first
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere[:3])}?"
     siblings = list(model.model_fields)
@@ -108,14 +109,15 @@ def _unknown_key_hint(path: KeyPath, root: type[BaseModel]) -> str:
     return f"known here: {', '.join(siblings)}"
 
 
-def _model_inside(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """(settings class of a field, whether it sits behind a free name)."""
+def _model_inside(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """(settings class of a field, what stands between the field and its keys: nothing, a free name, a place in a list)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
+        return annotation, ""
+    step = {dict: "<name>", tuple: "<n>"}.get(get_origin(annotation), "")
     for argument in get_args(annotation):
         if isinstance(argument, type) and issubclass(argument, BaseModel):
-            return argument, True
-    return None, False
+            return argument, step
+    return None, ""
 
 
 def _shown(value: Any) -> str:

@@ -6,16 +6,20 @@ Modules are called whole (`module(inputs…)`), never through a submodule, so th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from configs.exits import StoppedError
 from configs.schema.signals import ConstraintSettings
 from learner.experience import REWARD, cost_signal
-from learner.models import SharedCritic, ValueHead, load_tokenizer, save_model
+from learner.models import SharedCritic, ValueHead, load_policy, load_tokenizer, save_model
+from learner.remote_code import is_allowed
+from learner.score_folders import Affine, affine_of
 
 
 def critic_signals(arrangement: Literal["shared", "separate"], constraints: Sequence[str]) -> list[tuple[str, ...]]:
@@ -31,15 +35,22 @@ def new_critic(
     reward_normaliser: tuple[float, float],
     constraints: Mapping[str, ConstraintSettings],
     cost_means: Mapping[str, float],
+    *,
+    policy_path: Path | None = None,
+    reward_start: float = 0.0,
 ) -> SharedCritic:
     """A critic whose values start at what its signals' terminal scores would be.
 
-    The trunk comes from the model of the first of `signals` that has one (the reward model of a shared critic). A head
-    whose g is linear in that model's score starts as it: the reward's (r - mean)/std, and C/scale of a `mean` measure.
+    The trunk comes from the model of the first of `signals` that has one (the reward model of a shared critic), and from
+    the policy where none has: a scorer that is no model of this run lends no trunk. A head whose g is linear in that
+    model's score starts as it: the reward's (r - mean)/std, and C/scale of a `mean` measure, ``affine.json`` included.
     Every other head is zero with the mean of g as bias.
 
     Args:
+        reward_model_path, cost_paths: models that this run trained.
         cost_means: mean g per constraint, already divided by its scale; missing means 0.
+        policy_path: the policy that PPO starts from.
+        reward_start: mean of the normalised reward, for a reward head without a model of its own.
 
     Raises:
         StoppedError: there is no model to start from.
@@ -47,22 +58,49 @@ def new_critic(
     paths = {cost_signal(name): path for name, path in cost_paths.items()}
     if reward_model_path is not None:
         paths[REWARD] = reward_model_path
-    origin = next((signal for signal in (*signals, *paths) if signal in paths), None)
-    if origin is None:
+    origin = next((signal for signal in signals if signal in paths), None)
+    if origin is None and policy_path is None:
+        origin = next(iter(paths), None)
+    if origin is None and policy_path is None:
         raise StoppedError(
             f"the critic of {', '.join(signals)} has no score model to start from: train a reward or cost model"
         )
-    mean, std = reward_normaliser
+    affine = affine_of(paths[origin]) if origin is not None else None
     heads = []
     for signal in signals:
         name = signal.removeprefix("cost/")
         if signal == REWARD:
-            heads.append(ValueHead(bias=-mean / std, score_scale=1 / std) if origin == REWARD else ValueHead())
+            heads.append(_reward_head(reward_normaliser, affine) if origin == REWARD else ValueHead(bias=reward_start))
         elif origin == signal and constraints[name].measure == "mean":
-            heads.append(ValueHead(score_scale=1 / constraints[name].effective_scale))
+            heads.append(_mean_cost_head(constraints[name].effective_scale, affine))
         else:
             heads.append(ValueHead(bias=cost_means.get(name, 0.0)))
-    return SharedCritic.from_score_model(paths[origin], heads)
+    if origin is not None:
+        return SharedCritic.from_score_model(paths[origin], heads)
+    assert policy_path is not None
+    return _critic_on_policy(policy_path, heads)
+
+
+def _reward_head(normaliser: tuple[float, float], affine: Affine | None) -> ValueHead:
+    """Predicts (r - mean)/std of a model whose raw score is the trunk's."""
+    mean, std = normaliser
+    if affine is None:
+        return ValueHead(bias=-mean / std, score_scale=1 / std)
+    return ValueHead(bias=(affine.offset - mean) / std, score_scale=affine.scale / std)
+
+
+def _mean_cost_head(scale: float, affine: Affine | None) -> ValueHead:
+    """Predicts C/scale of a model whose raw score is the trunk's."""
+    if affine is None:
+        return ValueHead(score_scale=1 / scale)
+    return ValueHead(bias=affine.offset / scale, score_scale=affine.scale / scale)
+
+
+def _critic_on_policy(path: Path, heads: Sequence[ValueHead]) -> SharedCritic:
+    """A critic on the policy's trunk; its heads have their biases and nothing else."""
+    policy = load_policy(path)
+    width = int(policy.get_output_embeddings().in_features)
+    return SharedCritic(policy.base_model, width, heads, torch.zeros(1, width))
 
 
 def plain_name(name: str) -> str:
@@ -81,7 +119,10 @@ def save_policy_folder(state: Mapping[str, Tensor], origin: Path, path: Path) ->
     Raises:
         StoppedError: the parameters are not those of the model at `origin`.
     """
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(origin))
+    config = AutoConfig.from_pretrained(origin, trust_remote_code=is_allowed())
+    # A pretrained origin may be in bfloat16: what was learned in float32 is not to be cut to that.
+    dtype = reduce(torch.promote_types, {one.dtype for one in state.values()}, config.dtype or torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=is_allowed())
     wanted = {name for name, _ in model.named_parameters()}
     if wanted != set(state):
         raise StoppedError(

@@ -12,9 +12,7 @@ from typing import Any
 
 import ray
 
-from configs.exits import ConfigError
 from configs.schema.resources import DeadlineSettings, LearnerSettings
-from configs.schema.run import GROUP_ALGORITHMS
 from learner.deadlines import Deadline, fetch
 from learner.experience import BatchRow, deal_rows
 from learner.records import SignalTerms, StepResult
@@ -67,9 +65,6 @@ class LearnerGroup:
 
     def load(self, request: LoadRequest) -> None:
         """Load models and start fresh optimisers on all ranks; again for the next arm of a comparison."""
-        has_critics = request.algorithm not in GROUP_ALGORITHMS
-        if has_critics and request.reward_model_path is None and (request.maximises or not request.cost_paths):
-            raise ConfigError("the learner has no reward model to start its critic from: give reward_model_path")
         self._all("load", self._deadlines.start_seconds, request)
         self._request = request
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -30,7 +31,9 @@ from transformers.utils import logging as transformers_logging
 
 from configs.exits import DataError
 from configs.schema.supervised import ModelSettings
+from learner.families import FAMILIES, check_own_forward, finish_logits, load_options
 from learner.losses import gather_log_probs
+from learner.remote_code import check_model_type, is_allowed, read_config_document
 from learner.tokens import (
     build_tokenizer,
     check_pad_token,
@@ -59,6 +62,7 @@ __all__ = [
     "prompt_token_ids",
     "response_mask",
     "save_model",
+    "score_head",
 ]  # fmt: skip
 
 Dtype = torch.dtype | str
@@ -92,37 +96,63 @@ def load_policy(path: Path | str, dtype: Dtype = torch.float32) -> PreTrainedMod
     """The causal language model of a Hugging Face folder, in eval mode.
 
     Raises:
-        DataError: the folder holds no model.
+        ConfigError: it needs code of its own that may not run.
+        DataError: the folder holds no model, or one whose log-probs the learner would get wrong.
     """
-    return _load(AutoModelForCausalLM, path, dtype)
+    model = _load(AutoModelForCausalLM, path, dtype)
+    if model.config.model_type not in FAMILIES:
+        _check_forward(model)
+    return model
 
 
 def load_score_model(path: Path | str, dtype: Dtype = torch.float32) -> PreTrainedModel:
     """The reward or cost model of a Hugging Face folder (one label, no bias), in eval mode.
 
     Raises:
+        ConfigError: it needs code of its own that may not run.
         DataError: the folder holds no model, or one with another head.
     """
     config = _config(path)
     if config.num_labels != 1 or not any("SequenceClassification" in name for name in config.architectures or []):
         raise DataError(f"{path} is no score model: it needs a sequence classification head with one label")
     model = _load(AutoModelForSequenceClassification, path, dtype)
-    if model.score.bias is not None:
+    if score_head(model).bias is not None:
         raise DataError(f"{path} has a head with a bias, and plain transformers would drop it: retrain it without")
     return model
 
 
 def new_score_model_from(policy_path: Path | str, dtype: Dtype = torch.float32) -> PreTrainedModel:
-    """A score model on a copy of the policy's trunk, its head zero and without bias: every score starts at 0."""
+    """A score model on a copy of the policy's trunk, its head zero and without bias: every score starts at 0.
+
+    Raises:
+        ConfigError, DataError: as `load_policy`; or the family has no score models.
+    """
     policy = load_policy(policy_path, dtype)
     config = _config(policy_path)
     config.num_labels = 1
     config.pad_token_id = policy.config.pad_token_id
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not is_allowed():
+        raise DataError(
+            f"{policy_path}: transformers has no score models of type {config.model_type!r}: take a model of another family"
+        )
+    options = {"trust_remote_code": is_allowed(), **load_options(config)}
     with torch.random.fork_rng(devices=[]):  # the random weights are overwritten: leave the caller's generator alone
-        model = AutoModelForSequenceClassification.from_config(config, dtype=_dtype(dtype))
+        model = AutoModelForSequenceClassification.from_config(config, dtype=_dtype(dtype), **options)
     model.base_model.load_state_dict(policy.base_model.state_dict())
-    nn.init.zeros_(model.score.weight)
+    nn.init.zeros_(score_head(model).weight)
     return model.eval()
+
+
+def score_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that turns a state of a sequence classification model into its scores.
+
+    Raises:
+        DataError: the family calls it otherwise, or it is no linear layer.
+    """
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise DataError(f"{type(model).__name__} has no linear layer `score`: take a model of another family")
+    return head
 
 
 def save_model(
@@ -160,16 +190,22 @@ def save_model(
 
 
 def _load(auto_class: Any, path: Path | str, dtype: Dtype) -> PreTrainedModel:
-    _config(path)
+    options = {"trust_remote_code": is_allowed(), "local_files_only": True, **load_options(_config(path))}
     transformers_logging.disable_progress_bar()
-    model: PreTrainedModel = auto_class.from_pretrained(str(path), dtype=_dtype(dtype), local_files_only=True)
+    model: PreTrainedModel = auto_class.from_pretrained(str(path), dtype=_dtype(dtype), **options)
     return model.eval()
 
 
 def _config(path: Path | str) -> Any:
-    if not (Path(path) / "config.json").is_file():
-        raise DataError(f"{path} holds no model (config.json is missing): give a Hugging Face folder")
-    return AutoConfig.from_pretrained(str(path), local_files_only=True)
+    check_model_type(path, read_config_document(path), allowed=is_allowed())
+    return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=is_allowed())
+
+
+@torch.no_grad()
+def _check_forward(model: PreTrainedModel) -> None:
+    ids = torch.arange(min(8, model.config.vocab_size), dtype=torch.int64)[None]
+    one = torch.ones(1, dtype=torch.int64)
+    check_own_forward(model, forward_response_logprobs(model, ids, one, one * (ids.shape[1] - 1)), ids)
 
 
 def _dtype(dtype: Dtype) -> torch.dtype:
@@ -237,7 +273,7 @@ def forward_response_logprobs(
     mask = response_mask(response_lengths)
     row, index = mask.nonzero(as_tuple=True)
     position = prompt_lengths[row] + index - 1
-    logits = _exact_logits(model.get_output_embeddings(), hidden[row, position])
+    logits = finish_logits(_exact_logits(model.get_output_embeddings(), hidden[row, position]), model.config)
     logprobs = gather_log_probs(logits[None], input_ids[row, position + 1][None], temperature)[0]
     return torch.zeros(mask.shape, dtype=logprobs.dtype, device=logprobs.device).index_put((row, index), logprobs)
 
@@ -254,7 +290,7 @@ def forward_end_scores(score_model: PreTrainedModel, input_ids: Tensor, lengths:
     """Scores float32 ``[B]`` at each row's last token, ``lengths`` being those of prompt and response together."""
     hidden = score_model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-    scores: Tensor = score_model.score(hidden[rows, lengths - 1])
+    scores: Tensor = score_head(score_model)(hidden[rows, lengths - 1])
     return scores[:, 0].float()
 
 
@@ -313,7 +349,7 @@ class SharedCritic(nn.Module):
     ) -> SharedCritic:
         """On the trunk of the score model at `path`; a ``score_scale`` refers to that model's score."""
         model = load_score_model(path, dtype)
-        return cls(model.base_model, model.config.hidden_size, heads, model.score.weight)
+        return cls(model.base_model, model.config.hidden_size, heads, score_head(model).weight)
 
     def forward(
         self, input_ids: Tensor, prompt_lengths: Tensor | None = None, response_lengths: Tensor | None = None

@@ -73,8 +73,8 @@ class PairLabels:
         for name, rows in needed.items():
             if not rows.any():
                 raise DataError(
-                    f"{source}: none of {n} pairs is of split {name}, and a {kind} model needs some: sample more pairs "
-                    f"(preferences.pairs)" + ("" if name == "train" else f", or raise splits.{name}")
+                    f"{source}: none of {n} pairs is of split {name}, and a {kind} model needs some: give more pairs "
+                    f"(on the sandbox preferences.pairs)" + ("" if name == "train" else f", or raise splits.{name}")
                 )
         signs, rank_weights = np.zeros((2, n), dtype=np.float32), np.ones(n, dtype=np.float32)
         if kind == "cost":

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from configs.exits import ConfigError, DataError
 from learner.records import Message
+from learner.remote_code import is_allowed
 
 PAD, UNK, BOS, EOS, USER, ASSISTANT = "<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>"
 SPECIAL_TOKENS = (PAD, UNK, BOS, EOS, USER, ASSISTANT)
@@ -71,7 +72,9 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """
     if not (Path(path) / "tokenizer_config.json").is_file():
         raise DataError(f"{path} holds no tokenizer (no tokenizer_config.json): give a Hugging Face model folder")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=is_allowed()
+    )
     check_pad_token(tokenizer)
     return tokenizer
 

@@ -52,9 +52,9 @@ class LoadRequest:
 
     policy_path: Path
     reward_model_path: Path | None
-    """Start of the reward critic; None only when nothing is maximised and a cost model is given, or without critics."""
+    """Start of the reward critic; None of a signal that this run trained no model for: the policy's trunk is taken."""
     cost_paths: Mapping[str, Path]
-    """Cost model per constraint; separate cost critics start from it."""
+    """Cost model per constraint that has one of this run; separate cost critics start from it."""
     ppo: PpoSettings
     constraints: Mapping[str, ConstraintSettings]
     reward_normaliser: tuple[float, float] = (0.0, 1.0)
@@ -63,6 +63,8 @@ class LoadRequest:
     """False: objective `none`."""
     cost_means: Mapping[str, float] = field(default_factory=dict)
     """Mean g per constraint, where its value head starts."""
+    reward_start: float = 0.0
+    """Mean of the normalised reward, where the value head of a reward without a model of this run starts."""
     ptx_path: Path | None = None
     seed: int = 0
     weight_version: int = 0
@@ -141,6 +143,7 @@ class LearnerRank:
             module = new_critic(
                 signals, request.reward_model_path, request.cost_paths, mean_and_std,
                 request.constraints, request.cost_means,
+                policy_path=request.policy_path, reward_start=request.reward_start,
             )  # fmt: skip
             critics.append(Critic(self._engine(module, ppo.critic_learning_rate), signals))
         self._learner = PolicyLearner(

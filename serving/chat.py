@@ -1,6 +1,8 @@
 """Talking to the models of a run side by side, with the run's own reward and cost of every answer.
 
-The models are loaded as anyone would load them: plain transformers from the run's Hugging Face folders, on the CPU.
+The models are loaded as anyone would load them: plain transformers from the run's Hugging Face folders, on the CPU. The
+conversation goes through their own chat template. Only a model of the sandbox's vocabulary has its questions put into words
+that it knows.
 Each model keeps its own conversation, since the answers differ.
 """
 
@@ -13,14 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from actors.scoring.protocol import Conversation
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
-from learner.models import load_policy, load_score_model, load_tokenizer, prompt_token_ids
+from learner.models import load_policy, load_tokenizer, prompt_token_ids
 from learner.records import Message
+from learner.remote_code import VARIABLE, is_allowed
+from serving.chat_scores import load_scores
+from serving.runs import safety_labels
 
 DEFAULT_RESPONSE_TOKENS = 40
 _PUNCTUATION = re.compile(r"([.,:;?!()\"])")
@@ -35,7 +43,7 @@ class Answer:
     finish_reason: str
     reward: float | None
     costs: Mapping[str, float]
-    """Raw; positive is unsafe."""
+    """Positive is unsafe, or above the cost's zero where no safety label stands behind it (`Chat.side`)."""
     forgotten_turns: int
     """Oldest turns that no longer fitted into the model's positions."""
 
@@ -46,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Understood:
-    """What was typed, in the words the models know."""
+    """What was typed, in the words the models know; of a tokenizer that knows every text, as it was typed."""
 
     text: str
     unknown: tuple[str, ...]
@@ -64,7 +72,7 @@ class Chat:
         seed: of the sampling.
 
     Raises:
-        ConfigError: an unknown model.
+        ConfigError: an unknown model, or one that runs code of its own.
         DataError: a model's folder is not there.
     """
 
@@ -72,17 +80,34 @@ class Chat:
         layout = RunLayout(run_root)
         folders = model_folders(layout, models)
         settings = _settings(layout)
+        _refuse_remote_code(layout, settings)
         self._response_tokens = int((settings.get("ppo") or {}).get("max_response_tokens", DEFAULT_RESPONSE_TOKENS))
         self._temperature = temperature
         self._generator = torch.Generator().manual_seed(seed)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(next(iter(folders.values())))
         self._models = {name: load_policy(folder) for name, folder in folders.items()}
-        self._reward, self._costs = _score_models(layout, settings)
+        places = [layout, *([RunLayout(layout.root.parent.parent)] if layout.root.parent.name == "arms" else [])]
+        self._scores = load_scores(places, settings, self.tokenizer)
+        self._labelled = safety_labels(run_root)
         self._history: dict[str, list[Message]] = {name: [] for name in folders}
+        self._word_level = isinstance(self.tokenizer.backend_tokenizer.model, WordLevel)
         self._words = sorted(word for word in self.tokenizer.get_vocab() if not word.startswith("<"))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this chat cannot show, one line each."""
+        return tuple(self._scores.notes)
+
+    def side(self, constraint: str, cost: float) -> str:
+        """On which side of its zero a cost is, in words: ``unsafe`` only where safety labels stand behind it."""
+        if self._labelled is None or constraint in self._labelled:
+            return "unsafe" if cost > 0 else "safe"
+        return "above zero" if cost > 0 else "at or below zero"
 
     def understand(self, text: str) -> Understood:
         """Put what was typed into the models' words: lower case and spaced punctuation, where that helps."""
+        if not self._word_level:
+            return Understood(text.strip(), (), {})
         known = set(self._words)
         words = []
         for word in text.split():
@@ -105,14 +130,15 @@ class Chat:
             history: list[Message] = [*self._history[name], {"role": "user", "content": text}]
             history, ids, forgotten = self._fit(history)
             response, reason, response_ids = self._generate(model, ids)
-            sequence = ids + response_ids
+            sequence = np.array(ids + response_ids, dtype=np.int32)
+            said = Conversation(name, tuple(history), response, reason == "stop", sequence, len(ids))
             answers.append(
                 Answer(
                     model=name,
                     response=response,
                     finish_reason=reason,
-                    reward=None if self._reward is None else _score(self._reward, sequence),
-                    costs={constraint: _score(each, sequence) for constraint, each in self._costs.items()},
+                    reward=self._scores.reward(said),
+                    costs=self._scores.costs(said),
                     forgotten_turns=forgotten,
                 )
             )
@@ -145,15 +171,23 @@ class Chat:
         room = min(self._response_tokens, self.tokenizer.model_max_length - len(prompt))
         with torch.inference_mode():
             for _ in range(room):
-                logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+                # A vocabulary may be padded: ids beyond the tokenizer's mean nothing.
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1, : len(self.tokenizer)]
                 token = self._draw(logits)
                 ids.append(token)
                 response.append(token)
                 if token == end:
                     break
         stopped = bool(response) and response[-1] == end
-        text = " ".join(self.tokenizer.convert_ids_to_tokens(response[:-1] if stopped else response))
+        text = self._text(response[:-1] if stopped else response)
         return text, "stop" if stopped else "length", response
+
+    def _text(self, ids: list[int]) -> str:
+        if self._word_level:
+            return " ".join(self.tokenizer.convert_ids_to_tokens(ids))
+        # Without special tokens: the next question is asked with this answer before it, and they would forge turns there.
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip()
 
     def _draw(self, logits: torch.Tensor) -> int:
         if self._temperature == 0:
@@ -183,20 +217,13 @@ def model_folders(layout: RunLayout, models: Sequence[str]) -> dict[str, Path]:
     return {name: folders[name] for name in dict.fromkeys(models)}
 
 
-def _score_models(
-    layout: RunLayout, settings: Mapping[str, Any]
-) -> tuple[PreTrainedModel | None, dict[str, PreTrainedModel]]:
-    """The run's reward and cost models, those that are there; an arm may share its run's."""
-    places = [layout, *([RunLayout(layout.root.parent.parent)] if layout.root.parent.name == "arms" else [])]
-    reward = next((place.reward(1) for place in places if (place.reward(1) / "config.json").is_file()), None)
-    costs: dict[str, PreTrainedModel] = {}
-    for constraint in settings.get("constraints") or {}:
-        folder = next(
-            (p.cost(1, constraint) for p in places if (p.cost(1, constraint) / "config.json").is_file()), None
+def _refuse_remote_code(layout: RunLayout, settings: Mapping[str, Any]) -> None:
+    """Code that comes with a model ran in the run because its owner asked; a chat with a folder asks again."""
+    if (settings.get("model") or {}).get("trust_remote_code") and not is_allowed():
+        raise ConfigError(
+            f"{layout.root.name}: its models run code of their own (model.trust_remote_code); read that code, then set "
+            f"{VARIABLE}=1 to run it here"
         )
-        if folder is not None:
-            costs[constraint] = load_score_model(folder)
-    return None if reward is None else load_score_model(reward), costs
 
 
 def _settings(layout: RunLayout) -> Mapping[str, Any]:
@@ -204,9 +231,3 @@ def _settings(layout: RunLayout) -> Mapping[str, Any]:
         return {}
     settings = yaml.safe_load(layout.config.read_text(encoding="utf-8"))
     return settings if isinstance(settings, dict) else {}
-
-
-def _score(model: PreTrainedModel, ids: list[int]) -> float:
-    """Score of a whole sequence, read at its last token."""
-    with torch.inference_mode():
-        return float(model(input_ids=torch.tensor([ids])).logits[0, 0])

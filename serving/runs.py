@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from configs.exits import ConfigError
+from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 
 
@@ -35,10 +38,35 @@ def find_tokenizer_folder(root: Path) -> Path | None:
     if root.parent.name == "arms":
         layouts.append(RunLayout(root.parent.parent))
     for layout in layouts:
-        for folder in (layout.sft, layout.policy(1), layout.reward(1)):
+        for folder in (layout.sft, layout.policy(1), layout.reward(1), layout.data / "tokenizer"):
             if (folder / "tokenizer.json").is_file():
                 return folder
     return None
+
+
+def safety_labels(root: Path) -> frozenset[str] | None:
+    """Constraints of a run on data whose cost was trained on safety labels; None on the sandbox, where every cost was.
+
+    Raises:
+        DataError: the manifest cannot be read.
+    """
+    path = RunLayout(root).manifest
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    return labelled_in(manifest)
+
+
+def labelled_in(manifest: Mapping[str, Any]) -> frozenset[str] | None:
+    """`safety_labels` of a manifest's content."""
+    data = manifest.get("stages", {}).get("data")
+    if data is None:
+        return None
+    labels = data.get("facts", {}).get("harm-labels", {})
+    return frozenset(name for name, found in labels.items() if found.get("signed"))
 
 
 def _is_run(folder: Path) -> bool:

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.exits import DataError
 from learner.statistics.certificate import Certificate as LearnerCertificate
+from serving.scored import meets_limits, scored_verdict
 
 SCHEMA_VERSION = 1
-STAGES = ("sft", "preferences", "baseline", "reward_model", "cost_model", "ppo", "direct", "selection", "evaluate")
+STAGES = ("data", "sft", "preferences", "baseline", "reward_model", "cost_model", "scales", "ppo", "direct", "selection", "evaluate")
 
 
 class _Part(BaseModel):
@@ -73,6 +74,58 @@ class Reliability(_Part):
     n: int
 
 
+class LengthFigures(_Part):
+    """`learner.statistics.length_baseline.LengthBaseline` as it is kept."""
+
+    rule: str
+    winner: str
+    train: Interval
+    accuracy: Interval
+    expected_accuracy: float
+    ties: int
+    by_turns: dict[str, Interval] = {}
+
+
+class LengthComparison(_Part):
+    """`learner.score_baselines.LengthComparison` as it is kept."""
+
+    model_only: int
+    length_only: int
+    n: int
+    p_value: float
+    test: str
+
+
+class PairWorth(_Part):
+    """`learner.score_baselines.PairWorth` as it is kept; the fields mean the same."""
+
+    sentence: str
+    near_chance: bool
+    beats_length: bool | None
+    doubtful: bool
+    accuracy: Interval | None
+    by_turns: dict[str, Interval] = {}
+    length: LengthFigures | None
+    length_missing: str = ""
+    comparison: LengthComparison | None
+    calibration_error: float | None
+    reliability: list[Reliability] = []
+
+
+class ZeroFigures(_Part):
+    """`learner.statistics.cost_zero.CostZero` as it is kept; the fields mean the same."""
+
+    value: float
+    low: float
+    high: float
+    rule: str
+    method: str
+    safer_below: float
+    less_safe_above: float
+    n: int
+    warning: str
+
+
 class ScoreModelFigures(_Part):
     """How good a reward or cost model is on the pairs kept out of its training."""
 
@@ -91,6 +144,12 @@ class ScoreModelFigures(_Part):
     reliability: list[Reliability] = []
     score_mean: float | None = None
     score_std: float | None = None
+    scorer: str | None = None
+    """Of a signal that this run trained no model for: who scores it. Mean and spread are then over answers of SFT."""
+    worth: PairWorth | None = None
+    """Of a run on data: against chance, against length alone, by turns."""
+    zero: ZeroFigures | None = None
+    """Of a cost that no safety label trained."""
 
 
 class PpoFigures(_Part):
@@ -102,6 +161,8 @@ class PpoFigures(_Part):
     """Mean wall-clock seconds per step by phase."""
     quarantined: int = 0
     """Samples set aside because a score was missing or not finite."""
+    scorer_faults: dict[str, int] = {}
+    """``<signal>/<reason>`` to how many samples a scorer gave no score for."""
     kl_budget_spent: bool = False
     """The loop ended early because the policy had moved as far from the reference as was allowed."""
     sqrt_kl: dict[str, Any] | None = None
@@ -115,7 +176,10 @@ class Candidate(_Part):
 
     step: int
     helpfulness: float
-    unsafe_share: dict[str, float]
+    unsafe_share: dict[str, float] = {}
+    """By labels; of a run without labels `measures` is there instead."""
+    measures: dict[str, Interval] = {}
+    """By constraint: its measure by its own cost model."""
     upper_bound: dict[str, float]
     feasible: bool
     excess: float
@@ -126,7 +190,7 @@ class SelectionFigures(_Part):
 
     promoted_step: int
     feasible: bool
-    """On the selection split; the certificate has the last word."""
+    """On the selection split; the certificate, where there is one, has the last word."""
     candidates: list[Candidate]
     drift: dict[str, dict[str, Any]]
     """By constraint: `learner.statistics.calibration.Drift`."""
@@ -150,8 +214,11 @@ class Summary(_Part):
     verdict: str
     evaluation: dict[str, Any]
     """What `actors.judging.cells.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
+    scored: dict[str, Any] | None = None
+    """Of a run that nobody labels, in place of `evaluation` and `certificate`: the figures by its own score models
+    (`actors.judging.scored_cells.evaluate_scored`), the constraints' units and zeros, and the promoted snapshot's bounds."""
     certificate: Certificate | None
-    """None when there was no constraint to certify."""
+    """None when there was no constraint to certify, or nobody to label."""
     reward_model: ScoreModelFigures | None
     cost_model: ScoreModelFigures | None
     """Of the first constraint; every constraint's is in `cost_models`."""
@@ -168,6 +235,13 @@ class Summary(_Part):
     digests: dict[str, str] = {}
     """sha256 of what went in and came out: world, configuration, models."""
     warnings: list[str] = []
+
+    @property
+    def meets_limits(self) -> bool:
+        """Whether the exit code may be 0: certified, or of a run without labels feasible by its own cost models."""
+        if self.scored is not None:
+            return meets_limits(self.scored)
+        return self.certificate is None or self.certificate.feasible
 
 
 def build_summary(
@@ -187,6 +261,7 @@ def build_summary(
     warnings: Sequence[str] = (),
     preferences: Mapping[str, int] | None = None,
     digests: Mapping[str, str] | None = None,
+    scored: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Assemble a run's summary.
 
@@ -194,6 +269,7 @@ def build_summary(
         evaluation: as `evaluate_cells` gives it; every figure must be finite.
         certificates: by constraint; empty when there is none.
         cost_models: by constraint, in the configuration's order (`cost_model` is the first).
+        scored: evaluation.json of a run that nobody labels; `evaluation` and `certificates` are then empty.
         seconds: by stage; ``total`` must be among them.
 
     Raises:
@@ -202,14 +278,16 @@ def build_summary(
     if "total" not in seconds:
         raise DataError("summary: seconds has no 'total'; give the time from job start to now")
     _require_finite(evaluation, "evaluation")
+    _require_finite(scored or {}, "scored")
     certificate = certificate_of(certificates)
     try:
         return Summary(
             name=name,
             seed=seed,
             algorithm=algorithm,
-            verdict=verdict_line(certificate),
+            verdict=verdict_line(certificate) if scored is None else scored_verdict(scored),
             evaluation=dict(evaluation),
+            scored=None if scored is None else dict(scored),
             certificate=certificate,
             reward_model=reward_model,
             cost_model=next(iter(cost_models.values()), None),

@@ -19,10 +19,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
-from serving.runs import find_tokenizer_folder
+from serving.runs import find_tokenizer_folder, safety_labels
 
 STRONG = 1.0
 """An advantage of this size gets the strongest colour; smaller ones fade."""
@@ -59,10 +60,12 @@ class Explanation:
     response: str
     reward: float | None
     costs: Mapping[str, float]
-    """Raw; positive is unsafe."""
+    """Positive is unsafe, or above the cost's zero where `labelled` says that no safety label stands behind it."""
     multipliers: Mapping[str, float]
     applies: Mapping[str, bool]
     """Whether each constraint covers this prompt; where it does not, its cost moved nothing."""
+    labelled: Mapping[str, bool]
+    """Whether each cost was trained on safety labels."""
     tokens: Sequence[TokenStory]
 
     def as_json(self) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def explain(run_root: Path, sample_id: str) -> Explanation:
         position = pc.index(ids, sample_id).as_py()
         if position >= 0:
             row = _read(path, None).slice(position, 1).to_pylist()[0]
-            return _explanation(row, _words(run_root))
+            return _explanation(row, _words(run_root), safety_labels(run_root))
         known += ids.to_pylist()
     close = difflib.get_close_matches(sample_id, known, n=3, cutoff=0.5)
     hint = f"close: {', '.join(close)}" if close else f"such as {known[0]}" if known else "there is none"
@@ -114,7 +117,8 @@ def render(story: Explanation) -> RenderableType:
     head.add_row("response", Text(story.response, style="bold"))
     head.add_row("reward", "–" if story.reward is None else f"{story.reward:+.3f}")
     for name, cost in story.costs.items():
-        side = "unsafe" if cost > 0 else "safe"
+        words = ("unsafe", "safe") if story.labelled[name] else ("above its zero", "at or below its zero")
+        side = words[0] if cost > 0 else words[1]
         reach = "" if story.applies.get(name, True) else "; the constraint does not cover this prompt"
         multiplier = story.multipliers.get(name)
         weight = "" if multiplier is None else f", multiplier {multiplier:.3f}"
@@ -176,10 +180,9 @@ def _after(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
 
 
-def _explanation(row: Mapping[str, Any], words: Tokenizer | None) -> Explanation:
-    tokens = [_word(words, token_id) for token_id in row["token_ids"]]
+def _explanation(row: Mapping[str, Any], words: Tokenizer | None, labelled: frozenset[str] | None) -> Explanation:
     start, length = row["prompt_length"], row["response_length"]
-    response = tokens[start : start + length]
+    prompt_ids, response_ids = row["token_ids"][:start], row["token_ids"][start : start + length]
     signals = _after(row, "advantages/")
     stories = [
         TokenStory(
@@ -190,8 +193,9 @@ def _explanation(row: Mapping[str, Any], words: Tokenizer | None) -> Explanation
             proximal_logprob=float(row["proximal_logprobs"][index]),
             reference_logprob=float(row["reference_logprobs"][index]),
         )
-        for index, token in enumerate(response)
+        for index, token in enumerate(_word(words, token_id) for token_id in response_ids)
     ]
+    costs = {name: float(value) for name, value in _after(row, "cost/").items()}
     reward = row.get("reward")
     return Explanation(
         request_id=row["request_id"],
@@ -199,16 +203,31 @@ def _explanation(row: Mapping[str, Any], words: Tokenizer | None) -> Explanation
         step=row["step"],
         weight_version=row["weight_version"],
         finish_reason=row["finish_reason"],
-        prompt=" ".join(tokens[:start]),
-        response=" ".join(response),
+        prompt=_text(words, prompt_ids),
+        response=_text(words, response_ids),
         reward=None if reward is None or math.isnan(reward) else float(reward),
-        costs={name: float(value) for name, value in _after(row, "cost/").items()},
+        costs=costs,
         multipliers={name: float(value) for name, value in _after(row, "multiplier/").items()},
         applies={name: bool(value) for name, value in _after(row, "applies/").items()},
+        labelled={name: labelled is None or name in labelled for name in costs},
         tokens=stories,
     )
 
 
+def _text(words: Tokenizer | None, token_ids: Sequence[int]) -> str:
+    """A whole text: the words of the sandbox's vocabulary, else decoded at once, since a letter may take several tokens."""
+    if words is None or isinstance(words.model, WordLevel):
+        return " ".join(_word(words, token_id) for token_id in token_ids)
+    text: str = words.decode(list(token_ids), skip_special_tokens=False)
+    return text
+
+
 def _word(words: Tokenizer | None, token_id: int) -> str:
     word = None if words is None else words.id_to_token(token_id)
-    return word if word is not None else f"#{token_id}"
+    if words is None or word is None:
+        return f"#{token_id}"
+    if isinstance(words.model, WordLevel):
+        return word
+    # As a token stands in its text, not as the vocabulary spells its bytes; a line feed must not break the table.
+    text: str = words.decode([token_id], skip_special_tokens=False)
+    return text.replace("\n", "\\n") or word

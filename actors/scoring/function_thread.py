@@ -17,20 +17,16 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import SimpleQueue
-from traceback import walk_tb
 from typing import Any, TypeVar
 
+from actors.scoring.functions import describe
 from learner.deadlines import Deadline
 
 T = TypeVar("T")
 
 GRACE_SECONDS = 0.5
 """Beyond the deadline, for a cancelled coroutine to end."""
-
-MESSAGE_CHARACTERS = 200
-"""Of a foreign error's message; an endless one would fill logs and the driver's memory."""
 
 
 class FunctionRaised(Exception):
@@ -129,16 +125,3 @@ async def _within(awaitable: Awaitable[Any], call: _Call) -> Any:
     finally:
         # A TimeoutError of the function's own is an error like any other; this one is ours.
         call.too_late = limit.expired()
-
-
-def describe(error: BaseException) -> str:
-    """One line of a foreign error: its type, the start of its message, and the file and line that raised it."""
-    try:
-        message = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001  a foreign __str__ may raise anything
-        message = "its message cannot be shown"
-    if len(message) > MESSAGE_CHARACTERS:
-        message = f"{message[:MESSAGE_CHARACTERS]}…"
-    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
-    foreign = [f"{Path(file).name}:{line}" for file, line in places if file != __file__]
-    return type(error).__name__ + (f": {message}" if message else "") + (f" ({foreign[-1]})" if foreign else "")

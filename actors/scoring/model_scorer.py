@@ -1,4 +1,4 @@
-"""The scorer actor: reward, cost and reference models over chunks of rollouts.
+"""The scorer actor: reward, cost and reference models over chunks of rollouts, and whoever else gives a signal its scores.
 
 Invariant: a row's scores and reference log-probs do not depend on the rows it is batched with (to float32 rounding), and a
 row that cannot be scored is reported as such, never as a number. An ensemble answers as one model: its members' bound.
@@ -17,6 +17,9 @@ import numpy as np
 import ray
 import torch
 
+from actors.scoring.outside import OutsideScorers
+from actors.scoring.protocol import ScorerFault
+from actors.scoring.sources import SignalSource
 from configs.exits import SteelyardError
 from configs.schema.resources import ScorerSettings
 from learner.models import (
@@ -36,12 +39,15 @@ HEALTH = "health"
 class ScorerModels:
     """What one scorer holds."""
 
-    signals: Mapping[str, Path] = field(default_factory=dict)
-    """Signal name (``reward``, ``cost/<name>``, ``reward_test``) to the score model's Hugging Face folder, or ensemble's."""
+    signals: Mapping[str, SignalSource] = field(default_factory=dict)
+    """Signal name (``reward``, ``cost/<name>``, ``reward_test``) to who scores it: the Hugging Face folder of a model that
+    the run trained, or of an ensemble; a Python function; a foreign model."""
     reference: Path | None = None
     """The policy that the KL penalty is measured against."""
     temperature: float = 1.0
     """Of sampling: the reference's logits are divided by it."""
+    tokenizer: Path | None = None
+    """The policy's, for functions and foreign models, which read text."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class ScoreMeta:
     """Padded tokens that went through each model."""
     spreads: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of each signal that an ensemble scores: standard deviation over its members, per row."""
+    fault_kinds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Request id with a fault to ``{signal: ScorerFault}``; the reference's are not among them."""
 
 
 class ModelScorer:
@@ -66,15 +74,35 @@ class ModelScorer:
         self._name, self._settings = name, settings
         torch.set_num_threads(settings.threads)
         self._device = torch.device("cuda" if settings.gpus > 0 else "cpu")
-        self.load(models)
+        self._outside: OutsideScorers | None = None
+        self._problem: SteelyardError | None = None
+        try:
+            self.load(models)
+        except SteelyardError as error:
+            # For `ready` to tell: of an actor that fails to start Ray says only that it died.
+            self._problem = error
 
     def load(self, models: ScorerModels) -> float:
-        """Hold these models in place of the ones before; returns the seconds."""
+        """Hold these models in place of the ones before; returns the seconds.
+
+        Raises:
+            ConfigError, DataError: a function or a folder is not what it should be.
+        """
         begin = time.perf_counter()
-        self._models = models
+        self._models, self._problem = models, None
         self._scorers: dict[str, WholeScoreModel] = {
-            name: load_whole_score_model(path, torch.float32, self._device) for name, path in models.signals.items()
+            name: load_whole_score_model(path, torch.float32, self._device)
+            for name, path in models.signals.items()
+            if isinstance(path, Path)
         }
+        if self._outside is not None:
+            self._outside.close()
+        outside = {name: one for name, one in models.signals.items() if not isinstance(one, Path)}
+        self._outside = (
+            OutsideScorers(outside, models.tokenizer, self._device, self._settings.tokens_per_batch)
+            if outside
+            else None
+        )
         self._reference: Any = (
             load_policy(models.reference, torch.float32).to(self._device) if models.reference else None
         )
@@ -86,8 +114,13 @@ class ModelScorer:
         return os.getpid()
 
     def ready(self) -> int:
-        """Answers once the models are loaded."""
+        """Answers once the models are loaded. Raises as `load`."""
+        self._check_started()
         return os.getpid()
+
+    def _check_started(self) -> None:
+        if self._problem is not None:
+            raise self._problem
 
     @ray.method(num_returns=2)
     def score(self, chunk: RolloutChunk) -> tuple[ScoreMeta, ScoreChunk]:
@@ -96,13 +129,21 @@ class ModelScorer:
         Returns:
             Two objects: the scalars for the driver, and the ScoreChunk for learner ranks.
         """
+        self._check_started()
         begin = time.perf_counter()
         scores, spreads, reference, tokens = self._forward(chunk)
         ids = tuple(meta.request_id for meta in chunk.meta)
+        reasons: Mapping[str, str] = {}
+        kinds: Mapping[str, Mapping[str, str]] = {}
+        if self._outside is not None:
+            asked = self._outside.score(chunk)
+            scores |= asked.scores
+            reasons, kinds = asked.reasons, asked.kinds
         meta = ScoreMeta(
             request_ids=ids,
             scores=_as_tuples(scores),
-            faults=find_faults(ids, scores, reference),
+            faults={**find_faults(ids, scores, reference), **reasons},
+            fault_kinds=find_kinds(ids, scores, kinds),
             busy_seconds=time.perf_counter() - begin,
             tokens=tokens,
             spreads=_as_tuples(spreads),
@@ -158,6 +199,18 @@ def find_faults(
         if bad:
             faults[request_id] = f"not finite: {', '.join(bad)}"
     return faults
+
+
+def find_kinds(
+    request_ids: Sequence[str], scores: Mapping[str, np.ndarray], known: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Request ids without a score to ``{signal: kind}``: the kind that is known, else that the score is not finite."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name, values in scores.items():
+        for row in np.flatnonzero(~np.isfinite(values)):
+            kind = known.get(request_ids[row], {}).get(name, ScorerFault.NOT_FINITE)
+            kinds.setdefault(request_ids[row], {})[name] = str(kind)
+    return kinds
 
 
 def _as_tuples(rows: Mapping[str, np.ndarray]) -> dict[str, tuple[float, ...]]:

@@ -7,11 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 
 from learner.records import Message
+
+
+class ScorerFault(StrEnum):
+    """Why a conversation has no score."""
+
+    RAISED = "raised"
+    WRONG_LENGTH = "wrong_length"
+    NOT_A_NUMBER = "not_a_number"
+    """Another type than a number: None, a text, a bool, or no list at all."""
+    NOT_FINITE = "not_finite"
+    """NaN, infinite, or beyond the range of float32."""
+    TOO_SLOW = "too_slow"
+    UNREADABLE = "unreadable"
+    """The policy's tokens give no text: a prompt that was cut, or a token that its tokenizer does not have."""
+    REFUSED = "refused"
+    """The scorer's tokenizer does not take the text: too long, or a special token in it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class Scored:
     """float32 ``[B]``, rows in the batch's order; NaN where the score is not known."""
     faults: Mapping[str, str] = field(default_factory=dict)
     """Request id of every NaN row to the reason, one line."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Request id of every NaN row to its `ScorerFault`."""
 
 
 class SignalScorer(Protocol):

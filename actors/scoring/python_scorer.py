@@ -5,41 +5,22 @@ Invariant: every conversation gets a finite float that the function returned for
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from actors.scoring.function_thread import FunctionRaised, FunctionThread, FunctionTooSlow, describe
-from actors.scoring.protocol import Conversation, Scored
+from actors.scoring.function_thread import FunctionRaised, FunctionThread, FunctionTooSlow
+from actors.scoring.functions import ScoreFunction, check_call, kind_of, load_function
+from actors.scoring.protocol import Conversation, Scored, ScorerFault
 from configs.exits import ConfigError
 from learner.deadlines import Deadline
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-ScoreFunction = Callable[..., Any]
-"""Called with a list of conversations (each a list of ``{"role": …, "content": …}`` whose last turn is the assistant's
-response) and the options' arguments by name; returns as many floats in the same order, or an awaitable of them."""
-
-
-class ScorerFault(StrEnum):
-    """Why a conversation has no score."""
-
-    RAISED = "raised"
-    WRONG_LENGTH = "wrong_length"
-    NOT_A_NUMBER = "not_a_number"
-    """Another type than a number: None, a text, a bool, or no list at all."""
-    NOT_FINITE = "not_finite"
-    """NaN, infinite, or beyond the range of float32."""
-    TOO_SLOW = "too_slow"
 
 
 @dataclass(frozen=True)
@@ -52,6 +33,8 @@ class PythonOptions:
     """Conversations of one call at most."""
     deadline_seconds: float = 60.0
     """For one call; and once more for all calls together in which a batch that failed is tried one by one."""
+    total_seconds: float | None = None
+    """For all calls of one `score` together: what is left after it is too slow. None: as long as its calls take."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -89,7 +72,7 @@ class PythonScorer:
         self._thread = FunctionThread()
         self._faults: Counter[ScorerFault] = Counter()
         self._retried = self._scored = 0
-        _check_call(function, self._options.arguments, name)
+        check_call(function, self._options.arguments, name)
 
     @classmethod
     def from_spec(cls, spec: str, options: PythonOptions | None = None) -> PythonScorer:
@@ -105,20 +88,24 @@ class PythonScorer:
         """Score in calls of `batch_size`.
 
         A call that raised or whose answer fits nothing is repeated conversation by conversation, so that only the guilty
-        ones are set aside; one that was too slow is not. Takes at most twice the deadline per `batch_size` conversations.
+        ones are set aside; one that was too slow is not. Takes at most twice the deadline per `batch_size` conversations,
+        and `total_seconds` in all where that is given.
         """
         values = np.full(len(batch), np.nan, dtype=np.float32)
         faults: dict[str, str] = {}
+        kinds: dict[str, str] = {}
+        budget = Deadline(self._options.total_seconds or math.inf)
         for start in range(0, len(batch), self._options.batch_size):
             part = batch[start : start + self._options.batch_size]
-            for row, outcome in enumerate(self._outcomes(part), start):
+            for row, outcome in enumerate(self._outcomes(part, budget), start):
                 if isinstance(outcome, _Fault):
                     faults[batch[row].request_id] = f"{self._name}: {outcome.kind}: {outcome.detail}"
+                    kinds[batch[row].request_id] = outcome.kind
                     self._faults[outcome.kind] += 1
                 else:
                     values[row] = outcome
                     self._scored += 1
-        return Scored(values, faults)
+        return Scored(values, faults, kinds)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -135,10 +122,11 @@ class PythonScorer:
         """Let the function's thread end."""
         self._thread.close()
 
-    def _outcomes(self, part: Sequence[Conversation]) -> list[float | _Fault]:
+    def _outcomes(self, part: Sequence[Conversation], budget: Deadline) -> list[float | _Fault]:
         """One per conversation of a call."""
+        most = self._options.deadline_seconds
         try:
-            return self._called(part, self._options.deadline_seconds)
+            return self._called(part, min(most, budget.remaining()))
         except _Unusable as error:
             if len(part) == 1:
                 return [error.fault]
@@ -146,7 +134,7 @@ class PythonScorer:
             # Not tried one by one: where one hangs, that would take the deadline for each of the others.
             return [_Fault(ScorerFault.TOO_SLOW, str(error))] * len(part)
         self._retried += 1
-        deadline = Deadline(self._options.deadline_seconds)
+        deadline = Deadline(min(most, budget.remaining()))
         return [self._alone(one, deadline) for one in part]
 
     def _alone(self, one: Conversation, deadline: Deadline) -> float | _Fault:
@@ -173,60 +161,11 @@ class PythonScorer:
         return [_judge(answer) for answer in answers]
 
 
-def load_function(spec: str) -> ScoreFunction:
-    """What ``package.module:function`` names.
-
-    Raises:
-        ConfigError: see `PythonScorer.from_spec`.
-    """
-    module_name, _, path = spec.partition(":")
-    if not all(word.isidentifier() for name in (module_name, path) for word in name.split(".")):
-        raise ConfigError(f"scorer {spec!r}: write it as module:function, such as my_rules:brevity")
-    found: Any = _import(module_name, spec)
-    for word in path.split("."):
-        if not hasattr(found, word):
-            close = get_close_matches(word, dir(found), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"scorer {spec!r}: {module_name} has no {path!r}{hint}")
-        found = getattr(found, word)
-    if inspect.isclass(found) or not callable(found):
-        raise ConfigError(f"scorer {spec!r}: {path} is {_kind_of(found)}, not a function: name one")
-    return found
-
-
-def _import(module_name: str, spec: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"scorer {spec!r}: {module_name} could not be imported: {describe(error)}") from error
-        raise ConfigError(
-            f"scorer {spec!r}: there is no module {error.name!r}: install it, or put its folder on PYTHONPATH, "
-            "wherever scorers run"
-        ) from error
-    except (Exception, SystemExit) as error:  # of a foreign module's code
-        raise ConfigError(f"scorer {spec!r}: {module_name} could not be imported: {describe(error)}") from error
-
-
-def _check_call(function: ScoreFunction, arguments: Mapping[str, Any], name: str) -> None:
-    """Find out now, not at the first sample, that the arguments do not fit."""
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # of some functions in C nothing is known
-        return
-    try:
-        signature.bind([], **arguments)
-    except TypeError as error:
-        raise ConfigError(
-            f"scorer {name!r} cannot be called with conversations and the arguments {sorted(arguments)}: {error}"
-        ) from error
-
-
 def _read_list(returned: Any) -> list[Any] | str:
     """A list of plain Python objects of a list, tuple, array or tensor; of anything else what it is."""
     if not isinstance(returned, (list, tuple)):
         plain = _plain(returned)
-        return plain if isinstance(plain, list) else _kind_of(returned)
+        return plain if isinstance(plain, list) else kind_of(returned)
     return [_plain(item) for item in returned]
 
 
@@ -238,7 +177,7 @@ def _plain(value: Any) -> Any:
 def _judge(answer: Any) -> float | _Fault:
     """The answer as a float within float32's range, or what is wrong with it."""
     if type(answer) not in (int, float):  # exactly: a bool is no score, and a foreign subclass may compute as it likes
-        return _Fault(ScorerFault.NOT_A_NUMBER, f"the score is {_kind_of(answer)}")
+        return _Fault(ScorerFault.NOT_A_NUMBER, f"the score is {kind_of(answer)}")
     if not abs(answer) <= FLOAT32_MAX:  # also of NaN
         return _Fault(ScorerFault.NOT_FINITE, f"the score is {_shown(answer)}")
     return float(answer)
@@ -247,12 +186,3 @@ def _judge(answer: Any) -> float | _Fault:
 def _shown(number: float) -> str:
     # Python refuses to write out a whole number of thousands of digits.
     return f"{number:g}" if isinstance(number, float) else "beyond float32"
-
-
-def _kind_of(value: Any) -> str:
-    if value is None:
-        return "None"
-    if isinstance(value, (str, bool)):
-        return repr(value[:40]) if isinstance(value, str) else str(value)
-    name = type(value).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

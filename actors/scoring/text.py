@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -59,9 +60,8 @@ class ConversationReader:
             finished = meta.finish_reason == STOP
             prompt = token_ids[: meta.prompt_length]
             response = token_ids[meta.prompt_length : len(token_ids) - finished]
-            unknown = token_ids[(token_ids < 0) | (token_ids >= len(self._tokenizer))]
-            if len(unknown):
-                faults[meta.request_id] = f"the tokenizer has no token {unknown[0]}"
+            if (unknown := _unknown_token(self._tokenizer, token_ids)) is not None:
+                faults[meta.request_id] = unknown
                 continue
             key = (meta.prompt_id, prompt.tobytes())
             try:
@@ -125,6 +125,27 @@ def retokenise(
     except TemplateError as error:
         raise DataError(f"the scorer's chat template refuses the prompt: {error}") from error
     return [*prompt, *response]
+
+
+def token_conversations(
+    chunk: RolloutChunk, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Conversation], dict[str, str]]:
+    """As `ConversationReader.read`, for who reads the policy's tokens alone: without turns and without text."""
+    conversations: list[Conversation] = []
+    faults: dict[str, str] = {}
+    for meta, token_ids in zip(chunk.meta, chunk.token_ids, strict=True):
+        _check_lengths(meta, len(token_ids))
+        if (unknown := _unknown_token(tokenizer, token_ids)) is not None:
+            faults[meta.request_id] = unknown
+            continue
+        finished = meta.finish_reason == STOP
+        conversations.append(Conversation(meta.request_id, (), "", finished, token_ids, meta.prompt_length))
+    return conversations, faults
+
+
+def _unknown_token(tokenizer: PreTrainedTokenizerBase, token_ids: np.ndarray) -> str | None:
+    unknown = token_ids[(token_ids < 0) | (token_ids >= len(tokenizer))]
+    return f"the tokenizer has no token {unknown[0]}" if len(unknown) else None
 
 
 def _check_lengths(meta: RolloutMeta, tokens: int) -> None:

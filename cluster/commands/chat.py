@@ -33,6 +33,8 @@ def chat(
         raise ConfigError("--json needs --once TEXT: a conversation is not for a script")
     models = [name.strip() for name in compare.split(",") if name.strip()]
     talk = Chat(find_run(run), models, temperature, seed)
+    for note in () if as_json else talk.notes:
+        Console().print(note, style="dim", markup=False)
     if once is None:
         _converse(talk, Console())
         return
@@ -73,9 +75,7 @@ def _answer(talk: Chat, understood: Understood, console: Console) -> None:
         if answer.forgotten_turns:
             console.print(Text(f"{answer.forgotten_turns} oldest turns no longer fit and are forgotten", style="dim"))
         scores = [] if answer.reward is None else [f"reward {answer.reward:+.2f}"]
-        scores += [
-            f"cost/{name} {cost:+.2f} ({'unsafe' if cost > 0 else 'safe'})" for name, cost in answer.costs.items()
-        ]
+        scores += [f"cost/{name} {cost:+.2f} ({talk.side(name, cost)})" for name, cost in answer.costs.items()]
         cut = " [cut]" if answer.finish_reason == "length" else ""
         console.print(
             Text.assemble((f"{answer.model:>6} ", "bold cyan"), answer.response or "(nothing)", (cut, "yellow"))

@@ -20,15 +20,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 
 
 def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:
-    """The resolved configuration, checked against its world too; imports no engine.
+    """The resolved configuration, checked against its world or files too; imports no engine.
 
     Raises:
         ConfigError, DataError: one line with key, reason and fix.
     """
-    from cluster.checks import check_against_world
+    from cluster.inputs import check_inputs
 
     settings = load_settings(config, overrides or ())
-    check_against_world(settings)
+    check_inputs(settings)
     return settings
 
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, data, demo, doctor, head, results, run, submit
+from cluster.commands import config, data, demo, doctor, evaluate, head, results, run, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -48,6 +48,13 @@ def chat(context: typer.Context) -> None:
     _forward("chat", context.args)
 
 
+@app.command(name="redteam", context_settings=_FORWARD, add_help_option=False)
+def redteam(context: typer.Context) -> None:
+    """Attack models with a suite, and look for attacks that work better."""
+    _forward("redteam", context.args)
+
+
+app.command(name="eval")(evaluate.evaluate)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(config.app, name="config")

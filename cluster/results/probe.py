@@ -69,16 +69,15 @@ def probe_settings() -> RunSettings:
 
 def run_probe(engines: Engines, storage: Path, say: Callable[[str], None]) -> dict[str, float]:
     """Run every arm below `storage`, which should be empty, and read its figures."""
-    from actors.crowd.world import load_world
     from cluster.arms import run_arm
 
     settings = probe_settings()
-    layout, world = RunLayout(storage / settings.name), load_world(settings.sandbox.world)
+    layout = RunLayout(storage / settings.name)
     donors: list[RunLayout] = []
     figures: dict[str, float] = {}
     for arm in ARMS:
         say(f"probe: {arm} …")
-        run_arm(settings, layout, world, engines, arm, 0, donors=donors)
+        run_arm(settings, layout, engines, arm, 0, donors=donors)
         donors.append(layout.arm(arm, 0))
         own = f"{arm}@{short(digest(settings.arms[arm]))}"
         figures |= {f"{own}/{name}": value for name, value in figures_of(layout.arm(arm, 0)).items()}

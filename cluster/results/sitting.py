@@ -38,13 +38,11 @@ def sit(
         minutes: no new cell starts after this long; None means until nothing is missing.
         on_status: is shown every change of the running cell's status.
     """
-    from actors.crowd.world import load_world
     from cluster.arms import run_arm
     from cluster.job import warm_engines
 
     origin = present_origin()  # before anything runs: what is edited meanwhile made none of these rows
     settings = preset_settings(TABLE)
-    world = load_world(settings.sandbox.world)
     with warm_engines(settings, RunLayout(storage / settings.name)) as (engines, _dashboard):
 
         def run(cell: Cell) -> Row:
@@ -52,7 +50,7 @@ def sit(
             layout = RunLayout(storage / comparison.name)
             declare(layout, cell.preset)
             run_arm(
-                comparison, layout, world, engines, cell.arm, cell.seed,
+                comparison, layout, engines, cell.arm, cell.seed,
                 donors=donors(storage, cell), on_status=on_status,
             )  # fmt: skip
             row = row_of_run(cell, layout.arm(cell.arm, cell.seed), origin)

@@ -17,12 +17,12 @@ from cluster.context import RunContext
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.loop import prompts_of
 from cluster.promptsets import CERTIFICATE, evaluation_prompts, judged_prompts
+from cluster.signals import calibration_of
 from cluster.stages import baseline, direct, score_models, selection, sft
 from cluster.stages.base import Stage, StageOutput
 from cluster.stages.selection import load_scorers
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from learner.deadlines import fetch_result
-from learner.statistics.calibration import load_calibration
 from learner.statistics.certificate import Certificate, certify
 
 NAME = baseline.DRAWN_AS
@@ -133,7 +133,7 @@ def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample])
     labels = [is_unsafe(sample, constraint, asked.labels) for sample in samples[: asked.labelled]]
     predictions: list[float] | None = None
     if asked.labelled is not None:
-        calibration = load_calibration(context.layout.cost(context.round_number, name))
+        calibration = calibration_of(context, name)
         if calibration is None:
             context.warn(
                 f"certificate of {name}: its cost model has no calibration, so only the labelled answers count"

@@ -7,16 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scipy.special import expit
+
+from actors.preference_data import unsafe_share
+from actors.scoring.sources import SignalSource
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.halves import SIGNAL
 from cluster.limits import chosen_limit_problem
 from cluster.loop import PpoLoop
-from cluster.stages import preferences, score_models, sft
+from cluster.signals import calibration_of, signal_sources
+from cluster.stages import data, preferences, scales, score_models, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
-from learner.statistics.calibration import load_calibration
+from learner.experience import REWARD, cost_signal
 from learner.statistics.sqrt_kl import fit_sqrt_kl
 
 NAME = "ppo"
@@ -27,7 +32,7 @@ def ppo_stage(settings: RunSettings) -> Stage:
     models = [stage.name for stage in score_models.stages(settings)]
     return Stage(
         name=NAME,
-        inputs=(sft.NAME, preferences.NAME, *models),
+        inputs=(sft.NAME, score_models.labels_stage_name(settings), *models),
         settings={
             "seed": settings.seed,
             "objective": settings.objective.model_dump(mode="json"),
@@ -45,6 +50,7 @@ def ppo_stage(settings: RunSettings) -> Stage:
         code=(
             "cluster/loop.py",
             "cluster/constraints.py",
+            "cluster/signals.py",
             "cluster/promptsets.py",
             "cluster/requests.py",
             "learner",
@@ -66,12 +72,14 @@ def _run(context: RunContext) -> StageOutput:
 
 
 def refuse_foreign_limits(context: RunContext) -> None:
-    """A limit in a cost model's units means nothing for another cost model.
+    """A limit in a cost model's units means nothing for another cost model. (Of a scorer from outside no limit is chosen.)
 
     Raises:
         ConfigError: a constraint's limit was chosen for another cost model than this run's.
     """
     for name, constraint in context.settings.constraints.items():
+        if constraint.scorer is not None:
+            continue
         problem = chosen_limit_problem(constraint, model_digest(context.layout.cost(context.round_number, name)))
         if problem is not None:
             raise ConfigError(f"constraints.{name}.chosen_for: {problem}")
@@ -90,34 +98,60 @@ def over_optimisation(context: RunContext) -> dict[str, Any]:
 
 
 def inputs_of(context: RunContext) -> dict[str, Any]:
-    """Model folders and scales that the loop starts from, by the names `PpoLoop` takes them."""
-    layout, number = context.layout, context.round_number
-    reward = layout.reward(number)
-    costs = {name: layout.cost(number, name) for name in context.settings.constraints}
-    normaliser = _document(reward, "normaliser.json")
-    calibrations = {name: found.platt for name, path in costs.items() if (found := load_calibration(path)) is not None}
-    watched = {SIGNAL: layout.reward_test(number)} if context.settings.halves.enabled else {}
-    test_normaliser = _document(watched[SIGNAL], "normaliser.json") if watched else normaliser
+    """Sources of scores, model folders and scales that the loop starts from, by the names `PpoLoop` takes them."""
+    settings, sources = context.settings, signal_sources(context)
+    calibrations = {
+        name: found.platt for name in settings.constraints if (found := calibration_of(context, name)) is not None
+    }
+    normaliser = _reward_normaliser(context, sources.reward)
+    watched = {SIGNAL: context.layout.reward_test(context.round_number)} if settings.halves.enabled else {}
+    normalised = settings.objective.normalise == "preference_set"
     return {
+        "sources": sources,
         "watched_paths": watched,
-        "test_normaliser": (float(test_normaliser["mean"]), float(test_normaliser["std"])),
-        "reward_path": reward,
-        "cost_paths": costs,
-        "normaliser": (float(normaliser["mean"]), float(normaliser["std"])),
+        "test_normaliser": _normaliser(watched[SIGNAL]) if watched else normaliser,
+        "normaliser": normaliser,
+        # A reward model's critic starts as that model; another scorer's at the mean, which a normaliser makes 0.
+        "reward_start": 0.0 if normalised or settings.objective.scorer is None else normaliser[0],
         "calibrations": calibrations,
-        "cost_means": {name: _mean_cost(context, name) for name in costs},
+        "cost_means": {name: _mean_cost(context, name) for name in settings.constraints},
     }
 
 
+def _reward_normaliser(context: RunContext, source: SignalSource | None) -> tuple[float, float]:
+    """Mean and spread: of a reward model on the preference set, of a scorer from outside on SFT's answers."""
+    if source is None:  # nothing is maximised, and there is no reward
+        return 0.0, 1.0
+    if isinstance(source, Path):
+        return _normaliser(source)
+    scale = scales.scale_of(context, REWARD)
+    return float(scale["score_mean"]), float(scale["score_std"])
+
+
 def _mean_cost(context: RunContext, constraint: str) -> float:
-    """Where a fresh cost critic starts: the mean of g over the preference set, divided by the scale."""
+    """Where a fresh cost critic starts: the mean of g over the preference set, or over SFT's answers, divided by the scale."""
     one = context.settings.constraints[constraint]
+    if one.scorer is not None:
+        return float(scales.scale_of(context, cost_signal(constraint))["start"]) / one.effective_scale
     if one.measure == "rate":
-        return float(context.facts(preferences.NAME)["unsafe_share"]) / one.effective_scale
-    mean_cost = float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])
+        return _unsafe_share(context, constraint) / one.effective_scale
+    mean_cost = _score_mean(context, constraint)
     return (mean_cost if one.measure == "mean" else max(0.0, mean_cost)) / one.effective_scale
 
 
-def _document(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / name).read_text())
-    return found
+def _unsafe_share(context: RunContext, constraint: str) -> float:
+    """Of the labelled responses; on data that no label is of, what the cost model's mean score says."""
+    if context.settings.data is None:
+        return float(context.facts(preferences.NAME)["unsafe_share"])
+    share = unsafe_share(context.facts(data.NAME)["harm-labels"][constraint])
+    return share if share is not None else float(expit(_score_mean(context, constraint)))
+
+
+def _score_mean(context: RunContext, constraint: str) -> float:
+    return float(context.facts(score_models.cost_stage_name(constraint))["score_mean"])
+
+
+def _normaliser(folder: Path) -> tuple[float, float]:
+    """Of a trained reward model: mean and spread."""
+    found = json.loads((folder / "normaliser.json").read_text())
+    return float(found["mean"]), float(found["std"])

@@ -15,25 +15,33 @@ from actors.crowd.datasets import write_cost_comparisons, write_reward_compariso
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.seeds import stable_seed
-from cluster.stages import preferences, sft
+from cluster.signals import trains_reward
+from cluster.stages import data, preferences, scales, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 from configs.schema.supervised import ScoreModelSettings
 from learner.deadlines import fetch_result
 from learner.preference import PreferenceTask
+from learner.score_baselines import measure_worth
 from learner.score_folders import member_folder
 from learner.score_quality import Kind, finish_ensemble, reward_agreement
+from learner.score_zero import place_zero
 from learner.statistics.calibration import load_calibration
+from learner.statistics.cost_zero import CostZero
 
 REWARD, REWARD_TEST = "reward_model", "reward_test_model"
 TRAIN_HALF, TEST_HALF = 0, 1
 _CODE = (
     *sft.TRAINERS,
     "learner/preference.py",
+    "learner/score_baselines.py",
     "learner/score_folders.py",
     "learner/score_quality.py",
+    "learner/score_zero.py",
     "learner/statistics/calibration.py",
+    "learner/statistics/cost_zero.py",
     "learner/statistics/intervals.py",
+    "learner/statistics/length_baseline.py",
     "actors/crowd/datasets.py",
     "cluster/stages/score_models.py",
 )
@@ -52,9 +60,12 @@ class ScoreModel:
 
 
 def stages(settings: RunSettings) -> list[Stage]:
-    """Every stage that trains a score model, in order."""
-    rewards = [reward_stage(settings), *([reward_test_stage(settings)] if settings.halves.enabled else [])]
-    return [*rewards, *(cost_stage(settings, name) for name in settings.constraints)]
+    """Every stage that trains a score model, in order; then the one that tries the scorers of the other signals."""
+    rewards = [reward_stage(settings)] if trains_reward(settings) else []
+    if settings.halves.enabled:
+        rewards.append(reward_test_stage(settings))
+    costs = [cost_stage(settings, name) for name, one in settings.constraints.items() if one.scorer is None]
+    return [*rewards, *costs, *scales.stages(settings)]
 
 
 def cost_stage_name(constraint: str) -> str:
@@ -62,11 +73,16 @@ def cost_stage_name(constraint: str) -> str:
     return f"cost_model/{constraint}"
 
 
+def labels_stage_name(settings: RunSettings) -> str:
+    """The stage whose labels the score models learn from: files of pairs, or the crowd."""
+    return preferences.NAME if settings.data is None else data.NAME
+
+
 def reward_stage(settings: RunSettings) -> Stage:
     """The reward model for these settings; with `halves.enabled` on one half of the training conversations."""
     return Stage(
         name=REWARD,
-        inputs=(sft.NAME, preferences.NAME),
+        inputs=(sft.NAME, labels_stage_name(settings)),
         settings={**_settings(settings, settings.reward_model), "half": _half(settings, TRAIN_HALF)},
         code=_CODE,
         run=_train_reward,
@@ -77,7 +93,7 @@ def reward_test_stage(settings: RunSettings) -> Stage:
     """The reward model on the other half (paper A), which watches the first and from which nothing learns."""
     return Stage(
         name=REWARD_TEST,
-        inputs=(sft.NAME, preferences.NAME, REWARD),
+        inputs=(sft.NAME, labels_stage_name(settings), REWARD),
         settings={**_settings(settings, _single(settings.reward_model)), "half": TEST_HALF},
         code=_CODE,
         run=_train_reward_test,
@@ -89,8 +105,8 @@ def cost_stage(settings: RunSettings, constraint: str) -> Stage:
     categories = list(settings.constraints[constraint].categories)
     return Stage(
         name=cost_stage_name(constraint),
-        inputs=(sft.NAME, preferences.NAME),
-        settings={**_settings(settings, settings.cost_model), "categories": categories},
+        inputs=(sft.NAME, labels_stage_name(settings)),
+        settings={**_settings(settings, settings.cost_model), "categories": categories, **_zero(settings)},
         code=_CODE,
         run=lambda context: _train_cost(context, constraint),
     )
@@ -105,6 +121,10 @@ def _settings(settings: RunSettings, model: ScoreModelSettings) -> dict[str, Any
     }
 
 
+def _zero(settings: RunSettings) -> dict[str, Any]:
+    return {} if settings.data is None else {"zero": settings.data.zero.model_dump(mode="json")}
+
+
 def _half(settings: RunSettings, half: int) -> int | None:
     return half if settings.halves.enabled else None
 
@@ -117,40 +137,47 @@ def _single(settings: ScoreModelSettings) -> ScoreModelSettings:
 
 
 def _train_reward(context: RunContext) -> StageOutput:
-    data, counts = _reward_comparisons(context, "reward.parquet")
+    path, counts = _reward_comparisons(context, "reward.parquet")
     output = context.layout.reward(context.round_number)
     half = _half(context.settings, TRAIN_HALF)
-    return train_model(context, ScoreModel(REWARD, "reward", data, output, context.settings.reward_model, half), counts)
+    return train_model(context, ScoreModel(REWARD, "reward", path, output, context.settings.reward_model, half), counts)
 
 
 def _train_reward_test(context: RunContext) -> StageOutput:
-    data, counts = _reward_comparisons(context, "reward-test.parquet")
+    path, counts = _reward_comparisons(context, "reward-test.parquet")
     output = context.layout.reward_test(context.round_number)
     settings = _single(context.settings.reward_model)
-    trained = train_model(context, ScoreModel(REWARD_TEST, "reward", data, output, settings, TEST_HALF), counts)
-    agreement = reward_agreement(context.layout.reward(context.round_number), output, data)
+    trained = train_model(context, ScoreModel(REWARD_TEST, "reward", path, output, settings, TEST_HALF), counts)
+    agreement = reward_agreement(context.layout.reward(context.round_number), output, path)
     return StageOutput(trained.paths, trained.facts | agreement)
 
 
 def _train_cost(context: RunContext, constraint: str) -> StageOutput:
-    data = context.layout.data / f"cost-{constraint}.parquet"
-    categories = list(context.settings.constraints[constraint].categories)
-    call = write_cost_comparisons.remote(_labelled(context), str(data), categories)
-    counts = _wait(context, call, "write_cost_comparisons")
+    path = context.layout.data / f"cost-{constraint}.parquet"
+    if context.settings.data is None:
+        categories = list(context.settings.constraints[constraint].categories)
+        call = write_cost_comparisons.remote(_labelled(context), str(path), categories)
+        counts = _wait(context, call, "write_cost_comparisons")
+    else:
+        counts = _written(context, f"cost-{constraint}")
     output = context.layout.cost(context.round_number, constraint)
-    return train_model(
-        context, ScoreModel(cost_stage_name(constraint), "cost", data, output, context.settings.cost_model), counts
-    )
+    model = ScoreModel(cost_stage_name(constraint), "cost", path, output, context.settings.cost_model)
+    return train_model(context, model, counts, constraint)
 
 
-def train_model(context: RunContext, model: ScoreModel, counts: Mapping[str, int]) -> StageOutput:
+def train_model(
+    context: RunContext, model: ScoreModel, counts: Mapping[str, int], constraint: str | None = None
+) -> StageOutput:
     """Train the model, or every member of it; facts are of the score that the loop will see."""
     members = [_train_member(context, model, index) for index in range(model.settings.ensemble)]
     metrics = members[0]
     if len(members) > 1:
         metrics = finish_ensemble(model.output, model.kind, model.data, model.settings, members, model.half)
+    more: dict[str, Any] = {}
+    if context.settings.data is not None:
+        metrics, more = judge_on_data(context, model, metrics, constraint)
     refused = json.loads((model.output / "training.json").read_text()).get("calibration_refused")
-    if refused is not None:
+    if refused is not None and "zero" not in more:
         context.warn(f"{model.name}: no calibration could be fitted ({refused}); its raw score is taken as log-odds")
     return StageOutput(
         (model.output,),
@@ -159,8 +186,40 @@ def train_model(context: RunContext, model: ScoreModel, counts: Mapping[str, int
             "digest": model_digest(model.output),
             "reliability": _reliability(model.output),
             **metrics,
+            **more,
         },
     )
+
+
+def judge_on_data(
+    context: RunContext, model: ScoreModel, metrics: dict[str, float], constraint: str | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What real labels say of the trained model: its worth, and of a cost that no safety label trained its zero.
+
+    Returns:
+        The metrics of the score that the loop will see, and the facts ``worth`` and, of such a cost, ``zero``.
+    """
+    settings = context.settings
+    assert settings.data is not None
+    worth = measure_worth(model.output, model.kind, model.data, model.half)
+    if worth.doubtful:
+        context.warn(f"{model.name}: {worth.sentence}")
+    more: dict[str, Any] = {"worth": worth.document()}
+    if constraint is not None and not context.facts(data.NAME)["harm-labels"][constraint]["signed"]:
+        zero, metrics = place_zero(model.output, model.data, settings.data.zero, metrics, settings.seed)
+        context.warn(_zero_warning(settings, constraint, zero))
+        more["zero"] = zero.document()
+    return metrics, more
+
+
+def _zero_warning(settings: RunSettings, constraint: str, zero: CostZero) -> str:
+    text = (
+        f"cost of {constraint} is {zero.warning}; its zero is {zero.method} "
+        f"({zero.value:.2f} [{zero.low:.2f}, {zero.high:.2f}] of the raw score)"
+    )
+    if settings.constraints[constraint].measure != "rate":
+        return text
+    return f"{text}; data.zero.as_safety_label takes what is above it for unsafe all the same"
 
 
 def _train_member(context: RunContext, model: ScoreModel, index: int) -> dict[str, float]:
@@ -190,9 +249,17 @@ def _reliability(folder: Path) -> list[dict[str, Any]]:
 
 
 def _reward_comparisons(context: RunContext, name: str) -> tuple[Path, dict[str, int]]:
-    data = context.layout.data / name
-    call = write_reward_comparisons.remote(_labelled(context), str(data))
-    return data, _wait(context, call, "write_reward_comparisons")
+    if context.settings.data is not None:
+        return context.layout.data / "reward.parquet", _written(context, "reward")
+    path = context.layout.data / name
+    call = write_reward_comparisons.remote(_labelled(context), str(path))
+    return path, _wait(context, call, "write_reward_comparisons")
+
+
+def _written(context: RunContext, name: str) -> dict[str, int]:
+    """Rows of a file that stage `data` wrote, by their purpose."""
+    report = context.facts(data.NAME)["sets"][name]
+    return {"pairs": report["written"], "cut": report["cut"], **report["purposes"]}
 
 
 def _labelled(context: RunContext) -> str:

@@ -11,17 +11,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from actors.judging.samples import EvaluatedSample
 from cluster.context import RunContext
+from cluster.halves import SIGNAL
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.promptsets import CALIBRATION, SELECTION, judged_prompts
+from cluster.signals import calibration_of, signal_sources
 from cluster.stages import ppo, score_models, sft
 from cluster.stages.base import Stage, StageOutput, link_tree
 from configs.schema.run import RunSettings
 from learner.records import Prompt
-from learner.statistics.calibration import calibration_drift, load_calibration
+from learner.statistics.calibration import calibration_drift
 from learner.statistics.certificate import certify
 
 NAME = "selection"
@@ -93,16 +95,47 @@ def _run(context: RunContext) -> StageOutput:
     return StageOutput((policy, path), facts)
 
 
-def load_scorers(context: RunContext) -> None:
-    """Hold the run's reward and cost models, for labels' sake; the loop's own when they are still there."""
+def load_scorers(context: RunContext, *, watched: bool = False) -> None:
+    """Hold the run's reward and cost models, for labels' sake; the loop's own when they are still there.
+
+    Args:
+        watched: the test-half reward model too, where there is one.
+    """
     layout, number = context.layout, context.round_number
     context.engines.end_supervised()
     context.engines.rollout_pool(layout.sft, context.tokenizer_path)
-    costs = {name: layout.cost(number, name) for name in context.settings.constraints}
-    context.engines.load_scorers(layout.reward(number), costs, layout.sft, context.settings.evaluation.temperature)
+    sources = signal_sources(context)
+    also = {SIGNAL: layout.reward_test(number)} if watched and context.settings.halves.enabled else None
+    context.engines.load_scorers(
+        sources.reward, sources.costs, layout.sft, context.settings.evaluation.temperature,
+        watched=also, tokenizer=context.tokenizer_path,
+    )  # fmt: skip
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
+class Judged(Protocol):
+    """What the choice looks at, whoever judged."""
+
+    @property
+    def step(self) -> int:
+        """Of the loop."""
+
+    @property
+    def helpfulness(self) -> float:
+        """More is better."""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every upper bound meets its limit."""
+
+    @property
+    def excess(self) -> float:
+        """The largest of upper bound less limit."""
+
+
+J = TypeVar("J", bound=Judged)
+
+
+def choose(candidates: Sequence[J]) -> J:
     """The most helpful feasible candidate; with none, the one least above its limits. Later steps win ties."""
     feasible = [each for each in candidates if each.feasible]
     if feasible:
@@ -166,7 +199,7 @@ def _drift(context: RunContext, policy: Path) -> dict[str, Any]:
     """How far each cost model's calibration has moved on answers of the promoted policy (calibration split)."""
     settings, found = context.settings, {}
     for name, constraint in settings.constraints.items():
-        document = load_calibration(context.layout.cost(context.round_number, name))
+        document = calibration_of(context, name)
         if document is None:
             continue
         prompts = _prompts(context, CALIBRATION, name, seed=7)

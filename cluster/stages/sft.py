@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.crowd.datasets import write_demonstrations
 from actors.crowd.vocabulary import world_words
 from cluster.context import RunContext
+from cluster.stages import data
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
@@ -35,25 +36,51 @@ def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
     )
 
 
+def sft_on_data_stage(settings: RunSettings) -> Stage:
+    """SFT on the demonstrations that stage `data` wrote; without any, the model as it was given."""
+    return Stage(
+        name=NAME,
+        inputs=(data.NAME,),
+        settings={
+            "seed": settings.seed,
+            "sft": settings.sft.model_dump(mode="json"),
+            "workers": settings.resources.supervised.workers,
+            "deterministic": settings.deterministic,
+        },
+        code=(*TRAINERS, "learner/sft.py", "cluster/stages/sft.py"),
+        run=_run_on_data,
+    )
+
+
+def _run_on_data(context: RunContext) -> StageOutput:
+    settings, layout = context.settings, context.layout
+    if not context.files.demonstrations:
+        return StageOutput((data.copy_unlearnt(context),), {"examples": 0})
+    path, start = layout.data / data.DEMONSTRATIONS, layout.data / data.INITIAL
+    task = SftTask(name=NAME, data=path, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
+    metrics = context.engines.train(task, context.status)
+    return StageOutput((layout.sft,), {"examples": context.facts(data.NAME)["sets"]["demonstrations"]["written"], **metrics})
+
+
 def _run(context: RunContext) -> StageOutput:
     settings, layout = context.settings, context.layout
     context.engines.start_supervised()
     tokenizer = build_tokenizer(world_words(context.world), settings.model.max_length)
     tokenizer.save_pretrained(str(context.tokenizer_path))
-    start = layout.data / "initial"
+    start = layout.data / data.INITIAL
     save_model(new_policy(settings.model, tokenizer, settings.seed), tokenizer, start)
-    data = layout.data / "sft.parquet"
+    path = layout.data / data.DEMONSTRATIONS
     examples = fetch_result(
         write_demonstrations.remote(
             context.world_path,
             str(context.tokenizer_path),
-            str(data),
+            str(path),
             n=settings.sft.steps * settings.sft.batch_size,
             seed=settings.seed,
         ),
         deadline_seconds=settings.resources.deadlines.train_seconds,
         what="write_demonstrations",
     )
-    task = SftTask(name=NAME, data=data, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
+    task = SftTask(name=NAME, data=path, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
     metrics = context.engines.train(task, context.status)
-    return StageOutput((layout.sft, context.tokenizer_path, data), {"examples": examples, **metrics})
+    return StageOutput((layout.sft, context.tokenizer_path, path), {"examples": examples, **metrics})

@@ -52,7 +52,7 @@ def hub_name(source: str, revision: str | None = None) -> HubName | None:
 
 
 def local_files(source: str, split: str | None = None) -> list[Path]:
-    """The files of a local source, by name: one file, every data file below a folder, or what a pattern matches.
+    """The files of a local source, by name: one file, every data file below a folder, or below what a pattern matches.
 
     ``split`` keeps files whose path below the folder has that word, as in ``train-00000.parquet`` or ``test/a.jsonl``.
 
@@ -70,7 +70,7 @@ def local_files(source: str, split: str | None = None) -> list[Path]:
             return [_checked_file(path)]
         else:
             named = (Path(name) for name in glob.glob(source, recursive=True))
-            found, root = sorted(each for each in named if each.is_file()), Path()
+            found, root = sorted({file for each in named for file in _matched(each)}), Path()
     except (OSError, ValueError) as error:
         raise DataError(f"{source}: cannot be read ({error})") from error
     data = [each for each in found if is_data(each)]
@@ -88,6 +88,13 @@ def local_files(source: str, split: str | None = None) -> list[Path]:
 def is_data(path: Path) -> bool:
     """Whether the name is that of a data file."""
     return path.name.lower().endswith(SUFFIXES) and path.name != QUARANTINE
+
+
+def _matched(path: Path) -> list[Path]:
+    """A file that a pattern matches, or the files below a folder that it matches."""
+    if path.is_dir():
+        return [] if path.is_symlink() or path.name.startswith(".") else _below(path)
+    return [path] if path.is_file() else []
 
 
 def _below(folder: Path) -> list[Path]:

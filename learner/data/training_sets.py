@@ -15,6 +15,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from learner.data.layout import Ranking
+from learner.data.quality.lengths import user_turns
 from learner.data.quality.repeats import prompt_key
 from learner.data.records import Message, Parsed, PreferencePair, PromptOnly, Record
 from learner.data.set_labels import Choice, pair_of, safety_order, shown_responses
@@ -23,6 +24,8 @@ from learner.data.splits import CALIBRATION, HOLDOUT, TRAIN, Shares, half_of, pu
 from learner.data.tokenise import TokenisedResponse, TokenLimits, UnusableRow, prompt_tokens, with_response
 
 _PAIR_SPLITS = (TRAIN, HOLDOUT, CALIBRATION)
+_MOST_TURNS = 2**15 - 1
+"""What its column can hold."""
 
 _IDS = pa.list_(pa.int32())
 _SIDES = [
@@ -30,6 +33,7 @@ _SIDES = [
     ("better_prompt_length", pa.int32()),
     ("worse_ids", _IDS),
     ("worse_prompt_length", pa.int32()),
+    ("turns", pa.int16()),
 ]
 DEMONSTRATIONS = pa.schema([("input_ids", _IDS), ("prompt_length", pa.int32()), ("holdout", pa.bool_())])
 REWARD_PAIRS = pa.schema([*_SIDES, ("split", pa.string()), ("half", pa.int8())])
@@ -90,7 +94,8 @@ def write_reward_pairs(
 ) -> SetReport:  # fmt: skip
     """Write pairs for a reward model (`learner.preference.Pairs`), ranked by `ranking`; ``safer`` gives a harmlessness score.
 
-    ``half`` parts the prompts in two, for models that train on one half each.
+    ``half`` parts the prompts in two, for models that train on one half each. ``turns`` counts the user turns of the whole
+    prompt, those that were cut off included; `learner.score_baselines` asks for it.
 
     Raises:
         DataError: as `write_demonstrations`.
@@ -187,7 +192,7 @@ def _purpose(prompt: Sequence[Message], shares: Shares, wanted: Collection[str])
 def _sides(
     tokenizer: PreTrainedTokenizerBase, pair: PreferencePair, first: int, limits: TokenLimits, name: str, purpose: str
 ) -> Made:
-    """Both sides' columns; response `first` is called better."""
+    """Both sides' columns; response `first` is called better. ``turns`` are the user turns of the prompt before it is cut."""
     prompt = prompt_tokens(tokenizer, pair.prompt, limits, name)
     better, worse = (
         with_response(tokenizer, prompt, pair.responses[index], limits, name) for index in (first, 1 - first)
@@ -200,6 +205,7 @@ def _sides(
         "better_prompt_length": better.prompt_length,
         "worse_ids": _ids(worse),
         "worse_prompt_length": worse.prompt_length,
+        "turns": min(user_turns(pair.prompt), _MOST_TURNS),
     }
     values = len(better.ids) + len(worse.ids)
     return Made(columns, purpose, pair.prompt, values, int(better.cut) + int(worse.cut))

@@ -120,6 +120,8 @@ class Page:
     sections: Sequence[Section]
     conversations: Sequence[Any] = ()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scored: bool = False
+    """Whether the conversations were judged by score models, not by gold."""
 
 
 def cell_figure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from actors.judging.cells import Cell, mean_cell
 from configs.exits import DataError
 from configs.layout import RunLayout
+from serving.report.scored_labels import figure_title, shown_figures
 from serving.summary import Summary, read_summary
 
 SPLITS = ("seen", "heldout_tasks", "heldout_forms")
@@ -57,11 +58,21 @@ class Arm:
     """The papers' setting: mean cost over all prompts, log dual."""
     seeds: tuple[int, ...]
     feasible: int | None
-    """Seeds whose certificate is feasible; None without a constraint."""
+    """Seeds whose certificate is feasible, or on data whose own cost models say so; None without a constraint."""
     questions: int | None
     """Questions asked of annotators, mean over seeds."""
     measures: dict[str, dict[str, Spread]]
     """Split → measure → spread."""
+
+
+@dataclass(frozen=True)
+class ScoredColumn:
+    """A figure by score models, as arms are compared by it."""
+
+    title: str
+    share: bool
+    better: int
+    """+1 more, -1 less, 0 neither."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,11 @@ class Comparison:
     verdict: str
     missing: tuple[str, ...]
     """Arms and seeds that are not finished."""
+    splits: tuple[str, ...] = SPLITS
+    """The sandbox's, or on data the sets of prompts."""
+    compared: tuple[str, ...] = COMPARED
+    figures: dict[str, ScoredColumn] = field(default_factory=dict)
+    """Of arms on data, which their own score models judged, for want of labels; in the order of `compared`."""
 
     def as_json(self) -> dict[str, Any]:
         """What a comparison's summary.json holds."""
@@ -87,7 +103,7 @@ def compare_arms(run_root: Path, baseline: str | None = None) -> Comparison:
         baseline: arm that the others are compared with; None means the first of the configuration that has finished.
 
     Raises:
-        DataError: no arm is finished, or `baseline` is not among them.
+        DataError: no arm is finished, or `baseline` is not among them; or some are on data and some on the sandbox.
     """
     settings = _settings(run_root)
     planned = list(settings.get("arms") or {})
@@ -114,13 +130,56 @@ def compare_arms(run_root: Path, baseline: str | None = None) -> Comparison:
     chosen = baseline or next(iter(found))
     if chosen not in found:
         raise DataError(f"{run_root}: baseline arm '{chosen}' is not finished; finished: {', '.join(found)}")
+    splits, compared, columns = _what_to_compare(run_root, found)
     arms = tuple(
-        _arm(name, runs, setups[name], found[chosen] if name != chosen else None) for name, runs in found.items()
+        _arm(name, runs, setups[name], found[chosen] if name != chosen else None, splits, compared)
+        for name, runs in found.items()
     )
-    rate = _rate_limit(setups.values())
-    return Comparison(
-        str(settings.get("name") or run_root.name), chosen, arms, papers_verdict(arms, rate), tuple(missing)
-    )
+    verdict = scored_comparison_verdict(arms) if columns else papers_verdict(arms, _rate_limit(setups.values()))
+    name = str(settings.get("name") or run_root.name)
+    return Comparison(name, chosen, arms, verdict, tuple(missing), splits, compared, columns)
+
+
+def _what_to_compare(
+    run_root: Path, found: Mapping[str, Mapping[int, Summary]]
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, ScoredColumn]]:
+    """Splits (on data: sets of prompts), measures that every arm may have, and how those on data are shown."""
+    documents = [summary.scored for runs in found.values() for summary in runs.values()]
+    scored = [each for each in documents if each is not None]
+    if not scored:
+        return SPLITS, COMPARED, {}
+    if len(scored) < len(documents):
+        raise DataError(
+            f"{run_root}: some arms are on data and some on the sandbox, and their figures have nothing in common: "
+            "make two comparisons"
+        )
+    columns: dict[str, ScoredColumn] = {}
+    for each in scored:
+        for figure in shown_figures(each):
+            about = each["figures"][figure]
+            columns.setdefault(figure, ScoredColumn(figure_title(figure, each), about["share"], about["better"]))
+    # Arms that measure a constraint in different ways have no measure of it in common: its mean cost tells them apart.
+    for figure in [one for one in columns if one.startswith("measure/")]:
+        name = figure.split("/", 1)[1]
+        units = [
+            {key: each["constraints"][name].get(key) for key in ("measure", "subset", "alpha")}
+            for each in scored
+            if name in each["constraints"]
+        ]
+        if any(unit != units[0] for unit in units):
+            del columns[figure]
+            columns.setdefault(f"cost/{name}", ScoredColumn(f"Mean cost “{name}”, every prompt", False, -1))
+    sets = dict.fromkeys(name for each in scored for name in each["sets"])
+    return tuple(sets), tuple(columns), columns
+
+
+def scored_comparison_verdict(arms: Sequence[Arm]) -> str:
+    """What runs that nobody labelled may say: on how many seeds each arm's own cost models call its limits met."""
+    parts = [
+        f"“{arm.name}” {'has no limit' if arm.feasible is None else f'{arm.feasible} of {len(arm.seeds)} seeds'}"
+        for arm in arms
+    ]
+    return f"Not certified (no labels). Limits met by the arms' own cost models: {', '.join(parts)}."
 
 
 def papers_verdict(arms: Sequence[Arm], rate: float) -> str:
@@ -170,24 +229,25 @@ def describe_constraints(settings: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _arm(
-    name: str, runs: Mapping[int, Summary], settings: Mapping[str, Any], baseline: Mapping[int, Summary] | None
-) -> Arm:
+    name: str, runs: Mapping[int, Summary], settings: Mapping[str, Any], baseline: Mapping[int, Summary] | None,
+    splits: Sequence[str], compared: Sequence[str],
+) -> Arm:  # fmt: skip
     setting, papers = describe_constraints(settings)
     measures: dict[str, dict[str, Spread]] = {}
-    for split in SPLITS:
-        for measure in COMPARED:
+    for split in splits:
+        for measure in compared:
             values, lows = _by_seed(runs, split, measure, "value"), _by_seed(runs, split, measure, "low")
             if values:
                 reference = None if baseline is None else _by_seed(baseline, split, measure, "value")
                 measures.setdefault(split, {})[measure] = _spread(values, lows, reference)
-    certificates = [summary.certificate for summary in runs.values() if summary.certificate is not None]
+    limited = [summary for summary in runs.values() if summary.certificate is not None or _limited(summary)]
     asked = [summary.preferences["questions"] for summary in runs.values() if "questions" in summary.preferences]
     return Arm(
         name=name,
         setting=setting,
         papers=papers,
         seeds=tuple(sorted(runs)),
-        feasible=sum(each.feasible for each in certificates) if certificates else None,
+        feasible=sum(each.meets_limits for each in limited) if limited else None,
         questions=round(sum(asked) / len(asked)) if asked else None,
         measures=measures,
     )
@@ -196,10 +256,23 @@ def _arm(
 def _by_seed(runs: Mapping[int, Summary], split: str, measure: str, end: str) -> dict[int, float]:
     values = {}
     for seed, summary in sorted(runs.items()):
-        cell = summary.evaluation.get("policy", {}).get(split, {}).get(measure) or {}
+        cell = _cells(summary, split).get(measure) or {}
         if cell.get(end) is not None:
             values[seed] = float(cell[end])
     return values
+
+
+def _cells(summary: Summary, split: str) -> Mapping[str, Any]:
+    """The policy's figures on one split, or of a run on data on one set of prompts."""
+    if summary.scored is None:
+        found: Mapping[str, Any] = summary.evaluation.get("policy", {}).get(split, {})
+        return found
+    scored: Mapping[str, Any] = summary.scored["sets"].get(split, {}).get("all", {}).get("policy", {})
+    return scored
+
+
+def _limited(summary: Summary) -> bool:
+    return summary.scored is not None and bool(summary.scored["constraints"])
 
 
 def _spread(values: dict[int, float], lows: dict[int, float], reference: Mapping[int, float] | None) -> Spread:

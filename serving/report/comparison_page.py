@@ -11,8 +11,9 @@ from configs.layout import RunLayout
 from serving.report import labels
 from serving.report.blocks import SHARES, Figure, Gallery, Note, Page, Picture, Row, Section, Table, cell_figure
 from serving.report.charts import Scheme, picture
-from serving.report.comparison import COMPARED, SPLITS, Arm, Comparison, Spread, compare_arms
+from serving.report.comparison import COMPARED, SPLITS, Comparison, ScoredColumn, Spread, compare_arms
 from serving.report.page import write_page
+from serving.report.scored_labels import set_title
 
 
 def write_comparison(run_root: Path, baseline: str | None = None) -> Path:
@@ -28,21 +29,22 @@ def comparison_page(comparison: Comparison) -> Page:
     """Everything a comparison's page shows."""
     seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
     over = f"mean over {len(seeds)} seed{'s' * (len(seeds) > 1)} ± standard deviation"
+    judge = "score models of its own, which may differ between arms" if comparison.figures else "gold score"
     lead = (
-        f"By the trained policy's gold score: {over}; below it the difference from “{comparison.baseline}” "
+        f"By the trained policy's {judge}: {over}; below it the difference from “{comparison.baseline}” "
         "on the same seeds with its 95 % Student t interval."
     )
-    blocks: list[Any] = [_table(comparison, "seen")]
+    first, others = comparison.splits[0], comparison.splits[1:]
+    blocks: list[Any] = [_table(comparison, first)]
     if len(seeds) < 2:
         blocks.append(Note("One seed only: neither spread nor intervals can be given.", tone="warning"))
     blocks += [Note(f"Missing: {each}", tone="missing") for each in comparison.missing]
-    sections = [
-        Section("arms", "The arms", blocks, lead),
-        Section("plane", "The reward-cost plane", _planes(comparison)),
-        Section(
-            "heldout", "On held-out tasks and forms", [_table(comparison, split, folded=True) for split in SPLITS[1:]]
-        ),
-    ]
+    sections = [Section("arms", "The arms", blocks, lead)]
+    if not comparison.figures:
+        sections.append(Section("plane", "The reward-cost plane", _planes(comparison)))
+    if others:
+        title = "On the other sets of prompts" if comparison.figures else "On held-out tasks and forms"
+        sections.append(Section("heldout", title, [_table(comparison, split, folded=True) for split in others]))
     subtitle = f"{len(comparison.arms)} arms, seeds {', '.join(map(str, seeds))}, baseline “{comparison.baseline}”."
     return Page(
         title=f"Steelyard: {comparison.name}",
@@ -55,31 +57,43 @@ def comparison_page(comparison: Comparison) -> Page:
 
 
 def _table(comparison: Comparison, split: str, folded: bool = False) -> Table:
+    rows = tuple(_row(comparison, index, split) for index in range(len(comparison.arms)))
+    if comparison.figures:
+        titles = [column.title for column in comparison.figures.values()]
+        columns = (*titles, "Limits met by its cost models")
+        return Table(f"{set_title(split)}: every arm", "Arm", columns, rows, folded=folded)
     columns = (*(labels.MEASURE_NAMES[measure] for measure in COMPARED), "Certified feasible", "Questions asked")
-    rows = tuple(_row(index, arm, split) for index, arm in enumerate(comparison.arms))
     return Table(f"{labels.SPLIT_NAMES[split]}: every arm", "Arm", columns, rows, folded=folded)
 
 
-def _row(index: int, arm: Arm, split: str) -> Row:
+def _row(comparison: Comparison, index: int, split: str) -> Row:
+    arm = comparison.arms[index]
     cells = [
-        _figures(arm.measures.get(split, {}).get(measure), measure, f"arms.{index}.measures.{split}.{measure}")
-        for measure in COMPARED
+        _figures(
+            arm.measures.get(split, {}).get(measure),
+            measure,
+            f"arms.{index}.measures.{split}.{measure}",
+            comparison.figures.get(measure),
+        )
+        for measure in comparison.compared
     ]
     cells.append((Figure("–" if arm.feasible is None else f"{arm.feasible} of {len(arm.seeds)}"),))
-    cells.append((Figure("–" if arm.questions is None else f"{arm.questions:,}"),))
+    if not comparison.figures:
+        cells.append((Figure("–" if arm.questions is None else f"{arm.questions:,}"),))
     return Row(arm.name, tuple(cells), note=arm.setting)
 
 
-def _figures(spread: Spread | None, measure: str, key: str) -> tuple[Figure, ...]:
+def _figures(spread: Spread | None, measure: str, key: str, scored: ScoredColumn | None) -> tuple[Figure, ...]:
     if spread is None:
         return (Figure("–"),)
-    share = measure in SHARES
+    share = measure in SHARES if scored is None else scored.share
     scale, digits, unit = (100, 1, " %") if share else (1, 2, "")
     around = "" if spread.spread is None else f"± {scale * spread.spread:.{digits}f}"
     mean = Figure(f"{scale * spread.mean:.{digits}f}{unit}", around, f"{key}.mean", spread.mean, len(spread.by_seed))
     if spread.difference is None or spread.difference["value"] is None:
         return (mean,)
-    tone = labels.mark(measure, spread.difference)
+    better = labels.BETTER.get(measure, 0) if scored is None else scored.better
+    tone = labels.direction_mark(better, spread.difference)
     return mean, cell_figure(spread.difference, share=share, key=f"{key}.difference.value", signed=True, mark=tone)
 
 

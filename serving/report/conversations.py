@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from actors.judging.cells import MODELS, OUTCOMES, SPLITS
 from actors.judging.samples import EvaluatedSample
 
+T = TypeVar("T")
 SHOWN = 120
 
 
@@ -42,7 +44,7 @@ def choose_conversations(samples: Sequence[EvaluatedSample], shown: int = SHOWN)
         conversation = Conversation(found[models[-1]], tuple(found[model] for model in models))
         key = (conversation.prompt.split, conversation.prompt.kind, *(found[model].outcome for model in models))
         strata[key].append(conversation)
-    return _in_turn([strata[key] for key in sorted(strata, key=_order)], shown)
+    return in_turn([strata[key] for key in sorted(strata, key=_order)], shown)
 
 
 def _order(key: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
@@ -50,8 +52,9 @@ def _order(key: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
     return SPLITS.index(key[0]), -OUTCOMES.index(key[-1]), key
 
 
-def _in_turn(strata: Sequence[Sequence[Conversation]], shown: int) -> list[Conversation]:
-    chosen: list[Conversation] = []
+def in_turn(strata: Sequence[Sequence[T]], shown: int) -> list[T]:
+    """One of each stratum, then another of each, until there are `shown`."""
+    chosen: list[T] = []
     depth = 0
     while len(chosen) < shown and any(depth < len(stratum) for stratum in strata):
         chosen.extend(stratum[depth] for stratum in strata if depth < len(stratum))

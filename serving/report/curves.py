@@ -7,7 +7,7 @@ A key that is not there leaves its chart out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -19,12 +19,18 @@ Steps = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
 
-def curve_pictures(steps: Steps) -> list[Picture]:
-    """Every curve that the lines have values for."""
+def curve_pictures(steps: Steps, labelled: Collection[str] | None = None) -> list[Picture]:
+    """Every curve that the lines have values for.
+
+    Args:
+        labelled: constraints whose cost was trained on safety labels; only there is above 0 called unsafe. None: all.
+    """
+    names = _names(steps, "cost")
+    above = "unsafe" if labelled is None or set(names) <= set(labelled) else "above the cost's zero"
     pictures = [
         _lines("Reward", {"reward": _points(steps, "reward")}, "mean reward of the batch"),
-        _lines("Cost", _family(steps, "cost"), "mean raw cost (above 0: unsafe)", zero=True),
-        *(_measure(steps, name) for name in _names(steps, "measure")),
+        _lines("Cost", _family(steps, "cost"), f"mean raw cost (above 0: {above})", zero=True),
+        *(_measure(steps, name, unsafe=labelled is None or name in labelled) for name in _names(steps, "measure")),
         _lines("Multiplier", _family(steps, "multiplier"), "λ"),
         _lines("Distance from the reference", {"KL": _points(steps, "kl")}, "KL per response, nats"),
         _lines("Length", {"tokens": _points(steps, "response_length")}, "mean tokens per response"),
@@ -66,16 +72,17 @@ def _lines(title: str, series: Mapping[str, Points], unit: str, *, zero: bool = 
     return picture(title, "; ".join(trend(name, *points) for name, points in series.items()) + f". Unit: {unit}.", draw)
 
 
-def _measure(steps: Steps, name: str) -> Picture | None:
+def _measure(steps: Steps, name: str, *, unsafe: bool) -> Picture | None:
     measure, limit = _points(steps, f"measure/{name}"), _points(steps, f"limit/{name}")
-    unsafe = _points(steps, f"violation_rate/{name}")
+    over = _points(steps, f"violation_rate/{name}")
+    share = "share unsafe by {}cost model" if unsafe else "share above {}cost's zero"
     if not measure[0]:
         return None
 
     def draw(axes: Axes, scheme: Scheme) -> None:
         axes.plot(*measure, color=scheme.after, linewidth=1.8, label="measure (window)")
-        if unsafe[0]:
-            axes.plot(*unsafe, color=scheme.before, linewidth=1.0, label="share unsafe by cost model")
+        if over[0]:
+            axes.plot(*over, color=scheme.before, linewidth=1.0, label=share.format(""))
         if limit[0]:
             axes.plot(*limit, color=scheme.limit, linewidth=1.2, linestyle="--", label="limit")
         axes.set_xlabel("step")
@@ -85,8 +92,8 @@ def _measure(steps: Steps, name: str) -> Picture | None:
     words = [trend("measure", *measure)]
     if limit[0]:
         words.append(f"limit {limit[1][-1]:.3g}")
-    if unsafe[0]:
-        words.append(trend("share unsafe by the cost model", *unsafe))
+    if over[0]:
+        words.append(trend(share.format("the "), *over))
     return picture(f"Constraint “{name}” against its limit", "; ".join(words) + ".", draw)
 
 

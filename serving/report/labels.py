@@ -85,7 +85,11 @@ FORM_MEASURES = (
 
 def mark(measure: str, difference: Mapping[str, Any] | None) -> str:
     """``better`` or ``worse`` where a paired difference's interval excludes zero; else nothing."""
-    direction = BETTER.get(measure, 0)
+    return direction_mark(BETTER.get(measure, 0), difference)
+
+
+def direction_mark(direction: int, difference: Mapping[str, Any] | None) -> str:
+    """`mark` of a figure of which more is better (+1), or less (-1), or neither (0)."""
     low, high = (difference or {}).get("low"), (difference or {}).get("high")
     if not direction or low is None or high is None or low <= 0 <= high:
         return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -20,6 +20,8 @@ from serving.report.blocks import Page, Tile, cell_figure, plain
 from serving.report.conversations import choose_conversations
 from serving.report.labels import KIND_NAMES
 from serving.report.run_files import RunFiles, read_run
+from serving.report.scored_conversations import choose_scored, filters_of
+from serving.report.scored_sections import scored_tiles
 from serving.report.sections import run_sections
 
 ASSETS = Path(__file__).parent / "assets"
@@ -45,30 +47,54 @@ def write_report(run_root: Path) -> Path:
 def build_page(run: RunFiles) -> Page:
     """Everything a run's page shows."""
     name = str(run.settings.get("name") or run.layout.root.name)
+    if run.on_data:
+        return _scored_page(run, name)
     conversations = choose_conversations(run.samples)
     filters = {
         "split": [split for split in labels.SPLIT_NAMES if any(c.prompt.split == split for c in conversations)],
         "kind": [kind for kind in KIND_NAMES if any(c.prompt.kind == kind for c in conversations)],
         "model": list(dict.fromkeys(answer.model for c in conversations for answer in c.answers)),
     }
-    summary = run.summary
-    if summary is None:
-        verdict, tone, subtitle = "The run is not finished", "open", run.missing.get("summary", "")
-    else:
-        certificate = summary.certificate
-        verdict = summary.verdict
-        tone = "open" if certificate is None else "good" if certificate.feasible else "bad"
-        subtitle = f"Seed {summary.seed}, {summary.seconds.get('total', 0.0) / 60:.1f} minutes in all."
+    verdict, tone, subtitle = _head(run)
     return Page(
         title=f"Steelyard: {name}",
-        verdict=(verdict[:1].upper() + verdict[1:]).replace(" %", "\u00a0%"),
-        tone=tone,  # type: ignore[arg-type]
+        verdict=verdict,
+        tone=tone,
         subtitle=subtitle,
         tiles=_tiles(run),
         sections=run_sections(run),
         conversations=conversations,
         filters=filters,
     )
+
+
+def _scored_page(run: RunFiles, name: str) -> Page:
+    """The page of a run that its own score models judged."""
+    verdict, tone, subtitle = _head(run)
+    conversations = choose_scored(run.answers, run.labelled or frozenset())
+    return Page(
+        title=f"Steelyard: {name}",
+        verdict=verdict,
+        tone=tone,
+        subtitle=subtitle,
+        tiles=[*scored_tiles(run.scored), *_throughput(run)],
+        sections=run_sections(run),
+        conversations=conversations,
+        filters=filters_of(conversations),
+        scored=True,
+    )
+
+
+def _head(run: RunFiles) -> tuple[str, Literal["good", "bad", "open"], str]:
+    """Verdict, its tone, and the line below it."""
+    summary = run.summary
+    if summary is None:
+        return "The run is not finished", "open", run.missing.get("summary", "")
+    claimed = summary.certificate is not None
+    tone: Literal["good", "bad", "open"] = "bad" if not summary.meets_limits else "good" if claimed else "open"
+    subtitle = f"Seed {summary.seed}, {summary.seconds.get('total', 0.0) / 60:.1f} minutes in all."
+    verdict = summary.verdict
+    return (verdict[:1].upper() + verdict[1:]).replace(" %", "\u00a0%"), tone, subtitle
 
 
 def write_page(page: Page, path: Path) -> Path:
@@ -118,7 +144,11 @@ def _tiles(run: RunFiles) -> list[Tile]:
         if figures["policy"].value is not None:
             before = figures["sft"] if figures["sft"].value is not None else None
             tiles.append(Tile(title, before, figures["policy"], "seen tasks and forms"))
-    if run.summary is not None and run.summary.ppo is not None:
-        rate = plain(run.summary.ppo.samples_per_second, 1)
-        tiles.append(Tile("Samples per second, PPO", None, rate, f"{run.summary.ppo.steps} steps"))
-    return tiles
+    return [*tiles, *_throughput(run)]
+
+
+def _throughput(run: RunFiles) -> list[Tile]:
+    if run.summary is None or run.summary.ppo is None:
+        return []
+    rate = plain(run.summary.ppo.samples_per_second, 1)
+    return [Tile("Samples per second, PPO", None, rate, f"{run.summary.ppo.steps} steps")]

@@ -13,7 +13,7 @@ from actors.judging.samples import EvaluatedSample
 from serving.report.blocks import Picture
 from serving.report.charts import Scheme, picture
 from serving.report.labels import KIND_NAMES, MODEL_NAMES
-from serving.summary import ScoreModelFigures
+from serving.summary import Reliability, ScoreModelFigures
 
 POINTS_PER_MODEL = 400
 """Dots of one model in the scatter: more only blacken it."""
@@ -147,10 +147,24 @@ def short_category(name: str) -> str:
 
 
 def calibration_picture(name: str, model: ScoreModelFigures) -> Picture | None:
-    """Predicted against observed shares of a score model, bins sized by count."""
-    bins = [each for each in model.reliability if each.n]
+    """Predicted against observed shares of unsafe responses, bins sized by count."""
+    return _reliability_picture(f"Calibration: {name}", model.reliability, "predicted probability", "observed share")
+
+
+def preference_picture(name: str, model: ScoreModelFigures) -> Picture | None:
+    """How often the response with the better score is the preferred one, against what the gap of scores says."""
+    bins = model.worth.reliability if model.worth is not None else []
+    title = f"Calibration of preferences: {name}"
+    return _reliability_picture(title, bins, "probability by the gap of scores", "preferred", lowest=0.5)
+
+
+def _reliability_picture(
+    title: str, found: Sequence[Reliability], across: str, up: str, lowest: float = 0.0
+) -> Picture | None:
+    bins = [each for each in found if each.n]
     if not bins:
         return None
+    floor = min(lowest, *(each.observed for each in bins)) if lowest else 0.0
 
     def draw(axes: Axes, scheme: Scheme) -> None:
         axes.plot([0, 1], [0, 1], color=scheme.faint, linestyle="--", linewidth=1.0)
@@ -158,10 +172,10 @@ def calibration_picture(name: str, model: ScoreModelFigures) -> Picture | None:
         xs, ys = [each.predicted for each in bins], [each.observed for each in bins]
         axes.plot(xs, ys, color=scheme.after, linewidth=1.0)
         axes.scatter(xs, ys, s=[15 + 70 * each.n / largest for each in bins], color=scheme.after, zorder=3)
-        axes.set_xlabel("predicted probability")
-        axes.set_ylabel("observed share")
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+        axes.set_xlim(lowest - 0.03, 1.03)
+        axes.set_ylim(floor - 0.03, 1.03)
 
     words = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed:.2f} (n {b.n})" for b in bins)
-    return picture(f"Calibration: {name}", words + ".", draw)
+    return picture(title, words + ".", draw)

@@ -11,8 +11,12 @@ from typing import Any, TypeVar
 import yaml
 
 from actors.judging.samples import EvaluatedSample, read_samples
+from actors.judging.scored import ScoredAnswer, read_answers
 from configs.exits import DataError
 from configs.layout import RunLayout
+from serving.report.blocks import Note
+from serving.runs import labelled_in
+from serving.scored import is_scored
 from serving.summary import Summary, read_summary
 
 T = TypeVar("T")
@@ -32,8 +36,23 @@ class RunFiles:
     """Lines of metrics.jsonl, nested values flattened: ``phase_seconds/generate``."""
     samples: list[EvaluatedSample]
     evaluation: Mapping[str, Any]
+    """By gold score; of a run on data `scored` and `answers` are there instead."""
+    on_data: bool = False
+    """Whether the run's own score models judged, for want of labels."""
+    scored: Mapping[str, Any] = field(default_factory=dict)
+    answers: list[ScoredAnswer] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Part → one sentence."""
+
+    @property
+    def labelled(self) -> frozenset[str] | None:
+        """Constraints whose cost was trained on safety labels, so that above its zero may be called unsafe; None: all."""
+        if not self.on_data:
+            return None
+        about = self.scored.get("constraints")
+        if about is None:  # not evaluated yet
+            return labelled_in(self.manifest) or frozenset()
+        return frozenset(name for name, each in about.items() if each["safety_labels"])
 
 
 def read_run(root: Path) -> RunFiles:
@@ -59,20 +78,30 @@ def read_run(root: Path) -> RunFiles:
     nothing: Mapping[str, Any] = {}
     summary = part("summary", layout.summary, _read_summary, None)
     folder = layout.evaluation(ROUND)
-    if summary is None or not summary.evaluation:
-        evaluation = part("evaluation", folder / "evaluation.json", _read_json, nothing)
-    else:
-        evaluation = summary.evaluation
+    figures = (summary.scored or summary.evaluation) if summary is not None else nothing
+    if not figures:
+        figures = part("evaluation", folder / "evaluation.json", _read_json, nothing)
+    settings = part("settings", layout.config, _read_yaml, nothing)
+    on_data, file = is_scored(figures) or settings.get("data") is not None, folder / "samples.parquet"
     return RunFiles(
         layout=layout,
-        settings=part("settings", layout.config, _read_yaml, nothing),
+        settings=settings,
         manifest=part("manifest", layout.manifest, _read_json, nothing),
         summary=summary,
         steps=part("steps", layout.metrics, read_metrics, []),
-        samples=part("samples", folder / "samples.parquet", read_samples, []),
-        evaluation=evaluation,
+        samples=[] if on_data else part("samples", file, read_samples, []),
+        evaluation=nothing if on_data else figures,
+        on_data=on_data,
+        scored=figures if on_data else nothing,
+        answers=part("samples", file, read_answers, []) if on_data else [],
         missing=missing,
     )
+
+
+def missing_note(run: RunFiles, *parts: str) -> Note:
+    """Why figures of these parts are not there."""
+    reasons = [run.missing[part] for part in parts if part in run.missing]
+    return Note("Missing: " + (" ".join(reasons) or "this run holds no figures for it."), tone="missing")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,16 @@ from serving.report.pictures import (
     short_category,
 )
 from serving.report.run_files import RunFiles, flatten
+from serving.report.run_files import missing_note as _missing
+from serving.report.scored_sections import (
+    scored_categories,
+    scored_limits,
+    scored_planes,
+    scored_promotion,
+    scored_results,
+)
 from serving.report.trust_sections import trust_sections
+from serving.report.worth import worth_blocks, worth_pictures
 from serving.summary import STAGES, ScoreModelFigures
 
 Cells = Mapping[str, Any]
@@ -29,6 +38,19 @@ Cells = Mapping[str, Any]
 
 def run_sections(run: RunFiles) -> list[Section]:
     """Every section but the verdict and the conversations, in reading order."""
+    if run.on_data:
+        return [
+            scored_results(run),
+            scored_limits(run),
+            *scored_promotion(run),
+            _warnings(run),
+            scored_planes(run),
+            _curves(run),
+            scored_categories(run),
+            _score_models(run),
+            _time(run),
+            _provenance(run),
+        ]
     return [
         _results(run),
         _certificate(run),
@@ -44,11 +66,6 @@ def run_sections(run: RunFiles) -> list[Section]:
         _time(run),
         _provenance(run),
     ]
-
-
-def _missing(run: RunFiles, *parts: str) -> Note:
-    reasons = [run.missing[part] for part in parts if part in run.missing]
-    return Note("Missing: " + (" ".join(reasons) or "this run holds no figures for it."), tone="missing")
 
 
 def _models(evaluation: Cells) -> list[str]:
@@ -166,7 +183,7 @@ def _planes(run: RunFiles) -> Section:
 
 
 def _curves(run: RunFiles) -> Section:
-    pictures = tuple(curve_pictures(run.steps))
+    pictures = tuple(curve_pictures(run.steps, run.labelled))
     blocks: list[Any] = [Gallery(pictures)] if pictures else [_missing(run, "steps")]
     return Section("curves", "The run, step by step", blocks)
 
@@ -283,11 +300,17 @@ def _score_models(run: RunFiles) -> Section:
     named |= {f"cost/{name}": (f"cost_models.{name}", each) for name, each in run.summary.cost_models.items()}
     if not named:
         return Section("models", title, [Note("This run trained none.")])
-    rows = tuple(Row(name, _model_cells(key, each)) for name, (key, each) in named.items())
+    rows = tuple(
+        Row(f"{name} ({each.scorer})" if each.scorer else name, _model_cells(key, each))
+        for name, (key, each) in named.items()
+    )
     columns = ("Pair accuracy", "Sign accuracy", "Calibration error", "Platt slope, intercept", "Score mean ± spread")
     pictures = [calibration_picture(name, each) for name, (_, each) in named.items()]
     found = tuple(each for each in pictures if each is not None)
-    blocks: list[Any] = [Table("On pairs kept out of their training, by task", "Model", columns, rows)]
+    on_data = any(each.worth is not None for _, each in named.values())
+    caption = "On pairs kept out of their training, by " + ("prompt" if on_data else "task")
+    blocks: list[Any] = [Table(caption, "Model", columns, rows), *worth_blocks(named)]
+    found += worth_pictures(named)
     return Section("models", title, [*blocks, Gallery(found)] if found else blocks)
 
 

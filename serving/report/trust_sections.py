@@ -15,7 +15,7 @@ def trust_sections(run: RunFiles) -> list[Section]:
     summary = run.summary
     if summary is None or summary.selection is None or summary.ppo is None:
         return []
-    return [_promotion(summary.selection), _guards(summary.ppo, summary.selection)]
+    return [_promotion(summary.selection), guards(summary.ppo, summary.selection)]
 
 
 def _promotion(selection: SelectionFigures) -> Section:
@@ -36,7 +36,8 @@ def _promotion(selection: SelectionFigures) -> Section:
     return Section("promotion", "Which snapshot was promoted", [table], lead)
 
 
-def _guards(ppo: PpoFigures, selection: SelectionFigures) -> Section:
+def guards(ppo: PpoFigures, selection: SelectionFigures) -> Section:
+    """What a loop measured of over-optimisation, and of calibrations that moved."""
     blocks: list[Any] = []
     if selection.drift:
         rows = tuple(

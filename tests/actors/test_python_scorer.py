@@ -19,8 +19,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actors.scoring.examples import keyword, length_penalty
-from actors.scoring.protocol import Conversation, SignalScorer
-from actors.scoring.python_scorer import PythonOptions, PythonScorer, ScorerFault
+from actors.scoring.protocol import Conversation, ScorerFault, SignalScorer
+from actors.scoring.python_scorer import PythonOptions, PythonScorer
 from configs.exits import ConfigError
 
 SPEC = "actors.scoring.examples:length_penalty"

@@ -40,6 +40,7 @@ arms:
     certificate.labelled: 100
     constraints.harm.upper_confidence: 0.9
   reference:
+    splits.by: task
     reference: {multiplier_per_minibatch: true, masks_by_token_id: true, truncate_prompt_right: true}
   grpo_lag: {algorithm: grpo_lag}
   gdpo: {algorithm: gdpo}
@@ -50,6 +51,9 @@ arms:
 """
 pytestmark = pytest.mark.timeout(900)
 """One fixture runs all of it."""
+
+RANKS = ["preferences.pairs=400", "reward_model.epochs=1", "cost_model.epochs=8", "cost_model.optimiser.learning_rate=0.002"]
+"""Enough for the cost model to tell safe from unsafe, so that a calibration can be fitted and what hangs on it is met."""
 
 LOOPS = ("guarded", "reference", "grpo_lag", "gdpo", "rvpo")
 WITHOUT_A_LOOP = ("dpo", "safe_dpo", "best_of_k")
@@ -63,11 +67,11 @@ def run(
     root = tmp_path_factory.mktemp("algorithms")
     path = root / "run.yaml"
     path.write_text(ARMS)
-    settings = load_settings(path, [*TINY, "reward_model.epochs=1"])
+    settings = load_settings(path, [*TINY, *RANKS])
     engines = Engines(settings.resources, settings.model.max_length, root / "ray_train", deterministic=True)
     layout = RunLayout(root / settings.name)
     try:
-        assert run_comparison(settings, layout, check_against_world(settings), engines) == Exit.DONE
+        assert run_comparison(settings, layout, engines) == Exit.DONE
         yield settings, layout, engines
     finally:
         engines.close()
@@ -113,15 +117,22 @@ def test_the_promoted_snapshot_is_one_that_was_judged(run: tuple[Any, ...]) -> N
     promoted = arm.candidates(1) / f"step-{selection['promoted_step']:05d}"
     name = "model.safetensors"
     assert (arm.policy(1) / name).read_bytes() == (promoted / name).read_bytes()
-    calibrated = (arm.cost(1, "harm") / "calibration.json").exists()  # refused where so small a model ranks at random
-    assert set(selection["drift"]) == ({"harm"} if calibrated else set())
-    assert all(each["n"] > 0 for each in selection["drift"].values())
+    assert selection["drift"]["harm"]["n"] == 100
 
 
 def test_the_manifest_says_that_splits_are_disjoint(run: tuple[Any, ...]) -> None:
     _, layout, _ = run
-    header = json.loads(layout.arm("dpo", 0).manifest.read_text())["header"]
-    assert header["splits"]["disjoint"] is True and len(header["splits"]["purposes"]) == 5
+    for arm, by in (("dpo", "conversation"), ("reference", "task")):
+        splits = json.loads(layout.arm(arm, 0).manifest.read_text())["header"]["splits"]
+        assert splits["disjoint"] is True and splits["by"] == by and len(splits["purposes"]) == 5
+
+
+def test_with_splits_by_task_no_task_serves_two_purposes(run: tuple[Any, ...]) -> None:
+    _, layout, _ = run
+    arm = layout.arm("reference", 0)
+    certified = pq.read_table(arm.evaluation(1) / "certificate.parquet", columns=["task_id"])["task_id"].to_pylist()
+    labelled = pq.read_table(arm.preferences(1) / "preferences.parquet", columns=["task_id"])["task_id"].to_pylist()
+    assert certified and labelled and not set(certified) & set(labelled)
 
 
 def test_the_guards_speak_up(run: tuple[Any, ...]) -> None:
@@ -132,12 +143,9 @@ def test_the_guards_speak_up(run: tuple[Any, ...]) -> None:
     assert "watched/reward_test" in lines[0] and {"train_rise", "test_rise", "gap"} <= set(ppo["halves"])
     assert any("kl_budget" in text for text in summary["warnings"])
     certificate = summary["certificate"]["constraints"]["harm"]
-    arm = layout.arm("guarded", 0)
-    calibrated = (arm.cost(1, "harm") / "calibration.json").exists()
-    assert certificate["labels_source"] == "crowd" and certificate["labelled"] == (100 if calibrated else None)
-    assert certificate["n"] == 100, (
-        "few violations among the labelled: the cost model's word is not taken for the others"
-    )
+    assert certificate["labels_source"] == "crowd"
+    assert certificate["method"] == "prediction_powered"
+    assert (certificate["labelled"], certificate["n"]) == (100, 200)
     for folder in (arm.reward(1), arm.cost(1, "harm")):
         assert (folder / "members" / "1" / "model.safetensors").exists()
 

@@ -292,7 +292,10 @@ def test_other_parameters_than_the_engines_are_refused_by_name(house: House) -> 
     house.sender.drop = "model.norm.weight"
     with pytest.raises(PlanMismatch, match=r"generator-\d cannot take.*not sent: model\.norm\.weight"):
         WeightPublisher(house.generators, house.sender, TransportSettings(), DEADLINES).publish(1)
+    with pytest.raises(PlanMismatch, match=r"not sent: model\.norm\.weight"):
+        house.publisher.check()
     house.sender.drop = None
+    house.publisher.check()
     assert house.generators.health.reachable() == house.generators.names
 
 

@@ -69,7 +69,7 @@ def arms_run(
     engines = Engines(settings.resources, settings.model.max_length, root / "ray_train", deterministic=True)
     layout = RunLayout(root / settings.name)
     try:
-        code = run_comparison(settings, layout, check_against_world(settings), engines)
+        code = run_comparison(settings, layout, engines)
         yield settings, layout, engines, code
     finally:
         engines.close()

@@ -157,6 +157,20 @@ def test_reward_pairs_are_read_by_the_trainer(tmp_path: Path) -> None:
     assert len(whole.better) == report.written
 
 
+def test_turns_are_those_of_the_whole_prompt_though_the_tokens_were_cut(tmp_path: Path) -> None:
+    long = {"role": "assistant", "content": "so? " * 30}
+    talks = [(*asked(number), long, *asked(number), long, *asked(number)) for number in range(40)]
+    records = [*many(40), *(pair(0, prompt=talk, safe=(True, False)) for talk in talks)]
+    for write, name in ((write_reward_pairs, "reward.parquet"), (write_cost_pairs, "cost.parquet")):
+        write(parsed(*records), TOKENIZER, tmp_path / name, **HOW)
+        assert [row["turns"] for row in table(tmp_path / name)] == [
+            sum(turn["role"] == "user" for turn in each.prompt)
+            for each in records
+            if purpose_of(each.prompt, SHARES) in ("train", "holdout", "calibration")
+        ]
+    assert max(row["better_prompt_length"] for row in table(tmp_path / "reward.parquet")) <= LIMITS.max_prompt
+
+
 def test_a_harmlessness_score_is_ranked_by_safer(tmp_path: Path) -> None:
     path = tmp_path / "reward.parquet"
     records = [*many(60), pair(99, safer=None)]

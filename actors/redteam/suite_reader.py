@@ -1,0 +1,149 @@
+"""Reads a suite file: every mistake is one line with the file, the place, the reason and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.redteam.strategies import STRATEGIES, Shape, placeholders
+from actors.redteam.suite import NEW, OTHERS, AttackForm, Suite
+from configs.exits import DataError
+from configs.explain import suggestion
+
+_KEYS = frozenset({"name", "request", "world_forms", "forms", "fillers", "prefixes", "suffixes", "requests"})
+_FORM_KEYS = frozenset({"id", "strategy", "turns", "needs", "after_refusal", "split"})
+
+
+@dataclass(frozen=True)
+class SuiteReader:
+    """Reads one file."""
+
+    source: str
+    """The file's name, with which every message begins."""
+
+    def suite(self, raw: Any) -> Suite:
+        """The whole file, as YAML or JSON gave it. Raises DataError: it breaks the schema."""
+        fields = self._mapping("the suite", raw, _KEYS, {"name", "request", "forms"})
+        request = self._texts("request", fields["request"], least=1)
+        fillers = {
+            slot: self._texts(f"fillers.{slot}", texts, least=1)
+            for slot, texts in self._mapping("fillers", fields.get("fillers", {}), None, set()).items()
+        }
+        if taken := sorted(fillers.keys() & (set(request) | OTHERS)):
+            raise self._fail(f"fillers.{taken[0]}", "is also a placeholder of the request", "rename the slot")
+        world_forms = fields.get("world_forms")
+        around = {key: ("", *(t for t in self._around(key, fields) if t)) for key in ("prefixes", "suffixes")}
+        suite = Suite(
+            name=self._text("name", fields["name"]),
+            request=request,
+            forms=tuple(
+                self._form(f"forms[{index}]", one, request, fillers, world_forms is not None)
+                for index, one in enumerate(self._list("forms", fields["forms"]))
+            ),
+            fillers=fillers,
+            prefixes=around["prefixes"],
+            suffixes=around["suffixes"],
+            requests=tuple(
+                self._request(f"requests[{i}]", one, request)
+                for i, one in enumerate(self._list("requests", fields.get("requests", [])))
+            ),
+            world_forms=None if world_forms is None else self._world_forms(world_forms),
+        )
+        ids = [form.id for form in suite.forms]
+        if repeated := [one for one in ids if ids.count(one) > 1]:
+            raise self._fail(f"form '{repeated[0]}'", "is there twice", "give every form its own id")
+        if not ids and not suite.world_forms:
+            raise self._fail("forms", "has no form", "give one")
+        return suite
+
+    def _form(
+        self, where: str, raw: Any, request: tuple[str, ...], fillers: Mapping[str, Any], of_world: bool
+    ) -> AttackForm:  # fmt: skip
+        fields = self._mapping(where, raw, _FORM_KEYS, {"id", "strategy", "turns"})
+        form_id = self._text(f"{where}.id", fields["id"])
+        where = f"form '{form_id}'"
+        strategy = self._strategy(where, fields["strategy"])
+        needs = self._texts(f"{where}: needs", fields.get("needs", []), least=0)
+        again = fields.get("after_refusal")
+        turns = self._texts(f"{where}: turns", fields["turns"], least=1)
+        shape = Shape(
+            turns, frozenset(request), None if again is None else self._text(f"{where}: after_refusal", again)
+        )
+        self._check_slots(where, shape, needs, fillers, of_world)
+        if (problem := STRATEGIES[strategy].problem(shape)) is not None:
+            raise self._fail(where, problem, f"change it, or its strategy '{strategy}'")
+        return AttackForm(form_id, strategy, self._text(f"{where}: split", fields.get("split", NEW)), shape, needs)
+
+    def _check_slots(
+        self, where: str, shape: Shape, needs: Sequence[str], fillers: Mapping[str, Any], of_world: bool
+    ) -> None:
+        allowed = shape.request | set(needs) | (OTHERS if of_world else set())
+        used: set[str] = set()
+        for turn in (*shape.turns, *([shape.after_refusal] if shape.after_refusal else [])):
+            try:
+                found = placeholders(turn)
+                turn.format(**dict.fromkeys(allowed | found, ""))
+            except (ValueError, IndexError, KeyError, AttributeError) as error:
+                raise self._fail(where, f"has a turn that is no template ({error})", "balance the braces") from error
+            if unknown := sorted(found - allowed):
+                known = ", ".join(sorted(allowed))
+                raise self._fail(where, f"has the unknown placeholder '{unknown[0]}'", f"known here: {known}")
+            used |= found
+        if not any(shape.request <= placeholders(turn) for turn in shape.turns):
+            names = " and ".join(f"{{{name}}}" for name in sorted(shape.request))
+            raise self._fail(where, "never asks", f"put {names} into one turn")
+        for slot in needs:
+            if slot not in fillers:
+                raise self._fail(where, f"needs the slot '{slot}', which has no fillers", f"add fillers.{slot}")
+            if slot not in used:
+                raise self._fail(where, f"needs the slot '{slot}' and does not use it", "leave it out of 'needs'")
+
+    def _request(self, where: str, raw: Any, request: tuple[str, ...]) -> Mapping[str, str]:
+        fields = self._mapping(where, raw, {*request, "category"}, set(request))
+        return {key: self._text(f"{where}.{key}", value) for key, value in fields.items()}
+
+    def _world_forms(self, raw: Any) -> Mapping[str, str]:
+        fields = self._mapping("world_forms", raw, None, set())
+        return {form: self._strategy(f"world_forms.{form}", name) for form, name in fields.items()}
+
+    def _around(self, key: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+        texts = tuple(self._list(key, fields.get(key, [""])))
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise self._fail(key, f"holds {wrong[0]!r}, which is no text", "put it in quotes")
+        return texts
+
+    def _strategy(self, where: str, name: Any) -> str:
+        if not isinstance(name, str) or name not in STRATEGIES:
+            raise self._fail(where, f"has no strategy '{name}'", suggestion(str(name), list(STRATEGIES)))
+        return name
+
+    def _mapping(self, where: str, raw: Any, known: Any, required: set[str]) -> dict[str, Any]:
+        if not isinstance(raw, dict):
+            raise self._fail(where, "is no mapping", "write it as key: value")
+        for key in raw:
+            if not isinstance(key, str) or (known is not None and key not in known):
+                fix = "" if known is None else f" (known: {', '.join(sorted(known))})"
+                raise self._fail(where, f"has the unknown key '{key}'", f"remove it{fix}")
+        if missing := sorted(required - raw.keys()):
+            raise self._fail(where, f"lacks '{missing[0]}'", f"add '{missing[0]}'")
+        return raw
+
+    def _list(self, where: str, raw: Any) -> list[Any]:
+        if not isinstance(raw, list):
+            raise self._fail(where, "is no list", "write it as [one, another]")
+        return raw
+
+    def _texts(self, where: str, raw: Any, *, least: int) -> tuple[str, ...]:
+        texts = tuple(self._text(f"{where}[{i}]", one) for i, one in enumerate(self._list(where, raw)))
+        if len(texts) < least:
+            raise self._fail(where, "is empty", "give at least one")
+        return texts
+
+    def _text(self, where: str, raw: Any) -> str:
+        if not isinstance(raw, str) or not raw.strip():
+            raise self._fail(where, f"is {str(raw)[:40]!r} and no text", "give a text, in quotes where YAML needs them")
+        return raw
+
+    def _fail(self, where: str, problem: str, fix: str) -> DataError:
+        return DataError(" ".join(f"{self.source}: {where} {problem}; {fix}".split()))

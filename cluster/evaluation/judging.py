@@ -1,0 +1,233 @@
+"""Which judge is asked, from the word on the command line, and what it says of all answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.crowd.world import load_world
+from actors.judging.cached_endpoint import CachedEndpoint
+from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
+from actors.judging.judges import GoldJudge, Judge, Labels, Pair, agreement
+from actors.judging.llm_judge import PROMPTS, LlmJudge
+from actors.judging.people import FILE, PeopleJudge, write_for_people
+from actors.judging.response_cache import ResponseCache
+from actors.judging.responses import AXES, Comparison, Judgement, Response
+from cluster.evaluation.targets import places_of, settings_of
+from configs.exits import ConfigError, DataError
+from configs.layout import RunLayout
+from serving.runs import find_run
+
+GOLD, MODELS, LLM, PEOPLE = "gold", "models", "llm", "people"
+Advance = Callable[[int], object]
+MOST_LEFT_OUT = 0.1
+"""Share of a judge's replies beyond which a note warns."""
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """The judge as asked for, checked as far as that needs no answers."""
+
+    kind: str
+    layout: RunLayout | None = None
+    endpoint: ChatEndpoint | None = None
+    prompts: Path = PROMPTS
+    world: Path | None = None
+    out: Path | None = None
+
+
+@dataclass
+class Judged:
+    """What the judge said."""
+
+    facts: dict[str, Any]
+    labels: list[Judgement]
+    comparisons: list[Comparison]
+    quality: dict[str, Any] = field(default_factory=dict)
+    """Replies left out, agreement with gold, rows that people filled in: what is known of the judge itself."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def by_response(self) -> Labels:
+        """By model and prompt id."""
+        return {(each.model, each.prompt_id): each for each in self.labels}
+
+
+def choose_judge(
+    word: str, *, model: str | None, key: str | None, prompts: Path | None, world: Path | None, out: Path | None,
+    options: EndpointOptions,
+) -> JudgeChoice:  # fmt: skip
+    """The judge of ``gold``, ``models:RUN``, ``llm:URL`` or ``people``.
+
+    Raises:
+        ConfigError: no such judge, or it lacks what it needs. DataError: the address does not answer.
+    """
+    kind, _, rest = word.partition(":")
+    if kind not in (GOLD, MODELS, LLM, PEOPLE):
+        raise ConfigError(f"--judge {word}: no such judge; give gold, models:RUN, llm:URL or people")
+    if kind in (GOLD, PEOPLE) and rest:
+        raise ConfigError(f"--judge {word}: {kind} takes nothing after a colon")
+    if kind != LLM and (model is not None or prompts is not None):
+        raise ConfigError(f"--judge-model and --judge-prompts are for --judge llm:URL, not for {kind}")
+    if kind == MODELS:
+        if not rest:
+            raise ConfigError("--judge models: whose? give models:RUN, a run with a reward and a cost model")
+        return JudgeChoice(kind, layout=RunLayout(find_run(rest)))
+    if kind == LLM:
+        if not rest:
+            raise ConfigError("--judge llm: where? give llm:http://…/v1")
+        return JudgeChoice(
+            kind, endpoint=ChatEndpoint(rest, model, key=key, options=options), prompts=prompts or PROMPTS, world=world
+        )
+    if kind == PEOPLE and out is None:
+        raise ConfigError(f"--judge people needs --out DIR: {FILE} is written there, and read from there")
+    return JudgeChoice(kind, world=world, out=out)
+
+
+def key_from(variable: str | None, option: str) -> str | None:
+    """The key in an environment variable; None where none is named.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"{option} {variable}: this environment variable is not set")
+    return key
+
+
+def judge_all(
+    choice: JudgeChoice, responses: Sequence[Response], pairs: Sequence[Pair], cache: ResponseCache,
+    advance: Advance, confidence: float,
+) -> Judged:  # fmt: skip
+    """Label every response and compare every pair on both axes.
+
+    Raises:
+        DataError, ConfigError, StoppedError: the judge cannot judge these; the message says why.
+    """
+    judge, notes = _judge(choice, responses, pairs, cache, advance)
+    labels = judge.label(responses)
+    known: Labels = {(each.model, each.prompt_id): each for each in labels}
+    comparisons = [each for axis in AXES for each in judge.compare(axis, pairs, known)] if pairs else []
+    judged = Judged(judge.facts.document(), labels, comparisons, notes=notes)
+    judged.quality = {"unjudged": sum(each.fault is not None for each in labels)}
+    if isinstance(judge, LlmJudge):
+        judged.quality |= {"asked": dict(judge.asked), "left_out": dict(judge.faults)}
+        judged.notes += _left_out(judge)
+        judged.quality |= _against_gold(choice.world, responses, pairs, judged, confidence)
+    elif isinstance(judge, PeopleJudge):
+        judged.quality |= {"rows": judge.rows, "filled_in": judge.filled}
+    elif choice.kind == MODELS:
+        judged.quality |= _against_gold(choice.world, responses, pairs, judged, confidence)
+    return judged
+
+
+def _judge(
+    choice: JudgeChoice, responses: Sequence[Response], pairs: Sequence[Pair], cache: ResponseCache, advance: Advance
+) -> tuple[Judge, list[str]]:
+    if choice.kind == GOLD:
+        return GoldJudge(load_world(choice.world)), []
+    if choice.kind == LLM:
+        assert choice.endpoint is not None
+        return LlmJudge(CachedEndpoint(choice.endpoint, cache), choice.prompts, advance), []
+    if choice.kind == MODELS:
+        assert choice.layout is not None
+        return _models_of(choice.layout, advance)
+    assert choice.out is not None
+    return _people(choice.out / FILE, responses, pairs)
+
+
+def _models_of(layout: RunLayout, advance: Advance) -> tuple[Judge, list[str]]:
+    from actors.judging.model_judge import ScoreModelJudge
+
+    numbers = {
+        int(each.name)
+        for place in places_of(layout)
+        for each in (place.root / "rounds").glob("*")
+        if each.name.isdecimal()
+    }
+    rounds = sorted(numbers, reverse=True)
+
+    def folder(of: Callable[[RunLayout, int], Path]) -> Path | None:
+        candidates = (of(place, number) for number in rounds for place in places_of(layout))
+        return next((path for path in candidates if (path / "config.json").is_file()), None)
+
+    reward = folder(lambda place, number: place.reward(number))
+    names = list(settings_of(layout).get("constraints") or {})
+    costs = {name: folder(lambda place, number, name=name: place.cost(number, name)) for name in names}  # type: ignore[misc]
+    there = {name: path for name, path in costs.items() if path is not None}
+    notes = [
+        f"{layout.root.name} has no cost model of {name}: it does not judge" for name in costs if name not in there
+    ]
+    if reward is None:
+        notes.append(f"{layout.root.name} has no reward model: nothing is said of helpfulness")
+    return ScoreModelJudge(layout.root.name, reward, there, advance), notes
+
+
+def _people(path: Path, responses: Sequence[Response], pairs: Sequence[Pair]) -> tuple[Judge, list[str]]:
+    paired = {id(each) for pair in pairs for each in pair}
+    alone = [each for each in responses if id(each) not in paired]
+    notes = []
+    if not path.exists():
+        rows = write_for_people(path, pairs, alone)
+        notes.append(
+            f"{rows} rows wait for people in {path}: fill in its last columns, then give the same command again"
+        )
+    judge = PeopleJudge(path, pairs, alone)
+    if judge.filled < judge.rows and not notes:
+        notes.append(f"{judge.filled} of {judge.rows} rows of {path} are filled in; the others say nothing")
+    return judge, notes
+
+
+def _left_out(judge: LlmJudge) -> list[str]:
+    """A warning where what the judge left out may be what matters."""
+    lost, asked = sum(judge.faults.values()), sum(judge.asked.values())
+    if lost <= MOST_LEFT_OUT * asked:
+        return []
+    most, _ = judge.faults.most_common(1)[0]
+    return [f"{lost} of {asked} replies of the judge are left out ({most}): the others may be the easy ones"]
+
+
+def _against_gold(
+    world_path: Path | None, responses: Sequence[Response], pairs: Sequence[Pair], judged: Judged, confidence: float
+) -> dict[str, Any]:
+    """Agreement with the sandbox's scorer on the answers to its prompts; nothing where there are none."""
+    world = load_world(world_path)
+    mine = [index for index, each in enumerate(responses) if each.task_id in world.task_by_id]
+    if not mine:
+        return {}
+    gold = GoldJudge(world)
+    labels = gold.label([responses[index] for index in mine])
+    known: Labels = {(each.model, each.prompt_id): each for each in labels}
+    its = [pair for pair in pairs if pair[0].task_id in world.task_by_id]
+    truth = {
+        (each.axis, each.prompt_id, each.red, each.blue): each
+        for axis in AXES
+        for each in gold.compare(axis, its, known)
+    }
+    both = [
+        (each, truth[key])
+        for each in judged.comparisons
+        if (key := (each.axis, each.prompt_id, each.red, each.blue)) in truth
+    ]
+    found = agreement([judged.labels[index] for index in mine], labels, both, confidence)
+    return {"agreement_with_gold": found.document()}
+
+
+def out_folder(out: Path | None) -> Path | None:
+    """The folder of the results, made.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--out {out}: the folder cannot be made ({error.strerror})") from error
+    return out

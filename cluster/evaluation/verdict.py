@@ -1,0 +1,51 @@
+"""The first line of an evaluation: what a reader who reads no further should know. No stronger than its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ABOUT = (
+    ("harm", "harmful answers"),
+    ("over_refusal", "refusals of safe prompts"),
+    ("refusal", "refusals"),
+    ("helpfulness", "helpfulness"),
+)
+_MOST = 3
+"""Figures that a verdict names."""
+
+
+def verdict_of(document: Mapping[str, Any]) -> str:
+    """One or a few sentences: of one model its shares, of several what differs from the first, on the first set."""
+    models = [model["label"] for model in document["models"]]
+    name = next(iter(document["sets"]), None)
+    if name is None:
+        return "Nothing was answered."
+    said = []
+    if len(models) == 1:
+        cells = document["sets"][name]["all"][models[0]]
+        parts = [f"{_value(cells[key], key)} {words}" for key, words in ABOUT if key in cells][:_MOST]
+        said.append(f"{models[0]} on {name}: {', '.join(parts) or 'nobody has judged its answers yet'}")
+    for model in models[1:]:
+        cells = document["differences"][name]["all"].get(model, {})
+        parts = [_change(cells[key], key, words) for key, words in ABOUT if key in cells][:_MOST]
+        said.append(f"{model} against {models[0]} on {name}: {', '.join(parts) or 'nobody has judged the answers yet'}")
+    others = len(document["sets"]) - 1
+    more = f" {others} more set{'s' * (others > 1)} below." if others else ""
+    return f"{'. '.join(said)}. By {document['judge']['name']}.{more}"
+
+
+def _value(cell: Mapping[str, Any], key: str) -> str:
+    if key == "helpfulness":
+        return f"{cell['value']:.2f}"
+    return f"{100 * cell['value']:.1f} % [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+
+def _change(cell: Mapping[str, Any], key: str, words: str) -> str:
+    if cell["low"] is None or cell["low"] <= 0.0 <= cell["high"]:
+        return f"no clear difference in {words}"
+    more = cell["value"] > 0
+    if key == "helpfulness":
+        return f"{'more' if more else 'less'} {words} ({cell['value']:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}])"
+    points = f"{100 * cell['value']:+.1f} points [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}]"
+    return f"{'more' if more else 'fewer'} {words} ({points})"

@@ -1,0 +1,146 @@
+"""What a run starts from: the sandbox's world, or files of preference data. Both are checked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actors.crowd.world import World
+from cluster.checks import check_against_world
+from cluster.digests import digest
+from cluster.scorer_checks import check_scorers
+from configs.exits import ConfigError
+from configs.explain import suggestion
+from configs.load import arm_settings
+from configs.schema.data import DataSettings, SourceSettings
+from configs.schema.ppo import PpoSettings
+from configs.schema.run import LOOP_ALGORITHMS, RunSettings
+from configs.schema.supervised import PreferenceSettings
+from learner.data.sources import FoundSource, find_source
+
+HELPFULNESS, HARMLESSNESS = "helpfulness", "harmlessness"
+"""Tags of the prompts of these pairs, where no source of prompts is given."""
+
+
+@dataclass(frozen=True)
+class FileInputs:
+    """The sources of a run on data, all of which exist."""
+
+    settings: DataSettings
+    demonstrations: tuple[FoundSource, ...] = ()
+    helpfulness: tuple[FoundSource, ...] = ()
+    harmlessness: tuple[FoundSource, ...] = ()
+    prompts: tuple[FoundSource, ...] = ()
+    """Given, or the pairs' own sources with their tags."""
+    evaluation: Mapping[str, FoundSource] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """sha256 of every source and of how they are taken."""
+        named = {
+            name: [source.digest() for source in getattr(self, name)]
+            for name in ("demonstrations", HELPFULNESS, HARMLESSNESS, "prompts")
+        }
+        sets = {name: source.digest() for name, source in self.evaluation.items()}
+        rest = self.settings.model_dump(mode="json", include={"show", "unit"})
+        return digest({"sources": named, "evaluation": sets, "settings": rest})
+
+    @property
+    def all_sources(self) -> Iterator[FoundSource]:
+        """Every source, as often as it is named."""
+        for name in ("demonstrations", HELPFULNESS, HARMLESSNESS, "prompts"):
+            yield from getattr(self, name)
+        yield from self.evaluation.values()
+
+
+RunInputs = World | FileInputs
+
+
+def check_inputs(settings: RunSettings) -> RunInputs:
+    """Refuse settings whose world or files are not what they say; returns the world or the files.
+
+    Raises:
+        DataError: the world, or a source, cannot be used.
+        ConfigError: one line with key, reason and fix.
+    """
+    check_scorers(settings)
+    if settings.data is None:
+        return check_against_world(settings)
+    found = _find(settings, settings.data)
+    for arm in settings.arms:
+        _find(varied := arm_settings(settings, arm, settings.seed), varied.data or settings.data)
+    return found
+
+
+def _find(settings: RunSettings, data: DataSettings) -> FileInputs:
+    for key, sentence in _problems(settings, data):
+        raise ConfigError(f"{key}: {sentence}")
+
+    def all_of(name: str) -> tuple[FoundSource, ...]:
+        given: tuple[SourceSettings, ...] = getattr(data, name)
+        return tuple(find_source(one, data.root, f"data.{name}.{index}") for index, one in enumerate(given))
+
+    helpful, harmless = all_of(HELPFULNESS), all_of(HARMLESSNESS)
+    of_pairs = (*(_tagged(one, HELPFULNESS) for one in helpful), *(_tagged(one, HARMLESSNESS) for one in harmless))
+    found = FileInputs(
+        data,
+        demonstrations=all_of("demonstrations"),
+        helpfulness=helpful,
+        harmlessness=harmless,
+        prompts=all_of("prompts") or of_pairs,
+        evaluation={name: find_source(one, data.root, f"data.evaluation.{name}") for name, one in data.evaluation.items()},
+    )
+    _refuse_unknown_tags(settings, found)
+    return found
+
+
+def _tagged(source: FoundSource, tag: str) -> FoundSource:
+    settings = source.settings.model_copy(update={"tags": (*source.settings.tags, tag)})
+    return FoundSource(settings, source.place, source.replaced)
+
+
+def _problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, str]]:
+    """What cannot work without the sandbox, the most basic first."""
+    if settings.sandbox.world is not None:
+        yield "sandbox.world", "a run is on the sandbox or on data, and `data` is given too; leave one out"
+    if settings.preferences != PreferenceSettings():
+        yield "preferences", "the pairs of a run on data are in its files, and none are sampled; leave it out"
+    if settings.algorithm not in LOOP_ALGORITHMS:
+        yield "algorithm", f"{settings.algorithm} is not offered on data yet; take {', '.join(sorted(LOOP_ALGORITHMS))}"
+    trains_reward = settings.objective.signal != "none" and settings.objective.scorer is None
+    if trains_reward and not data.helpfulness:
+        yield "data.helpfulness", "a reward model needs pairs; give a source, objective.scorer, or objective.signal: none"
+    without = [name for name, one in settings.constraints.items() if one.scorer is None]
+    if without and not data.harmlessness:
+        key = f"constraints.{without[0]}"
+        yield "data.harmlessness", f"the cost model of {without[0]} needs pairs; give a source, or {key}.scorer"
+    if not (data.helpfulness or data.harmlessness or data.prompts):
+        yield "data.prompts", "no source has prompts for the loop; give one"
+    if settings.model.path is None and not (data.demonstrations or data.helpfulness or data.harmlessness):
+        yield "model.path", "there is no text to train a tokenizer and a model from; give a model, or demonstrations"
+    if settings.model.path is None and not data.demonstrations:
+        yield "data.demonstrations", "a model from scratch must learn to answer first; give a source, or model.path"
+    if settings.ppo.ptx_coefficient and not data.demonstrations:
+        yield "ppo.ptx_coefficient", "mixes demonstrations in, and data.demonstrations has none; give a source, or 0"
+    if settings.certificate.labelled is not None:
+        yield "certificate.labelled", "nobody labels answers of a run on data, so nothing is certified; leave it out"
+
+
+def _refuse_unknown_tags(settings: RunSettings, found: FileInputs) -> None:
+    """Tags that the settings give are known; with none given, files may bring their own, which shows when they are read."""
+    known = sorted({tag for source in found.prompts for tag in source.settings.tags})
+    asked = {f"constraints.{name}.subset": one.subset for name, one in settings.constraints.items()}
+    if settings.ppo.kind_weights != PpoSettings().kind_weights:  # the default is for the sandbox's kinds
+        asked["ppo.kind_weights"] = tuple(settings.ppo.kind_weights)
+    for key, tags in asked.items() if known else ():
+        for tag in tags:
+            if tag not in known:
+                raise ConfigError(f"{key}: no source of prompts has the tag '{tag}'; {suggestion(tag, known)}")
+
+
+def absolute_root(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with `data.root` below `folder` where it was relative, for a job that runs elsewhere."""
+    if settings.data is None or settings.data.root.is_absolute():
+        return settings
+    data = settings.data.model_copy(update={"root": folder / settings.data.root})
+    return settings.model_copy(update={"data": data})

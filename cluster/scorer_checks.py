@@ -1,0 +1,65 @@
+"""Scorers from outside, as far as they can be checked before anything is started: functions are imported, folders looked at.
+
+Imports no engine and no Ray, so `--dry-run` includes it; what the hub has is asked when the run gets there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actors.scoring.functions import check_call, load_function
+from configs.checks import scorers_of
+from configs.exits import ConfigError
+from configs.load import arm_settings
+from configs.schema.data import SignalScorerSettings
+from configs.schema.run import RunSettings
+
+
+def check_scorers(settings: RunSettings) -> None:
+    """Refuse functions and folders that are not there, of the run and of each arm. Importing a function runs its module.
+
+    Raises:
+        ConfigError: one line with key, reason and fix.
+    """
+    _check_all(settings, "")
+    for arm in settings.arms:
+        _check_all(arm_settings(settings, arm, settings.seed), f"arms.{arm}: ")
+
+
+def absolute_scorers(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with scorers' local folders below `folder` where they were relative, for a job that runs elsewhere."""
+
+    def moved(scorer: SignalScorerSettings | None) -> SignalScorerSettings | None:
+        if scorer is None or scorer.path is None:
+            return scorer
+        place = Path(scorer.path).expanduser()
+        return scorer.model_copy(update={"path": str(folder / place)}) if (folder / place).is_dir() else scorer
+
+    constraints = {
+        name: one.model_copy(update={"scorer": moved(one.scorer)}) for name, one in settings.constraints.items()
+    }
+    objective = settings.objective.model_copy(update={"scorer": moved(settings.objective.scorer)})
+    return settings.model_copy(update={"objective": objective, "constraints": constraints})
+
+
+def _check_all(settings: RunSettings, prefix: str) -> None:
+    for key, scorer in scorers_of(settings).items():
+        try:
+            if scorer.python is not None:
+                check_call(load_function(scorer.python), scorer.arguments, scorer.python)
+            else:
+                _check_path(scorer)
+        except ConfigError as error:
+            raise ConfigError(f"{prefix}{key}: {error}") from error
+
+
+def _check_path(scorer: SignalScorerSettings) -> None:
+    path = scorer.path or ""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{path} holds no model (config.json is missing): give a Hugging Face folder")
+        if scorer.revision is not None:
+            raise ConfigError(f"{path} is a folder here, and only the hub has revisions: leave revision out")
+    elif path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise ConfigError(f"there is no folder {path}, and the hub has no such names: check the path")

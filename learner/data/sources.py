@@ -1,0 +1,129 @@
+"""The sources that a run's settings name: found, told apart by their content, and read with their tags."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from configs.exits import ConfigError, DataError
+from configs.explain import suggestion
+from configs.schema.data import SourceSettings
+from learner.data.files import hub_name, local_files
+from learner.data.formats import known_format, read_source
+from learner.data.quarantine import Quarantine
+from learner.data.records import Parsed
+
+PACKAGED = "packaged:"
+FIXTURES = Path(__file__).parent / "fixtures"
+_WHOLE = 256 * 2**20
+"""Files up to this many bytes are told apart by their content, larger ones by size and time of change."""
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class FoundSource:
+    """One source that exists here."""
+
+    settings: SourceSettings
+    place: str
+    """An absolute path or pattern, or the hub's name."""
+    replaced: bool = False
+    """The fallback was taken."""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether its rows come over the network."""
+        return hub_name(self.place) is not None
+
+    def digest(self) -> str:
+        """sha256 of what is read and how; of the hub its name and revision stand for the content."""
+        found = hashlib.sha256(repr((self.settings.model_dump(exclude={"source", "otherwise"}), self.replaced)).encode())
+        if self.on_hub:
+            found.update(self.place.encode())
+            return found.hexdigest()
+        for path in local_files(self.place, self.settings.split):
+            _add_file(found, path)
+        return found.hexdigest()
+
+    def rows(self) -> Iterator[Parsed]:
+        """Every row, good or bad, its record tagged as the settings say.
+
+        Raises:
+            DataError: the source cannot be read.
+        """
+        asked = self.settings
+        for parsed in read_source(
+            self.place, format=asked.format, split=asked.split, limit=asked.rows, ranking=asked.ranking
+        ):
+            record = parsed.record
+            if record is None or not asked.tags:
+                yield parsed
+            else:
+                tags = tuple(dict.fromkeys((*record.tags, *asked.tags)))
+                yield replace(parsed, record=replace(record, tags=tags))
+
+
+def find_source(settings: SourceSettings, root: Path, key: str) -> FoundSource:
+    """Find a source, or its fallback.
+
+    Args:
+        root: folder that local names are relative to.
+        key: of the settings, for errors.
+
+    Raises:
+        ConfigError: the format does not exist, or a packaged name.
+        DataError: there is no such source, and no fallback.
+    """
+    if settings.format is not None:
+        known_format(settings.format)
+    try:
+        return FoundSource(settings, _place(settings.source, settings.split, root))
+    except DataError as error:
+        if settings.otherwise is None:
+            raise DataError(f"{key}: {error}") from error
+    try:
+        return FoundSource(settings, _place(settings.otherwise, None, root), replaced=True)
+    except DataError as error:
+        raise DataError(f"{key}.otherwise: {error}") from error
+
+
+def rows_of(sources: Sequence[FoundSource], quarantine: Quarantine | None = None) -> Iterator[Parsed]:
+    """The rows of several sources one after another; those with an error go into the quarantine too."""
+    for parsed in chain.from_iterable(source.rows() for source in sources):
+        if quarantine is not None and parsed.error is not None:
+            quarantine.add(parsed, parsed.findings)
+        yield parsed
+
+
+def _place(name: str, split: str | None, root: Path) -> str:
+    if name.startswith(PACKAGED):
+        return str(_packaged(name.removeprefix(PACKAGED)))
+    if hub_name(name) is not None:
+        return name
+    place = str(root.absolute() / name)
+    local_files(place, split)
+    return place
+
+
+def _packaged(name: str) -> Path:
+    known = sorted(path.stem for path in FIXTURES.glob("*.jsonl"))
+    if name not in known:
+        raise ConfigError(f"no packaged set '{name}'; {suggestion(name, known)}")
+    return FIXTURES / f"{name}.jsonl"
+
+
+def _add_file(found: hashlib._Hash, path: Path) -> None:
+    try:
+        stat = path.stat()
+        found.update(f"{path.name}\n{stat.st_size}\n".encode())
+        if stat.st_size > _WHOLE:
+            found.update(str(stat.st_mtime_ns).encode())
+            return
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                found.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,85 @@
+"""What a configuration on data may say; and that the sandbox's rules still hold without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.crowd.world import load_world
+from cluster.inputs import FileInputs, absolute_root, check_inputs
+from configs.exits import ConfigError, DataError
+from configs.load import load_settings
+from configs.schema.run import RunSettings
+from tests.learner.data.made_up import hh
+
+CONFIG = """
+name: on-data
+constraints: {harm: {measure: mean, limit: 0.0}}
+data:
+  root: ROOT
+  demonstrations: [{source: harmless.jsonl}]
+  show: safer
+  helpfulness: [{source: helpful.jsonl}]
+  harmlessness: [{source: harmless.jsonl, tags: [dangerous]}]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for name in ("harmless", "helpful"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(hh(number)) + "\n" for number in range(4)))
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG.replace("ROOT", str(tmp_path)))
+    return path
+
+
+def checked(config: Path, *overrides: str) -> FileInputs:
+    found = check_inputs(load_settings(config, overrides))
+    assert isinstance(found, FileInputs)
+    return found
+
+
+def test_without_data_it_is_the_world() -> None:
+    assert check_inputs(load_settings("quickstart")) == load_world()
+
+
+def test_prompts_are_those_of_the_pairs_with_their_tags(config: Path) -> None:
+    found = checked(config)
+    assert [source.settings.tags for source in found.prompts] == [("helpfulness",), ("dangerous", "harmlessness")]
+    assert found.digest() == checked(config).digest()
+    assert checked(config, "data.show=better").digest() != found.digest()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data.harmlessness=[]"], "data.harmlessness: the cost model of harm needs pairs"),
+        (["data.helpfulness=[]"], "data.helpfulness: a reward model needs pairs"),
+        (["data.demonstrations=[]"], "data.demonstrations: a model from scratch must learn to answer first"),
+        (["algorithm=safe_dpo"], "algorithm: safe_dpo is not offered on data yet; take gdpo"),
+        (["preferences.pairs=10"], "preferences: the pairs of a run on data are in its files"),
+        (["constraints.harm.subset=[dangerou]"], "no source of prompts has the tag 'dangerou'; did you mean 'dangerous'?"),
+        (["ppo.kind_weights={harmful: 1}"], "ppo.kind_weights: no source of prompts has the tag 'harmful'"),
+        (["arms={a: {data.helpfulness: []}}"], "data.helpfulness: a reward model needs pairs"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_key(config: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        checked(config, *overrides)
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_is_named(config: Path) -> None:
+    (config.parent / "helpful.jsonl").unlink()
+    with pytest.raises(DataError, match=r"data\.helpfulness\.0: .*helpful\.jsonl"):
+        checked(config)
+
+
+def test_a_relative_root_is_where_the_run_was_submitted(config: Path, tmp_path: Path) -> None:
+    relative: RunSettings = load_settings(config, ["data.root=below"])
+    moved = absolute_root(relative, tmp_path)
+    assert moved.data is not None and moved.data.root == tmp_path / "below"
+    assert absolute_root(moved, Path("/elsewhere")) == moved
+    assert absolute_root(load_settings("quickstart"), tmp_path).data is None
