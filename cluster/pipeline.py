@@ -117,8 +117,7 @@ def run_pipeline(
         log.close()
     status.finish("finished", summary.verdict)
     shutil.rmtree(layout.checkpoints, ignore_errors=True)
-    feasible = summary.certificate is None or summary.certificate.feasible
-    return RunOutcome(summary, Exit.DONE if feasible else Exit.INFEASIBLE)
+    return RunOutcome(summary, Exit.DONE if summary.meets_limits else Exit.INFEASIBLE)
 
 
 def _origin(settings: RunSettings, inputs: RunInputs) -> dict[str, Any]:

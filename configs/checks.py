@@ -164,7 +164,9 @@ def _moving(settings: RunSettings) -> str | None:
 
 
 def _certificate(settings: RunSettings) -> Iterator[Problem]:
-    """Splits too small to pass are refused before anything is trained."""
+    """Splits too small to pass are refused before anything is trained; on data nothing is certified."""
+    if settings.data is not None:
+        return
     asked, count = settings.certificate, len(settings.constraints)
     decides = {"certificate.samples": asked.samples}
     if settings.algorithm in LOOP_ALGORITHMS:

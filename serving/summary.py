@@ -20,7 +20,19 @@ from learner.statistics.certificate import Certificate as LearnerCertificate
 from serving.scored import meets_limits, scored_verdict
 
 SCHEMA_VERSION = 1
-STAGES = ("data", "sft", "preferences", "baseline", "reward_model", "cost_model", "scales", "ppo", "direct", "selection", "evaluate")
+STAGES = (
+    "data",
+    "sft",
+    "preferences",
+    "baseline",
+    "reward_model",
+    "cost_model",
+    "scales",
+    "ppo",
+    "direct",
+    "selection",
+    "evaluate",
+)
 
 
 class _Part(BaseModel):

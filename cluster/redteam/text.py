@@ -73,7 +73,7 @@ def _difference(cell: Mapping[str, Any] | None) -> str:
 def _searches(document: Mapping[str, Any]) -> Table:
     table = Table(title="automatic red team", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("model", "search"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in (
         "tried",
         "succeeded\nwhile trying",

@@ -10,6 +10,7 @@ from typing import Any
 from actors.preference_data import SetRequest, train_tokenizer, write_training_set
 from cluster.context import RunContext
 from cluster.inputs import FileInputs
+from cluster.scored_answers import refuse_too_few_kept
 from cluster.stages.base import Stage, StageOutput, link_tree
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
@@ -79,6 +80,7 @@ def _run(context: RunContext) -> StageOutput:
         if f"cost-{name}" in reports
     }
     refuse_rate_on_relative_cost(context.settings, labels)
+    refuse_too_few_kept(context)
     made = [context.layout.data / INITIAL, context.tokenizer_path, *(request.path for request in requests.values())]
     return StageOutput(tuple(made), {"model": model, "sets": reports, "harm-labels": labels})
 

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from configs.schema.supervised import ModelSettings
 from learner.data.bpe import train_byte_level_bpe
 
 MAX_LENGTH = 128
@@ -20,6 +22,8 @@ TEXTS = [
     "first mix the flour and the sugar , then heat the oven .",
     "no , i will not help with it",
 ]
+
+QUESTION = [{"role": "user", "content": "how do i bake a cake ?"}]
 
 _SMALL = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
@@ -83,3 +87,14 @@ def tiny_model(
     ends = [tokenizer.eos_token_id, *range(100, 200)]  # as chat models do: several end tokens
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "do_sample": True, "top_p": 0.5}))
     return folder
+
+
+def settings(source: Path | str, **changes: Any) -> ModelSettings:
+    """That start from this model."""
+    return ModelSettings(**{"path": str(source), "max_length": MAX_LENGTH, **changes})
+
+
+def batch(high: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids ``[3, 60]`` below `high`, prompt and response lengths."""
+    ids = torch.from_numpy(np.random.default_rng(3).integers(4, high, (3, 60)))
+    return ids, torch.tensor([5, 20, 9]), torch.tensor([55, 17, 30])
