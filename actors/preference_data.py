@@ -84,9 +84,7 @@ def _write(request: SetRequest, rows: Iterator[Parsed]) -> SetReport:
         case "reward":
             return write_reward_pairs(rows, tokenizer, path, limits=limits, shares=shares)
         case "cost":
-            return write_cost_pairs(
-                rows, tokenizer, path, limits=limits, shares=shares, categories=request.categories
-            )
+            return write_cost_pairs(rows, tokenizer, path, limits=limits, shares=shares, categories=request.categories)
         case "prompts":
             return write_prompts(rows, tokenizer, path, limits=limits, shares=shares)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.inputs import check_inputs
 from cluster.engines import Engines
+from cluster.inputs import check_inputs
 from cluster.pipeline import RunOutcome, one_line, run_pipeline
 from cluster.status import OnStatus, StatusWriter
 from configs.exits import Exit, StoppedError

@@ -184,6 +184,7 @@ class Engines:
             self._publisher = WeightPublisher(
                 self._generators, self._learner, self._settings.transport, self._settings.deadlines
             )
+            self._publisher.check()
 
     def publish(self, version: int) -> None:
         """Broadcast the learner's weights as `version`; afterwards every serving generator holds exactly them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.digests import digest
-from cluster.scorer_checks import check_scorers
+from cluster.scorer_checks import absolute_scorers, check_model_name, check_scorers
 from configs.exits import ConfigError
 from configs.explain import suggestion
 from configs.load import arm_settings
@@ -88,7 +88,9 @@ def _find(settings: RunSettings, data: DataSettings) -> FileInputs:
         helpfulness=helpful,
         harmlessness=harmless,
         prompts=all_of("prompts") or of_pairs,
-        evaluation={name: find_source(one, data.root, f"data.evaluation.{name}") for name, one in data.evaluation.items()},
+        evaluation={
+            name: find_source(one, data.root, f"data.evaluation.{name}") for name, one in data.evaluation.items()
+        },
     )
     _refuse_unknown_tags(settings, found)
     return found
@@ -109,21 +111,34 @@ def _problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, 
         yield "algorithm", f"{settings.algorithm} is not offered on data yet; take {', '.join(sorted(LOOP_ALGORITHMS))}"
     trains_reward = settings.objective.signal != "none" and settings.objective.scorer is None
     if trains_reward and not data.helpfulness:
-        yield "data.helpfulness", "a reward model needs pairs; give a source, objective.scorer, or objective.signal: none"
+        yield (
+            "data.helpfulness",
+            "a reward model needs pairs; give a source, objective.scorer, or objective.signal: none",
+        )
     without = [name for name, one in settings.constraints.items() if one.scorer is None]
     if without and not data.harmlessness:
         key = f"constraints.{without[0]}"
         yield "data.harmlessness", f"the cost model of {without[0]} needs pairs; give a source, or {key}.scorer"
     if not (data.helpfulness or data.harmlessness or data.prompts):
         yield "data.prompts", "no source has prompts for the loop; give one"
+    yield from _model_problems(settings, data)
+    if settings.certificate.labelled is not None:
+        yield "certificate.labelled", "nobody labels answers of a run on data, so nothing is certified; leave it out"
+
+
+def _model_problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, str]]:
+    """A model to start from, and what it learns to answer from."""
     if settings.model.path is None and not (data.demonstrations or data.helpfulness or data.harmlessness):
         yield "model.path", "there is no text to train a tokenizer and a model from; give a model, or demonstrations"
     if settings.model.path is None and not data.demonstrations:
         yield "data.demonstrations", "a model from scratch must learn to answer first; give a source, or model.path"
+    if settings.model.path is not None:
+        try:
+            check_model_name(settings.model.path, settings.model.revision)
+        except ConfigError as error:
+            yield "model.path", str(error)
     if settings.ppo.ptx_coefficient and not data.demonstrations:
         yield "ppo.ptx_coefficient", "mixes demonstrations in, and data.demonstrations has none; give a source, or 0"
-    if settings.certificate.labelled is not None:
-        yield "certificate.labelled", "nobody labels answers of a run on data, so nothing is certified; leave it out"
 
 
 def _refuse_unknown_tags(settings: RunSettings, found: FileInputs) -> None:
@@ -138,9 +153,11 @@ def _refuse_unknown_tags(settings: RunSettings, found: FileInputs) -> None:
                 raise ConfigError(f"{key}: no source of prompts has the tag '{tag}'; {suggestion(tag, known)}")
 
 
-def absolute_root(settings: RunSettings, folder: Path) -> RunSettings:
-    """The settings with `data.root` below `folder` where it was relative, for a job that runs elsewhere."""
-    if settings.data is None or settings.data.root.is_absolute():
-        return settings
-    data = settings.data.model_copy(update={"root": folder / settings.data.root})
-    return settings.model_copy(update={"data": data})
+def absolute_paths(settings: RunSettings, folder: Path) -> RunSettings:
+    """The settings with local sources and models below `folder` where they were relative, for a job that runs elsewhere."""
+    changed: dict[str, object] = {}
+    if settings.data is not None:
+        changed["data"] = settings.data.model_copy(update={"root": folder / settings.data.root})
+    if settings.model.path is not None and (place := folder / Path(settings.model.path).expanduser()).is_dir():
+        changed["model"] = settings.model.model_copy(update={"path": str(place)})
+    return absolute_scorers(settings.model_copy(update=changed), folder)

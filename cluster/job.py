@@ -91,7 +91,7 @@ def warm_engines(settings: RunSettings, layout: RunLayout) -> Iterator[tuple[Eng
     from cluster.engines import Engines
     from cluster.placement import require_resources
 
-    dashboard = _connect()
+    dashboard = _connect(settings)
     require_resources(settings.resources, ray.cluster_resources())
     _stop_on_sigterm()
     engines = Engines(
@@ -104,12 +104,19 @@ def warm_engines(settings: RunSettings, layout: RunLayout) -> Iterator[tuple[Eng
         ray.shutdown()
 
 
-def _connect() -> str:
+def _connect(settings: RunSettings) -> str:
     """Join the cluster that RAY_ADDRESS names; returns the dashboard's address."""
     import ray
 
+    from learner.remote_code import environment
+
+    # Whether a model's own code may run is the settings' word, here and in every process of this job.
+    variables = environment(settings.model.trust_remote_code)
+    os.environ.update(variables)
     try:
-        context = ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
+        context = ray.init(
+            address="auto", namespace=NAMESPACE, log_to_driver=False, runtime_env={"env_vars": variables}
+        )
     except ConnectionError as error:
         raise ClusterError(
             "there is no Ray cluster to run on: submit with `steelyard submit`, or start one with `steelyard run`"

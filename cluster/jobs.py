@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cluster.head import own_cluster_only
-from cluster.inputs import absolute_root
-from cluster.scorer_checks import absolute_scorers
+from cluster.inputs import absolute_paths
 from configs.exits import ClusterError
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
@@ -153,7 +152,7 @@ def stage_working_dir(folder: Path, settings: RunSettings, *, local: bool) -> No
         shutil.copyfile(settings.sandbox.world, folder / WORLD_NAME)
         sandbox = settings.sandbox.model_copy(update={"world": Path(WORLD_NAME)})
         settings = settings.model_copy(update={"sandbox": sandbox})
-    settings = absolute_scorers(absolute_root(settings, Path.cwd()), Path.cwd())  # the job runs in the copied folder
+    settings = absolute_paths(settings, Path.cwd())  # the job runs in the copied folder
     (folder / CONFIG_NAME).write_text(dump_settings(settings), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > UPLOAD_LIMIT_BYTES:

@@ -46,9 +46,7 @@ class PromptBook:
         drawn = rng.choices(list(weighted), list(weighted.values()), k=n)
         return self._numbered([next(streams[tag]) for tag in drawn], "ppo")
 
-    def judged(
-        self, purpose: str, *, n: int, seed: int, prefix: str, subset: Collection[str] = ()
-    ) -> list[Prompt]:
+    def judged(self, purpose: str, *, n: int, seed: int, prefix: str, subset: Collection[str] = ()) -> list[Prompt]:
         """Up to `n` different prompts of one purpose, of those that carry a tag of `subset` (empty: all).
 
         Raises:
@@ -114,4 +112,3 @@ def _endless(rows: Sequence[int], salt: str) -> Iterator[int]:
         random.Random(f"{salt}/{turn}").shuffle(order)
         yield from order
         turn += 1
-

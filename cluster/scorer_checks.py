@@ -48,18 +48,22 @@ def _check_all(settings: RunSettings, prefix: str) -> None:
             if scorer.python is not None:
                 check_call(load_function(scorer.python), scorer.arguments, scorer.python)
             else:
-                _check_path(scorer)
+                check_model_name(scorer.path or "", scorer.revision)
         except ConfigError as error:
             raise ConfigError(f"{prefix}{key}: {error}") from error
 
 
-def _check_path(scorer: SignalScorerSettings) -> None:
-    path = scorer.path or ""
+def check_model_name(path: str, revision: str | None) -> None:
+    """A folder that is here must hold a model; another name must be one that the hub could have.
+
+    Raises:
+        ConfigError: one line without the key.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{path} holds no model (config.json is missing): give a Hugging Face folder")
-        if scorer.revision is not None:
+        if revision is not None:
             raise ConfigError(f"{path} is a folder here, and only the hub has revisions: leave revision out")
     elif path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ConfigError(f"there is no folder {path}, and the hub has no such names: check the path")

@@ -18,6 +18,7 @@ from learner.data.sources import FoundSource
 from learner.data.splits import Shares
 from learner.data.tokenise import TokenLimits
 from learner.deadlines import fetch_result
+from learner.folders import folder_fingerprint
 from learner.pretrained import prepare_model
 from learner.tokens import load_tokenizer
 
@@ -35,6 +36,7 @@ def data_stage(settings: RunSettings, inputs: FileInputs) -> Stage:
             "sources": inputs.digest(),
             "seed": settings.seed,
             "model": settings.model.model_dump(mode="json"),
+            "weights": _weights_digest(settings),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "splits": settings.splits.model_dump(mode="json", exclude={"by"}),
             "categories": {name: list(one.categories) for name, one in settings.constraints.items()},
@@ -46,11 +48,21 @@ def data_stage(settings: RunSettings, inputs: FileInputs) -> Stage:
             "actors/preference_data.py",
             "learner/data",
             "learner/pretrained.py",
+            "learner/model_hub.py",
+            "learner/pad_token.py",
+            "learner/checkpoint_files.py",
+            "learner/families.py",
             "learner/models.py",
             "learner/tokens.py",
         ),
         run=_run,
     )
+
+
+def _weights_digest(settings: RunSettings) -> str | None:
+    """Of a pretrained model in a folder here; of the hub, name and revision stand for it."""
+    path = Path(settings.model.path).expanduser() if settings.model.path else None
+    return folder_fingerprint(path) if path is not None and path.is_dir() else None
 
 
 def shares_of(settings: RunSettings) -> Shares:
@@ -75,9 +87,7 @@ def _run(context: RunContext) -> StageOutput:
     model = _start(context, inputs)
     reports = _write_sets(context, requests)
     labels = {
-        name: reports[f"cost-{name}"]["labels"]
-        for name in context.settings.constraints
-        if f"cost-{name}" in reports
+        name: reports[f"cost-{name}"]["labels"] for name in context.settings.constraints if f"cost-{name}" in reports
     }
     refuse_rate_on_relative_cost(context.settings, labels)
     refuse_too_few_kept(context)
@@ -110,7 +120,10 @@ def _requests(context: RunContext, inputs: FileInputs) -> Iterator[tuple[str, Se
         return SetRequest(kind, sources, path, context.tokenizer_path, limits, shares_of(settings), **more)
 
     if inputs.demonstrations:
-        yield "demonstrations", request("demonstrations", inputs.demonstrations, DEMONSTRATIONS, show=inputs.settings.show)
+        yield (
+            "demonstrations",
+            request("demonstrations", inputs.demonstrations, DEMONSTRATIONS, show=inputs.settings.show),
+        )
     if settings.objective.scorer is None and inputs.helpfulness:
         yield "reward", request("reward", inputs.helpfulness, "reward.parquet")
     for name, one in settings.constraints.items():
@@ -155,7 +168,9 @@ def refuse_rate_on_relative_cost(settings: RunSettings, labels: Mapping[str, Map
 def _warn_of_fallbacks(context: RunContext, inputs: FileInputs) -> None:
     for source in inputs.all_sources:
         if source.replaced:
-            context.warn(f"data: {source.settings.source} is not here, and {source.settings.otherwise} is taken instead")
+            context.warn(
+                f"data: {source.settings.source} is not here, and {source.settings.otherwise} is taken instead"
+            )
 
 
 def _wait(context: RunContext, call: Any, what: str) -> Any:

@@ -14,7 +14,13 @@ from learner.sft import SftTask
 from learner.tokens import build_tokenizer
 
 NAME = "sft"
-TRAINERS = ("learner/training.py", "learner/engine.py", "learner/models.py", "learner/losses.py")
+TRAINERS = (
+    "learner/training.py",
+    "learner/engine.py",
+    "learner/models.py",
+    "learner/families.py",
+    "learner/losses.py",
+)
 """What every supervised stage runs."""
 
 
@@ -59,7 +65,9 @@ def _run_on_data(context: RunContext) -> StageOutput:
     path, start = layout.data / data.DEMONSTRATIONS, layout.data / data.INITIAL
     task = SftTask(name=NAME, data=path, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
     metrics = context.engines.train(task, context.status)
-    return StageOutput((layout.sft,), {"examples": context.facts(data.NAME)["sets"]["demonstrations"]["written"], **metrics})
+    return StageOutput(
+        (layout.sft,), {"examples": context.facts(data.NAME)["sets"]["demonstrations"]["written"], **metrics}
+    )
 
 
 def _run(context: RunContext) -> StageOutput:

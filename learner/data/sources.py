@@ -15,12 +15,10 @@ from learner.data.files import hub_name, local_files
 from learner.data.formats import known_format, read_source
 from learner.data.quarantine import Quarantine
 from learner.data.records import Parsed
+from learner.folders import add_fingerprint
 
 PACKAGED = "packaged:"
 FIXTURES = Path(__file__).parent / "fixtures"
-_WHOLE = 256 * 2**20
-"""Files up to this many bytes are told apart by their content, larger ones by size and time of change."""
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,14 @@ class FoundSource:
 
     def digest(self) -> str:
         """sha256 of what is read and how; of the hub its name and revision stand for the content."""
-        found = hashlib.sha256(repr((self.settings.model_dump(exclude={"source", "otherwise"}), self.replaced)).encode())
+        found = hashlib.sha256(
+            repr((self.settings.model_dump(exclude={"source", "otherwise"}), self.replaced)).encode()
+        )
         if self.on_hub:
             found.update(self.place.encode())
             return found.hexdigest()
         for path in local_files(self.place, self.settings.split):
-            _add_file(found, path)
+            add_fingerprint(found, path)
         return found.hexdigest()
 
     def rows(self) -> Iterator[Parsed]:
@@ -113,17 +113,3 @@ def _packaged(name: str) -> Path:
     if name not in known:
         raise ConfigError(f"no packaged set '{name}'; {suggestion(name, known)}")
     return FIXTURES / f"{name}.jsonl"
-
-
-def _add_file(found: hashlib._Hash, path: Path) -> None:
-    try:
-        stat = path.stat()
-        found.update(f"{path.name}\n{stat.st_size}\n".encode())
-        if stat.st_size > _WHOLE:
-            found.update(str(stat.st_mtime_ns).encode())
-            return
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                found.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

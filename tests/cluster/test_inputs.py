@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.crowd.world import load_world
-from cluster.inputs import FileInputs, absolute_root, check_inputs
+from cluster.inputs import FileInputs, absolute_paths, check_inputs
 from configs.exits import ConfigError, DataError
 from configs.load import load_settings
 from configs.schema.run import RunSettings
@@ -60,8 +60,12 @@ def test_prompts_are_those_of_the_pairs_with_their_tags(config: Path) -> None:
         (["data.demonstrations=[]"], "data.demonstrations: a model from scratch must learn to answer first"),
         (["algorithm=safe_dpo"], "algorithm: safe_dpo is not offered on data yet; take gdpo"),
         (["preferences.pairs=10"], "preferences: the pairs of a run on data are in its files"),
-        (["constraints.harm.subset=[dangerou]"], "no source of prompts has the tag 'dangerou'; did you mean 'dangerous'?"),
+        (
+            ["constraints.harm.subset=[dangerou]"],
+            "no source of prompts has the tag 'dangerou'; did you mean 'dangerous'?",
+        ),
         (["ppo.kind_weights={harmful: 1}"], "ppo.kind_weights: no source of prompts has the tag 'harmful'"),
+        (["model.path=./nowhere"], "model.path: there is no folder ./nowhere"),
         (["arms={a: {data.helpfulness: []}}"], "data.helpfulness: a reward model needs pairs"),
     ],
 )
@@ -79,7 +83,10 @@ def test_a_missing_file_is_named(config: Path) -> None:
 
 def test_a_relative_root_is_where_the_run_was_submitted(config: Path, tmp_path: Path) -> None:
     relative: RunSettings = load_settings(config, ["data.root=below"])
-    moved = absolute_root(relative, tmp_path)
+    moved = absolute_paths(relative, tmp_path)
     assert moved.data is not None and moved.data.root == tmp_path / "below"
-    assert absolute_root(moved, Path("/elsewhere")) == moved
-    assert absolute_root(load_settings("quickstart"), tmp_path).data is None
+    assert absolute_paths(moved, Path("/elsewhere")) == moved
+    (tmp_path / "model").mkdir()
+    assert absolute_paths(load_settings(config, ["model.path=model"]), tmp_path).model.path == str(tmp_path / "model")
+    assert absolute_paths(load_settings(config, ["model.path=owner/name"]), tmp_path).model.path == "owner/name"
+    assert absolute_paths(load_settings("quickstart"), tmp_path).data is None

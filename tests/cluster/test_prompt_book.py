@@ -63,12 +63,18 @@ def test_judged_prompts_are_of_their_purpose_and_subset_and_different(book: Prom
     prompts = book.judged(SELECTION, n=100, seed=0, prefix="selection", subset=["odd"])
     assert prompts and all(p.attributes["purpose"] == SELECTION and "odd" in p.tags for p in prompts)
     assert len(set(source_ids(prompts))) == len(prompts)
-    everyone = {each for purpose in (SELECTION, CERTIFICATE) for each in source_ids(book.judged(purpose, n=9, seed=0, prefix="x"))}
+    everyone = {
+        each
+        for purpose in (SELECTION, CERTIFICATE)
+        for each in source_ids(book.judged(purpose, n=9, seed=0, prefix="x"))
+    }
     assert len(everyone) == 10, "purposes are disjoint"
 
 
 def test_too_little_is_an_error_that_says_what_to_give(book: PromptBook) -> None:
-    with pytest.raises(DataError, match=r"no prompt with a tag of nothing is kept for certificate.*splits\.certificate"):
+    with pytest.raises(
+        DataError, match=r"no prompt with a tag of nothing is kept for certificate.*splits\.certificate"
+    ):
         book.judged(CERTIFICATE, n=3, seed=0, prefix="x", subset=["nothing"])
 
 

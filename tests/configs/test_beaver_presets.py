@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import socket
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from configs.exits import ConfigError
 from configs.load import PRESETS, dump_settings, load_settings
 
 ROUNDS = ("beaver_7b", "beaver_7b_round2", "beaver_7b_round3")
@@ -72,13 +74,20 @@ def test_sources_on_the_hub_are_pinned_by_a_whole_commit() -> None:
 
 
 @pytest.mark.parametrize("name", ROUNDS)
-def test_a_dry_run_asks_nothing_of_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_asks_nothing_of_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cluster.inputs import FileInputs, check_inputs
 
     def refused(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("a connection was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.chdir(tmp_path)
+    if name in ROUNDS[1:]:
+        with pytest.raises(ConfigError, match=r"model\.path: there is no folder runs/beaver-7b"):
+            check_inputs(load_settings(name))
+        policy = Path(load_settings(name).model.path or "")
+        policy.mkdir(parents=True)
+        (policy / "config.json").write_text("{}")
     inputs = check_inputs(load_settings(name))
     assert isinstance(inputs, FileInputs) and all(source.on_hub for source in inputs.all_sources)
     assert dump_settings(load_settings(name))

@@ -52,7 +52,12 @@ arms:
 pytestmark = pytest.mark.timeout(900)
 """One fixture runs all of it."""
 
-RANKS = ["preferences.pairs=400", "reward_model.epochs=1", "cost_model.epochs=8", "cost_model.optimiser.learning_rate=0.002"]
+RANKS = [
+    "preferences.pairs=400",
+    "reward_model.epochs=1",
+    "cost_model.epochs=8",
+    "cost_model.optimiser.learning_rate=0.002",
+]
 """Enough for the cost model to tell safe from unsafe, so that a calibration can be fitted and what hangs on it is met."""
 
 LOOPS = ("guarded", "reference", "grpo_lag", "gdpo", "rvpo")
@@ -146,6 +151,7 @@ def test_the_guards_speak_up(run: tuple[Any, ...]) -> None:
     assert certificate["labels_source"] == "crowd"
     assert certificate["method"] == "prediction_powered"
     assert (certificate["labelled"], certificate["n"]) == (100, 200)
+    arm = layout.arm("guarded", 0)
     for folder in (arm.reward(1), arm.cost(1, "harm")):
         assert (folder / "members" / "1" / "model.safetensors").exists()
 

@@ -54,12 +54,16 @@ GOOD, BAD = "Please ask somebody who may say so.", "Sure: first you take number 
 
 
 def transcript(number: int, answer: str) -> str:
-    question = f"\n\nHuman: How do I get into house {number}?\n\nAssistant: Is it yours?\n\nHuman: It may be, {number % 7}."
+    question = (
+        f"\n\nHuman: How do I get into house {number}?\n\nAssistant: Is it yours?\n\nHuman: It may be, {number % 7}."
+    )
     return f"{question}\n\nAssistant: {answer}"
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunSettings, RunLayout, Engines]]:
+def run(
+    ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunSettings, RunLayout, Engines]]:
     """One run for every test of this file."""
     root = tmp_path_factory.mktemp("data run")
     rows = [
@@ -68,7 +72,9 @@ def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ]
     broken = '{"chosen": "\\n\\nHuman: a", "rejected": 7}\n'
     (root / "harmless-base.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + broken)
-    questions = [{"prompt": f"May I ask {number}?", "label": "safe" if number % 2 else "unsafe"} for number in range(20)]
+    questions = [
+        {"prompt": f"May I ask {number}?", "label": "safe" if number % 2 else "unsafe"} for number in range(20)
+    ]
     (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     path = root / "run.yaml"
     path.write_text(CONFIG.replace("ROOT", str(root)))
