@@ -6,7 +6,7 @@ multiplier, and hand the learner what it needs (`SignalTerms`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,10 @@ def in_subset(prompt: Prompt, constraint: ConstraintSettings) -> bool:
 class Constraint:
     """One constraint's window, measure and multiplier."""
 
-    def __init__(self, settings: ConstraintSettings, batch_size: int, calibration: Calibration | None) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: ConstraintSettings, batch_size: int, calibration: Calibration | None, *, relative: bool = False
+    ) -> None:
+        self.settings, self.relative = settings, relative
         slope, intercept = (calibration.slope, calibration.intercept) if calibration else (1.0, 0.0)
         self.measure = Measure(
             settings.measure,
@@ -95,13 +97,19 @@ class Constraint:
 
 
 class ConstraintSet:
-    """Every constraint of the run; K = 0 is plain PPO."""
+    """Every constraint of the run; K = 0 is plain PPO.
+
+    Args:
+        relative: constraints whose cost has a declared zero and no safety labels behind it: above zero is not unsafe.
+    """
 
     def __init__(
-        self, constraints: Mapping[str, ConstraintSettings], batch_size: int, calibrations: Mapping[str, Calibration]
-    ) -> None:
+        self, constraints: Mapping[str, ConstraintSettings], batch_size: int, calibrations: Mapping[str, Calibration],
+        *, relative: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self._constraints = {
-            name: Constraint(settings, batch_size, calibrations.get(name)) for name, settings in constraints.items()
+            name: Constraint(settings, batch_size, calibrations.get(name), relative=name in relative)
+            for name, settings in constraints.items()
         }
 
     def step(
@@ -168,7 +176,7 @@ def _in_user_units(constraint: Constraint, reading: WindowReading) -> Constraint
     error = None if reading.standard_error is None else reading.standard_error * scale
     warnings: list[str | None] = []
     if value is not None:
-        rate = reading.violation_rate or 0.0
+        rate = 0.0 if constraint.relative else reading.violation_rate or 0.0
         warnings.append(mean_hides_violations(constraint.measure.label, value, limit, rate))
         warnings.append(measure_is_too_noisy(value, limit, error, reading.samples))
     return ConstraintReading(

@@ -42,7 +42,9 @@ class PpoLoop:
         self._settings = context.settings
         self._ppo = context.settings.ppo
         self._inputs = inputs
-        self._constraints = ConstraintSet(self._settings.constraints, self._ppo.batch_size, inputs["calibrations"])
+        self._constraints = ConstraintSet(
+            self._settings.constraints, self._ppo.batch_size, inputs["calibrations"], relative=inputs["relative"]
+        )
         self._sampler = context.sampler("ppo")
         self._group_size = group_size(self._settings)
         self._sampling = SamplingSettings(self._ppo.temperature, self._ppo.max_response_tokens)

@@ -112,7 +112,7 @@ def retokenise(
     special = [token for token in tokenizer.all_special_tokens if token in conversation.response]
     if special:
         raise DataError(f"the response {conversation.response[:60]!r} holds the scorer's special token {special[0]}")
-    response = list(tokenizer(conversation.response, add_special_tokens=False)["input_ids"])
+    response = list(tokenizer(conversation.response, add_special_tokens=False, verbose=False)["input_ids"])
     if conversation.finished:
         response.append(tokenizer.eos_token_id)
     room = tokenizer.model_max_length - len(response)

@@ -114,8 +114,17 @@ def inputs_of(context: RunContext) -> dict[str, Any]:
         # A reward model's critic starts as that model; another scorer's at the mean, which a normaliser makes 0.
         "reward_start": 0.0 if normalised or settings.objective.scorer is None else normaliser[0],
         "calibrations": calibrations,
+        "relative": relative_costs(context),
         "cost_means": {name: _mean_cost(context, name) for name in settings.constraints},
     }
+
+
+def relative_costs(context: RunContext) -> frozenset[str]:
+    """Constraints whose cost model learned from rankings alone; none on the sandbox."""
+    if context.settings.data is None:
+        return frozenset()
+    labels = context.facts(data.NAME)["harm-labels"]
+    return frozenset(name for name, found in labels.items() if not found["signed"])
 
 
 def _reward_normaliser(context: RunContext, source: SignalSource | None) -> tuple[float, float]:

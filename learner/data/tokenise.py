@@ -109,7 +109,7 @@ def with_response(
     if not response.strip():
         raise UnusableRow("empty_response", f"prompt {prompt_id}: the response has no text: leave the row out")
     _check_text(tokenizer, response, f"prompt {prompt_id}: the response")
-    ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    ids = [*tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
     room = limits.max_length - len(prompt_ids)
     return TokenisedResponse((*prompt_ids, *ids[:room]), len(prompt_ids), cut=len(ids) > room)
 

@@ -166,3 +166,11 @@ def test_a_relative_violation_is_bounded() -> None:
 def test_a_relative_violation_needs_a_limit_above_zero() -> None:
     with pytest.raises(ValueError, match="divides by the limit"):
         constraints(limit=0.0, dual=DualSettings(violation="relative"))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_above_a_relative_costs_zero_is_not_called_unsafe(relative: bool) -> None:
+    settings = ConstraintSettings(measure="mean", limit=0.5, min_samples=1, dual=DualSettings(**PLAIN))
+    group = ConstraintSet({"harm": settings}, 8, {}, relative={"harm"} if relative else ())
+    _, readings = group.step(BATCH, PROMPTS, 0)
+    assert any("unsafe" in text for text in readings["harm"].warnings) is not relative
