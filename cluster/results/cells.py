@@ -29,9 +29,12 @@ CODE = (
     "cluster/constraints.py",
     "cluster/judged.py",
     "cluster/loop.py",
+    "cluster/prompt_book.py",
     "cluster/promptsets.py",
     "cluster/requests.py",
+    "cluster/scored_answers.py",
     "cluster/seeds.py",
+    "cluster/signals.py",
 )
 """What makes a run's figures, with all of `learner` and `actors` that it imports; commands, report and this package make none."""
 STARTED = ("cluster/engines.py",)

@@ -24,7 +24,21 @@ def steelyard(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_verb(tmp_path: Path):
     done = steelyard("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for verb in ("demo", "run", "submit", "report", "why", "chat", "doctor", "config", "data", "eval", "redteam", "results", "threshold"):
+    for verb in (
+        "demo",
+        "run",
+        "submit",
+        "report",
+        "why",
+        "chat",
+        "doctor",
+        "config",
+        "data",
+        "eval",
+        "redteam",
+        "results",
+        "threshold",
+    ):
         assert f"\n  {verb} " in done.stdout
 
 
