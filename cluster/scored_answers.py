@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actors.judging.scored import ScoredAnswer, Scores, read_answers, write_scored
+from actors.judging.scored import ScoredAnswer, Scores, read_answers
 from actors.judging.scored_limits import Limit
+from actors.judging.scored_task import write_scored
 from cluster.context import RunContext
 from cluster.prompt_book import PromptBook
 from cluster.signals import calibration_of, signal_sources

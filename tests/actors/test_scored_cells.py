@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from actors.judging.refusals import is_refusal
-from actors.judging.scored import KEPT, ScoredAnswer, Scores, answers_of, read_answers, write_answers
+from actors.judging.scored import KEPT, ScoredAnswer, Scores, read_answers, write_answers
 from actors.judging.scored_cells import SMALLEST_GROUP, evaluate_scored, win_cell
 from actors.judging.scored_limits import Limit
+from actors.judging.scored_task import answers_of
 from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
 from learner.records import Prompt, RolloutChunk, RolloutMeta

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import cluster.scored_answers as scored_answers
-from actors.judging.scored import MODELS, answers_of, read_answers, write_answers
+from actors.judging.scored import MODELS, read_answers, write_answers
+from actors.judging.scored_task import answers_of
 from actors.pool import Collected, CollectTimings, Quarantined, ScoredRow
 from cluster.inputs import FileInputs
 from cluster.manifest import Manifest, StageRecord
