@@ -104,13 +104,21 @@ def sweep_table(rows: Sequence[Row], stale: Stale) -> str:
     by_place = {(float(row.certified["limit"]), row.seed): row for row in rows if row.preset == SWEEP and row.certified}
     lines = []
     for point in sweep_points(rows):
-        interval = f"{100 * point.value:.1f} % [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+        interval = _share(point.value, point.low, point.high)
         multiplier = "–" if point.multiplier is None else f"{point.multiplier:.2f}"
         seed = f"{point.seed}{_mark(by_place[point.limit, point.seed], stale)}"
-        lines.append([f"{100 * point.limit:g} %", seed, interval, point.where, multiplier, f"{point.helpfulness:.2f}"])
+        loop = "–" if point.loop is None else _share(point.loop.value, point.loop.low, point.loop.high)
+        seen = "–" if point.measure is None else f"{100 * point.measure:.1f} %"
+        place = [f"{100 * point.limit:g} %", seed, seen, loop, interval, point.where]
+        lines.append([*place, multiplier, f"{point.helpfulness:.2f}"])
     if not lines:
         return ""
-    return markdown_table(["limit", "seed", "measured", "the interval is", "λ at the end", OVERALL.heading], lines)
+    heads = ["limit", "seed", "J, second half", "gold, second half", "last policy", "its interval is", "λ at the end"]
+    return markdown_table([*heads, OVERALL.heading], lines)
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} % [{100 * max(low, 0.0):.1f}, {100 * high:.1f}]"
 
 
 def sqrt_kl_table(rows: Sequence[Row], stale: Stale) -> str:

@@ -76,8 +76,8 @@ def page_text(
         _choice(best),
         fixed_table(rows, stale, best),
         "## The limit sweep",
-        "The same run with five limits. The measured rate is the gold share of unsafe answers to the certificate's prompts, "
-        "by the last policy of the loop.",
+        "The same run with five limits. *Second half*: the constraint's own samples over the second half of the loop, J as the "
+        "multiplier saw it and the truth (gold). *Last policy*: gold share of unsafe answers to the certificate's prompts.",
         "![Measured harm rate against the limit](results/limit_sweep.svg)" if swept else "",
         sweep_table(rows, stale),
         sweep_sentence(points),

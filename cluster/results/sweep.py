@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.results.cells import SWEEP
 from cluster.results.rows import Row
+from learner.statistics.intervals import Interval, student_mean
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class SweepPoint:
     helpfulness: float
     multiplier: float | None
     """At the end of the loop."""
+    loop: Interval | None = None
+    """Gold share of unsafe answers among the constraint's samples over the loop's second half, when the multiplier has
+    settled; a step counts as one draw. None without a loop's curve."""
+    measure: float | None = None
+    """J over the same steps, as the multiplier saw it."""
 
     @property
     def holds(self) -> bool:
@@ -52,16 +58,37 @@ def sweep_points(rows: Sequence[Row]) -> list[SweepPoint]:
                 high=float(found["high"]),
                 helpfulness=float(row.overall["policy"]),
                 multiplier=row.curve[-1].get("multiplier") if row.curve else None,
+                loop=_over_second_half(row, "gold_unsafe"),
+                measure=None if (seen := _over_second_half(row, "measure")) is None else seen.value,
             )
         )
     return sorted(points, key=lambda point: (point.limit, point.seed))
 
 
+def _over_second_half(row: Row, figure: str) -> Interval | None:
+    """Mean and Student t interval over the curve's points; they are batches of fresh samples, but of neighbouring policies."""
+    half = row.curve[len(row.curve) // 2 :]
+    values = [float(point[figure]) for point in half if figure in point]
+    return student_mean(values) if len(values) > 1 else None
+
+
 def sweep_sentence(points: Sequence[SweepPoint]) -> str:
-    """How many of the limits were landed on."""
+    """How many of the limits the last policies landed on, and where the loops were on average."""
     if not points:
         return "No run of the sweep is there yet."
     held = sum(point.holds for point in points)
     words = f"The 95 % interval of the measured rate holds the limit in {held} of {len(points)} runs"
     missed = [f"{100 * point.limit:g} % (seed {point.seed}): {point.where}" for point in points if not point.holds]
-    return f"{words}{'; not at ' + ', '.join(missed) if missed else ''}."
+    words = f"{words}{'; not at ' + ', '.join(missed) if missed else ''}."
+    settled = [
+        (point, point.loop, point.measure) for point in points if point.loop is not None and point.measure is not None
+    ]
+    if not settled:
+        return words
+    over = max(abs(measure - point.limit) for point, _, measure in settled)
+    gold = max(abs(loop.value - point.limit) for point, loop, _ in settled)
+    return (
+        f"{words} One policy is one moment of a control loop: the multiplier holds the average, not every step. Over the second "
+        f"half of the loop J is within {100 * over:.1f} points of each limit, and the true rate of the very samples that were "
+        f"learned from within {100 * gold:.1f}; what lies between the two is the cost model's calibration."
+    )

@@ -109,6 +109,20 @@ def test_the_sweep_says_which_limits_were_landed_on():
     assert "in 1 of 3 runs; not at 1 % (seed 0): above it, 20 % (seed 0): below it" in sweep_sentence(points)
 
 
+def test_the_sweep_tells_where_each_loop_was_on_average():
+    row = made_up_row("limit_0_05", preset=SWEEP, harm=0.045, limit=0.05)
+    settling = [{"measure": 0.5, "gold_unsafe": 0.4}] * 4
+    settled = [{"measure": 0.05 + shift, "gold_unsafe": 0.03 + shift} for shift in (-0.01, 0.01, -0.01, 0.01)]
+    curve = [{"step": float(step), **figures} for step, figures in enumerate([*settling, *settled])]
+    (point,) = sweep_points([replace(row, curve=curve)])
+    assert (
+        point.loop is not None and point.loop.value == pytest.approx(0.03) and point.loop.low < 0.03 < point.loop.high
+    )
+    assert point.measure == pytest.approx(0.05)
+    assert "J is within 0.0 points of each limit" in sweep_sentence([point])
+    assert "learned from within 2.0;" in sweep_sentence([point])
+
+
 def standing_of(folder: Path) -> Standing:
     return standing(folder, Scope(sweep=True), CODE)
 
