@@ -42,8 +42,8 @@ from learner.worker import LoadRequest
 from tests.learner.tiny_families import FAMILY_CONFIGS, MAX_LENGTH, ROWS, TEMPLATES, tiny_model
 from tests.learner.tiny_learner import MadeUpBatch, made_up_batch
 
-IN_EVERY_TEST_RUN = ("Qwen2", "Gemma2")
-"""Biases and softcaps; the others differ less from the sandbox's Llama, and each takes some 25 seconds."""
+IN_EVERY_TEST_RUN = ("Qwen2", "Gemma2", "Phi3")
+"""Biases, softcaps and fused names (the last test needs them); the others differ less from the sandbox's Llama, and each takes some 25 seconds."""
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 DEADLINES = DeadlineSettings(start_seconds=200, learn_seconds=60, broadcast_seconds=30)
