@@ -43,7 +43,7 @@ from tests.learner.tiny_families import FAMILY_CONFIGS, MAX_LENGTH, ROWS, TEMPLA
 from tests.learner.tiny_learner import MadeUpBatch, made_up_batch
 
 IN_EVERY_TEST_RUN = ("Qwen2", "Gemma2", "Phi3")
-"""Biases, softcaps and fused names (the last test needs them); the others differ less from the sandbox's Llama, and each takes some 25 seconds."""
+"""Biases, softcaps and fused names, which the last test needs; the others differ less from the Llama of every other test."""
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 DEADLINES = DeadlineSettings(start_seconds=200, learn_seconds=60, broadcast_seconds=30)
