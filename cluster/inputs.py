@@ -16,7 +16,6 @@ from configs.load import arm_settings
 from configs.schema.data import DataSettings, SourceSettings
 from configs.schema.ppo import PpoSettings
 from configs.schema.run import LOOP_ALGORITHMS, RunSettings
-from configs.schema.supervised import PreferenceSettings
 from learner.data.sources import FoundSource, find_source
 
 HELPFULNESS, HARMLESSNESS = "helpfulness", "harmlessness"
@@ -103,10 +102,6 @@ def _tagged(source: FoundSource, tag: str) -> FoundSource:
 
 def _problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, str]]:
     """What cannot work without the sandbox, the most basic first."""
-    if settings.sandbox.world is not None:
-        yield "sandbox.world", "a run is on the sandbox or on data, and `data` is given too; leave one out"
-    if settings.preferences != PreferenceSettings():
-        yield "preferences", "the pairs of a run on data are in its files, and none are sampled; leave it out"
     if settings.algorithm not in LOOP_ALGORITHMS:
         yield "algorithm", f"{settings.algorithm} is not offered on data yet; take {', '.join(sorted(LOOP_ALGORITHMS))}"
     trains_reward = settings.objective.signal != "none" and settings.objective.scorer is None
@@ -122,8 +117,6 @@ def _problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, 
     if not (data.helpfulness or data.harmlessness or data.prompts):
         yield "data.prompts", "no source has prompts for the loop; give one"
     yield from _model_problems(settings, data)
-    if settings.certificate.labelled is not None:
-        yield "certificate.labelled", "nobody labels answers of a run on data, so nothing is certified; leave it out"
 
 
 def _model_problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, str]]:

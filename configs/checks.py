@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from configs.schema.data import SignalScorerSettings
 from configs.schema.run import DIRECT_ALGORITHMS, GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
+from configs.unread import unread_settings
 
 Problem = tuple[str, str]
 """(dotted key, what is wrong and what would be right)."""
@@ -17,6 +18,7 @@ Problem = tuple[str, str]
 
 def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     """Every combination in `settings` that cannot work, the most basic first."""
+    yield from unread_settings(settings)
     yield from _shares(settings)
     yield from _lengths(settings)
     yield from _algorithm(settings)

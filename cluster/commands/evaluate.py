@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -100,6 +100,7 @@ def evaluate(
     from actors.judging.response_cache import ResponseCache
     from cluster.evaluation.answers import AskOptions
     from cluster.evaluation.judging import choose_judge, key_from
+    from cluster.evaluation.progress import shown_progress
     from cluster.evaluation.run import evaluate as run_evaluation
     from cluster.evaluation.run import write_files
     from cluster.evaluation.text import show
@@ -123,7 +124,7 @@ def evaluate(
     store = ResponseCache(None if no_cache else folder)
     console = Console(stderr=True)
     total = len(targets) * sum(len(each.prompts) for each in sets)
-    with _bars(console, total) as (asked, judged_more):
+    with shown_progress(console, total) as (asked, judged_more):
         found = run_evaluation(
             targets, sets, choice, options, store, scratch=folder, out=out, anchor=anchor, confidence=confidence,
             asked=asked, judged_more=judged_more,
@@ -157,19 +158,3 @@ def _refuse_foreign_gold(judge: str, sets: Sequence[PromptSet]) -> None:
             f"--judge gold knows only the sandbox's prompts, and {foreign[0]} has others: give --judge models:RUN, "
             "llm:URL or people"
         )
-
-
-def _bars(console: Any, total: int) -> Any:
-    from contextlib import contextmanager
-
-    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    @contextmanager
-    def bars() -> Any:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            asked = progress.add_task("answers", total=total)
-            judged = progress.add_task("judgements", total=None)
-            yield (lambda label, count: progress.advance(asked, count)), (lambda count: progress.advance(judged, count))
-
-    return bars()

@@ -83,7 +83,8 @@ def find_source(settings: SourceSettings, root: Path, key: str) -> FoundSource:
         return FoundSource(settings, _place(settings.source, settings.split, root))
     except DataError as error:
         if settings.otherwise is None:
-            raise DataError(f"{key}: {error}") from error
+            hint = "" if hub_name(settings.source) else " (local sources are relative to data.root)"
+            raise DataError(f"{key}: {error}{hint}") from error
     try:
         return FoundSource(settings, _place(settings.otherwise, None, root), replaced=True)
     except DataError as error:

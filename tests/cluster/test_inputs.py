@@ -59,7 +59,15 @@ def test_prompts_are_those_of_the_pairs_with_their_tags(config: Path) -> None:
         (["data.helpfulness=[]"], "data.helpfulness: a reward model needs pairs"),
         (["data.demonstrations=[]"], "data.demonstrations: a model from scratch must learn to answer first"),
         (["algorithm=safe_dpo"], "algorithm: safe_dpo is not offered on data yet; take gdpo"),
-        (["preferences.pairs=10"], "preferences: the pairs of a run on data are in its files"),
+        (
+            ["preferences.pairs=10"],
+            "preferences: is the sandbox's, and this run is on data: the pairs are in the files",
+        ),
+        (["splits.by=task"], "splits.by: is the sandbox's, and this run is on data: take data.unit"),
+        (["certificate.labels=crowd"], "certificate.labels: is the sandbox's"),
+        (["evaluation.samples_unknown=3"], "evaluation.samples_unknown: is the sandbox's"),
+        (["model.revision=main"], "model.revision: belongs to model.path"),
+        (["model.path=owner/name", "model.layers=2"], "model.layers: is the given model's own"),
         (
             ["constraints.harm.subset=[dangerou]"],
             "no source of prompts has the tag 'dangerou'; did you mean 'dangerous'?",

@@ -1,0 +1,59 @@
+"""Settings that a run of one kind never reads: given all the same, they are refused rather than ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+from configs.schema.run import RunSettings
+
+SANDBOX_ONLY = (
+    "sandbox.world",
+    "preferences",
+    "splits.by",
+    "evaluation.samples_per_minor_cell",
+    "evaluation.samples_unknown",
+    "certificate.labels",
+    "certificate.labelled",
+    "certificate.rate_limit",
+)
+DATA_ONLY = ("model.path", "model.revision", "model.trust_remote_code", "model.template", "model.vocab_size")
+FROM_SCRATCH_ONLY = (
+    "model.vocab_size",
+    "model.hidden_size",
+    "model.layers",
+    "model.heads",
+    "model.intermediate_size",
+)
+PRETRAINED_ONLY = ("model.revision", "model.trust_remote_code")
+
+_INSTEAD = {
+    "preferences": "the pairs are in the files",
+    "splits.by": "take data.unit",
+    "certificate.labels": "nobody labels the answers, so nothing is certified",
+    "certificate.labelled": "nobody labels the answers, so nothing is certified",
+    "certificate.rate_limit": "nobody labels the answers, so nothing is certified",
+}
+
+
+def unread_settings(settings: RunSettings) -> Iterator[tuple[str, str]]:
+    """Every key that differs from its default and that this run would not read, with why."""
+    defaults = RunSettings(name=settings.name)
+    for keys, why in _never_read(settings):
+        for key in keys:
+            if _value(settings, key) != _value(defaults, key):
+                yield key, why.format(_INSTEAD.get(key, "leave it out"))
+
+
+def _never_read(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
+    if settings.data is None:
+        return [(DATA_ONLY, "is read on `data` only: the sandbox's model is made for its words; leave it out")]
+    sandbox = (SANDBOX_ONLY, "is the sandbox's, and this run is on data: {}")
+    if settings.model.path is None:
+        return [sandbox, (PRETRAINED_ONLY, "belongs to model.path; leave it out")]
+    return [sandbox, (FROM_SCRATCH_ONLY, "is the given model's own; leave it out")]
+
+
+def _value(settings: RunSettings, key: str) -> Any:
+    return reduce(getattr, key.split("."), settings)
