@@ -15,11 +15,11 @@ class RoundHuntSettings(Settings):
     share: float = Field(default=0.1, gt=0, le=0.5)
     """Of the next round's prompts (pairs and loop) that are its finds; fewer where it found fewer."""
     searches: tuple[Literal["best_of_n", "trained"], ...] = Field(default=("best_of_n",), min_length=1)
-    tries: Count = 8
+    tries: Count = 16
     """`best_of_n`: attacks per request."""
     keep: Count = 2
     """Finds per request and search."""
-    retests: Count = 2
+    retests: Count = 4
     """Fresh conversations whose mean cost a find is judged by."""
     steps: Count = 20
     """`trained`: steps of the attacker."""
