@@ -18,6 +18,7 @@ from actors.pool import ScoredRow
 from cluster.constraints import in_subset
 from cluster.context import RunContext
 from cluster.requests import Sampler, by_id
+from cluster.rounds.names import id_prefix
 from cluster.signals import calibration_of, signal_sources
 from configs.schema.signals import ConstraintSettings
 from learner.records import Prompt, SamplingSettings
@@ -74,7 +75,8 @@ def draw_answers(
     pool = context.engines.rollout_pool(model_path, context.tokenizer_path)
     if settings.algorithm == BEST_OF_K and model == POLICY:
         return _best_answers(context, model, prompts, sampler, sampling)
-    requests = [sampler.request(prompt, f"{model}/{prompt.prompt_id}", sampling) for prompt in prompts]
+    own = f"{id_prefix(context.round_number)}{model}"
+    requests = [sampler.request(prompt, f"{own}/{prompt.prompt_id}", sampling) for prompt in prompts]
     rows = pool.generate_only(requests).rows
     return Answers(list(dict.fromkeys(row.chunk for row in rows)), missing=len(prompts) - len(rows))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cluster.manifest import Manifest
 from cluster.prompt_book import PromptBook
 from cluster.promptsets import Splits
 from cluster.requests import Sampler
+from cluster.rounds.names import settings_in_round, stage_name
 from cluster.status import StatusWriter
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
@@ -35,7 +36,22 @@ class RunContext:
     stage_key: str = ""
     """Key of the stage that is running; a checkpoint of another key is never resumed."""
     round_number: int = 1
+    """Of the stage that is running; later rounds have contexts of their own (`in_round`)."""
     warnings: list[str] = field(default_factory=list)
+    whole: RunSettings | None = None
+    """The run's settings, where `settings` are a later round's."""
+
+    @property
+    def run_settings(self) -> RunSettings:
+        """What the run was started with; in a later round `settings` have that round's seed and overrides."""
+        return self.whole or self.settings
+
+    def in_round(self, number: int) -> RunContext:
+        """This run as the stages of round `number` see it; warnings, manifest and engines are shared."""
+        if number == self.round_number:
+            return self
+        own = settings_in_round(self.run_settings, number)
+        return replace(self, settings=own, round_number=number, whole=self.run_settings)
 
     @property
     def world(self) -> World:
@@ -87,5 +103,5 @@ class RunContext:
             self.status.warn(text)
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """The figures that a complete stage left in the manifest."""
-        return self.manifest[stage].facts
+        """The figures that a complete stage of this round left in the manifest."""
+        return self.manifest[stage_name(stage, self.round_number)].facts

@@ -14,6 +14,7 @@ from actors.crowd.tasks import judge_samples
 from actors.judging.samples import EvaluatedSample, read_samples
 from cluster.answers import draw_answers
 from cluster.context import RunContext
+from cluster.rounds.names import id_prefix
 from cluster.seeds import stable_seed
 from configs.schema.run import RunSettings
 from configs.schema.signals import ConstraintSettings
@@ -38,7 +39,8 @@ def judge_answers(
         context.engines.rollout_pool(model_path, context.tokenizer_path)
         sampler = context.sampler(f"{stage}-{model}")
         sampling = SamplingSettings(settings.evaluation.temperature, settings.ppo.max_response_tokens)
-        requests = [sampler.request(prompt, f"{model}/{prompt.prompt_id}", sampling) for prompt in prompts]
+        own = f"{id_prefix(context.round_number)}{model}"
+        requests = [sampler.request(prompt, f"{own}/{prompt.prompt_id}", sampling) for prompt in prompts]
         collected = context.engines.scoring_pool().collect(requests)
         chunks = list(dict.fromkeys(row.chunk for row in collected.rows))
         scores = {row.rollout.prompt_id: row.sample for row in collected.scored}

@@ -21,6 +21,9 @@ from cluster.halves import HalvesWatch
 from cluster.metrics_log import MetricsLog, step_line
 from cluster.promptsets import loop_prompts
 from cluster.requests import by_id
+from cluster.rounds.names import id_prefix
+from cluster.rounds.prompts import with_finds
+from cluster.rounds.sources import start_policy
 from cluster.signals import SignalSources
 from configs.exits import StoppedError
 from configs.schema.run import GROUP_ALGORITHMS, RunSettings
@@ -59,7 +62,7 @@ class PpoLoop:
         """Take every step that is left; returns the figures for the summary."""
         prompts = prompts_of(self._context)
         done = self._prepare()
-        log = MetricsLog(self._context.layout.metrics, keep_steps=done)
+        log = MetricsLog(self._context.layout.metrics_of(self._context.round_number), keep_steps=done)
         baselines = self._inputs["normaliser"], self._inputs["test_normaliser"]
         halves = HalvesWatch(self._settings.halves, *baselines, earlier=log.kept)
         per_step = self._ppo.batch_size // self._group_size
@@ -103,8 +106,9 @@ class PpoLoop:
         self, step: int, prompts: Sequence[Prompt]
     ) -> tuple[StepResult, dict[str, ConstraintReading], dict[str, float]]:
         begin = time.monotonic()
+        own = f"{id_prefix(self._context.round_number)}ppo"
         requests = [
-            self._sampler.request(prompt, f"ppo-{step:05d}-{index * self._group_size + sample:04d}", self._sampling)
+            self._sampler.request(prompt, f"{own}-{step:05d}-{index * self._group_size + sample:04d}", self._sampling)
             for index, prompt in enumerate(prompts)
             for sample in range(self._group_size)
         ]
@@ -116,7 +120,8 @@ class PpoLoop:
         samples = [row.sample for row in collected.scored]
         terms, readings = self._constraints.step(samples, known, version, updates=self._dual_updates(len(samples)))
         rows = self._rows(collected, known)
-        result = self.learner.step(rows, terms, step, rollouts=self._context.layout.rollouts)
+        rollouts = self._context.layout.rollouts_of(self._context.round_number)
+        result = self.learner.step(rows, terms, step, rollouts=rollouts)
         learn_end = time.monotonic()
         self._context.engines.publish(result.weight_version)
         phases = {
@@ -164,18 +169,18 @@ class PpoLoop:
     def _prepare(self) -> int:
         """Load models everywhere and go on from the newest checkpoint of this stage; returns the steps already done."""
         context, inputs = self._context, self._inputs
-        sft = context.layout.sft
-        context.engines.rollout_pool(sft, context.tokenizer_path)
+        start = start_policy(context)
+        context.engines.rollout_pool(start, context.tokenizer_path)
         sources: SignalSources = inputs["sources"]
         context.engines.load_scorers(
-            sources.reward, sources.costs, sft, self._ppo.temperature,
+            sources.reward, sources.costs, start, self._ppo.temperature,
             watched=inputs["watched_paths"], tokenizer=context.tokenizer_path,
         )  # fmt: skip
         self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"
         self.learner.load(
             LoadRequest(
-                policy_path=sft,
+                policy_path=start,
                 reward_model_path=sources.own_reward,
                 cost_paths=sources.own_costs,
                 ppo=self._ppo,
@@ -195,7 +200,7 @@ class PpoLoop:
         context.engines.connect()
         if done:
             context.engines.publish(version)
-        clear_rollouts(context.layout.rollouts, after_step=done)
+        clear_rollouts(context.layout.rollouts_of(context.round_number), after_step=done)
         for path in context.layout.candidates(context.round_number).glob("step-*"):
             if int(path.name.removeprefix("step-")) > done:
                 shutil.rmtree(path)
@@ -280,12 +285,13 @@ def prompts_of(context: RunContext) -> list[Prompt]:
     n = ppo.steps * ppo.batch_size // group_size(context.settings)
     if context.book is not None:
         return context.book.loop(n=n, seed=context.settings.seed + 2, weights=ppo.kind_weights)
-    return loop_prompts(
+    drawn = loop_prompts(
         context.splits,
         n=n,
         seed=context.settings.seed + 2,
         kind_weights=ppo.kind_weights,
     )
+    return with_finds(context, drawn, "ppo")
 
 
 def _watched_means(samples: Sequence[ScoredSample]) -> dict[str, float]:

@@ -67,6 +67,13 @@ class Manifest:
         temporary.write_text(json.dumps({"header": self.header, "stages": stages}, indent=1) + "\n")
         os.replace(temporary, self.path)
 
+    def names(self) -> tuple[str, ...]:
+        """Every stage that has a record."""
+        return tuple(self._records)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
     def __getitem__(self, name: str) -> StageRecord:
         return self._records[name]
 

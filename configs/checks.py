@@ -28,6 +28,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _crowd(settings)
     yield from _windows(settings)
     yield from _repeatable(settings)
+    yield from _rounds(settings)
 
 
 def certificate_samples_needed(limit: float, confidence: float, constraints: int) -> int:
@@ -236,3 +237,31 @@ def _windows(settings: RunSettings) -> Iterator[Problem]:
 def _repeatable(settings: RunSettings) -> Iterator[Problem]:
     if settings.deterministic and settings.resources.generators.threads != 1:
         yield "resources.generators.threads", "deterministic runs are single-threaded; set it to 1"
+
+
+def _rounds(settings: RunSettings) -> Iterator[Problem]:
+    """What more than one round needs."""
+    asked = settings.rounds
+    if asked.count == 1:
+        return
+    if settings.data is not None:
+        yield (
+            "rounds.count",
+            f"{asked.count} rounds need fresh labels, and on data nobody gives them; set rounds.count: 1",
+        )
+    if settings.algorithm not in LOOP_ALGORITHMS:
+        yield "rounds.count", f"{settings.algorithm} has no loop to repeat; set rounds.count: 1, or another algorithm"
+    if asked.red_team and not settings.constraints:
+        yield "rounds.red_team", "the red team looks for high costs, and there is no constraint; set it to false"
+    for name, one in settings.constraints.items():
+        if asked.red_team and one.scorer is not None:
+            yield (
+                "rounds.red_team",
+                f"the red team asks this run's own cost models, and {name} has a scorer; set it to false",
+            )
+        if one.chosen_for is not None and not one.any_cost_model:
+            yield (
+                f"constraints.{name}.chosen_for",
+                f"the limit was chosen for one cost model, and each of {asked.count} rounds trains its own; take measure "
+                "rate, or set any_cost_model: true",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,42 @@ class RunLayout:
     def evaluation(self, number: int) -> Path:
         """``samples.parquet`` and ``evaluation.json``."""
         return self.round(number) / "evaluation"
+
+    def metrics_of(self, number: int) -> Path:
+        """`metrics` of round `number`; a later round's are below its folder."""
+        return self.metrics if number == 1 else self.round(number) / self.metrics.name
+
+    def rollouts_of(self, number: int) -> Path:
+        """`rollouts` of round `number`."""
+        return self.rollouts if number == 1 else self.round(number) / self.rollouts.name
+
+    def data_of(self, number: int) -> Path:
+        """The training sets of round `number`'s own models."""
+        return self.data if number == 1 else self.round(number) / self.data.name
+
+    def training_pairs(self, number: int) -> Path:
+        """Every labelled pair that the score models of round `number` learn from; of round 1 its own."""
+        return self.preferences(number) / ("preferences.parquet" if number == 1 else "training.parquet")
+
+    def finds(self, number: int) -> Path:
+        """What the red team found against the policy of the round before `number`."""
+        return self.round(number) / "redteam.parquet"
+
+    @property
+    def rounds(self) -> Path:
+        """The round manifest: which model made which data, and each finished round's figures."""
+        return self.root / "rounds.json"
+
+    def last_round(self) -> int:
+        """The last finished round of `rounds`; 1 where there is no such file, or nothing finished in it.
+
+        Raises:
+            ValueError: the file is not JSON.
+        """
+        if not self.rounds.is_file():
+            return 1
+        finished = json.loads(self.rounds.read_text(encoding="utf-8")).get("rounds", [])
+        return max((int(one["round"]) for one in finished), default=1)
 
     def arm(self, name: str, seed: int) -> RunLayout:
         """The run directory of one arm of a comparison."""

@@ -36,6 +36,10 @@ _NOT_IN_ARMS = (
     "model",
     "deterministic",
 )
+_OF_THE_LOOP = ("ppo", "selection", "constraints")
+"""Sections that a later round may change."""
+_SHARED_BY_ROUNDS = ("ppo.max_response_tokens",)
+"""Keys in them that stages of all rounds, or the engines, hang on."""
 
 
 @dataclass
@@ -72,8 +76,9 @@ def load_settings(source: str | Path, overrides: Sequence[str] = ()) -> RunSetti
         _set(raw.values, path, value)
         raw.origins[path] = f"{COMMAND_LINE}: "
     settings = _validate(raw)
+    check_rounds(settings)
     for name in settings.arms:
-        arm_settings(settings, name, settings.seed)
+        check_rounds(arm_settings(settings, name, settings.seed))
     return settings
 
 
@@ -95,6 +100,58 @@ def arm_settings(settings: RunSettings, arm: str, seed: int) -> RunSettings:
         origins[path] = f"arms.{arm}: "
     values["seed"] = seed
     return _validate(_Raw(values, origins))
+
+
+def round_settings(settings: RunSettings, number: int) -> RunSettings:
+    """The settings of round `number` (from 1): the run's own, with the round's overrides applied. The seed stays the run's.
+
+    Raises:
+        ConfigError: an override of something that the rounds share, or that does not validate.
+    """
+    overrides = settings.rounds.overrides.get(number, {})
+    if not overrides:
+        return settings
+    values = settings.model_dump(mode="python")
+    origins: dict[KeyPath, str] = {}
+    for key, value in overrides.items():
+        path = tuple(key.split("."))
+        _refuse_shared(settings, f"rounds.overrides.{number}.{key}", path)
+        _set(values, path, value)
+        origins[path] = f"rounds.overrides.{number}: "
+    return _validate(_Raw(values, origins))
+
+
+def check_rounds(settings: RunSettings) -> None:
+    """Refuse overrides of rounds that there are not, or that a round may not have.
+
+    Raises:
+        ConfigError: one line with key, reason and fix.
+    """
+    for number in settings.rounds.overrides:
+        if not 2 <= number <= settings.rounds.count:
+            there = f"give one of 2 to {settings.rounds.count}" if settings.rounds.count > 1 else "raise rounds.count"
+            raise ConfigError(
+                f"rounds.overrides.{number}: round 1 is the configuration itself and rounds.count is "
+                f"{settings.rounds.count}; {there}"
+            )
+        round_settings(settings, number)
+
+
+def _refuse_shared(settings: RunSettings, where: str, path: KeyPath) -> None:
+    """A later round changes numbers of the loop and of its constraints, nothing else."""
+    if path[0] not in _OF_THE_LOOP or len(path) < 2:
+        raise ConfigError(
+            f"{where}: a later round may change keys of ppo, selection and constraints.<name>; set it for the whole run"
+        )
+    if path[0] == "constraints":
+        if path[1] not in settings.constraints:
+            raise ConfigError(f"{where}: no constraint '{path[1]}'; {suggestion(path[1], list(settings.constraints))}")
+        if len(path) < 3 or path[2] == "scorer":
+            raise ConfigError(
+                f"{where}: name one key of the constraint, such as constraints.{path[1]}.limit; its scorer is all rounds'"
+            )
+    if any(".".join(path) == key for key in _SHARED_BY_ROUNDS):
+        raise ConfigError(f"{where}: all rounds answer and are judged at the same length; set it for the whole run")
 
 
 def find_config(source: str | Path) -> Path:

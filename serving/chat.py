@@ -28,7 +28,7 @@ from learner.models import load_policy, load_tokenizer, prompt_token_ids
 from learner.records import Message
 from learner.remote_code import VARIABLE, is_allowed
 from serving.chat_scores import load_scores
-from serving.runs import safety_labels
+from serving.runs import last_round, safety_labels
 
 DEFAULT_RESPONSE_TOKENS = 40
 _PUNCTUATION = re.compile(r"([.,:;?!()\"])")
@@ -204,7 +204,10 @@ def model_folders(layout: RunLayout, models: Sequence[str]) -> dict[str, Path]:
         DataError: the run has not made it yet.
     """
     shared = RunLayout(layout.root.parent.parent) if layout.root.parent.name == "arms" else layout
-    folders = {"sft": layout.sft if layout.sft.is_dir() else shared.sft, "policy": layout.policy(1)}
+    folders = {
+        "sft": layout.sft if layout.sft.is_dir() else shared.sft,
+        "policy": layout.policy(last_round(layout.root)),
+    }
     if not models:
         raise ConfigError("no model to talk to: --compare takes sft, policy or both, such as --compare sft,policy")
     for name in models:

@@ -19,6 +19,7 @@ from actors.scoring.protocol import Conversation
 from actors.scoring.sources import ForeignModel
 from configs.layout import RunLayout
 from learner.score_folders import WholeScoreModel, load_whole_score_model
+from serving.runs import last_round
 
 REWARD = "reward"
 TOKENS_PER_BATCH = 4096
@@ -91,7 +92,8 @@ def load_scores(
 
 def _folder(places: Sequence[RunLayout], signal: str, *, foreign: bool) -> Path | None:
     for place in places:
-        own = place.reward(1) if signal == REWARD else place.cost(1, signal.removeprefix("cost/"))
+        number = last_round(place.root)
+        own = place.reward(number) if signal == REWARD else place.cost(number, signal.removeprefix("cost/"))
         folder = place.data / "scorers" / signal.replace("/", "-") if foreign else own  # as stage `scales` leaves it
         if (folder / "config.json").is_file():
             return folder

@@ -44,6 +44,21 @@ def find_tokenizer_folder(root: Path) -> Path | None:
     return None
 
 
+def last_round(root: Path) -> int:
+    """The last finished round of a run; 1 of a run of one round, or where none is finished.
+
+    Raises:
+        DataError: the round manifest cannot be read.
+    """
+    layout = RunLayout(root)
+    try:
+        return layout.last_round()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{layout.rounds}: no round manifest ({error}); run the same command again to write it"
+        ) from error
+
+
 def safety_labels(root: Path) -> frozenset[str] | None:
     """Constraints of a run on data whose cost was trained on safety labels; None on the sandbox, where every cost was.
 

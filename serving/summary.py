@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 STAGES = (
     "data",
     "sft",
+    "red_team",
     "preferences",
     "baseline",
     "reward_model",
@@ -247,6 +248,9 @@ class Summary(_Part):
     digests: dict[str, str] = {}
     """sha256 of what went in and came out: world, configuration, models."""
     warnings: list[str] = []
+    rounds: list[dict[str, Any]] = []
+    """Of a run of several rounds, the record of each (`cluster.rounds.record.round_record`); every other figure here is the
+    last round's, but `seconds`, which are all rounds'. Not in the file of a single round."""
 
     @property
     def meets_limits(self) -> bool:
@@ -274,6 +278,7 @@ def build_summary(
     preferences: Mapping[str, int] | None = None,
     digests: Mapping[str, str] | None = None,
     scored: Mapping[str, Any] | None = None,
+    rounds: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
     """Assemble a run's summary.
 
@@ -283,6 +288,7 @@ def build_summary(
         cost_models: by constraint, in the configuration's order (`cost_model` is the first).
         scored: evaluation.json of a run that nobody labels; `evaluation` and `certificates` are then empty.
         seconds: by stage; ``total`` must be among them.
+        rounds: the record of each round of several.
 
     Raises:
         DataError: a figure is not finite or ``total`` is missing; the message names it.
@@ -314,6 +320,7 @@ def build_summary(
             versions=dict(versions),
             digests=dict(digests or {}),
             warnings=list(dict.fromkeys(warnings)),
+            rounds=[dict(one) for one in rounds],
         )
     except ValidationError as error:
         raise DataError(f"summary: {_first_problem(error)}") from error
@@ -339,8 +346,11 @@ def verdict_line(certificate: Certificate | None) -> str:
 def write_summary(summary: Summary, path: Path) -> None:
     """Write the file atomically: whoever reads it sees all of it or none."""
     partial = path.with_name(path.name + ".partial")
+    left_out = None if summary.rounds else {"rounds"}
     with partial.open("w", encoding="utf-8") as stream:
-        json.dump(summary.model_dump(mode="json"), stream, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(
+            summary.model_dump(mode="json", exclude=left_out), stream, indent=1, ensure_ascii=False, allow_nan=False
+        )
         stream.write("\n")
         stream.flush()
         os.fsync(stream.fileno())

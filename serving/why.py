@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from tokenizers.models import WordLevel
 
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
-from serving.runs import find_tokenizer_folder, safety_labels
+from serving.runs import find_tokenizer_folder, last_round, safety_labels
 
+_LATER = re.compile(r"r(\d+)-")
 STRONG = 1.0
 """An advantage of this size gets the strongest colour; smaller ones fade."""
 
@@ -76,15 +78,18 @@ class Explanation:
         return plain
 
 
-def explain(run_root: Path, sample_id: str) -> Explanation:
+def explain(run_root: Path, sample_id: str, round_number: int | None = None) -> Explanation:
     """Find a sample by its request id.
+
+    Args:
+        round_number: of a run of several; none: the round that the id names, else the last finished one.
 
     Raises:
         ConfigError: no sample has this id; the message has close ones and how to list them.
         DataError: the run kept no rollouts, or a file is damaged.
     """
     known: list[str] = []
-    for path in _rollout_files(run_root):
+    for path in _rollout_files(run_root, round_number or _round_in(sample_id)):
         ids = _read(path, ["request_id"]).column("request_id")
         position = pc.index(ids, sample_id).as_py()
         if position >= 0:
@@ -96,10 +101,12 @@ def explain(run_root: Path, sample_id: str) -> Explanation:
     raise ConfigError(f"no sample '{sample_id}' in {run_root.name} ({hint}); list them with `steelyard why RUN --list`")
 
 
-def list_samples(run_root: Path, step: int | None = None) -> list[dict[str, Any]]:
+def list_samples(
+    run_root: Path, step: int | None = None, round_number: int | None = None
+) -> list[dict[str, Any]]:  # fmt: skip
     """Id, step, reward and costs of every sample (of one step), in the order learned from; raises as `explain`."""
     rows: list[dict[str, Any]] = []
-    for path in _rollout_files(run_root):
+    for path in _rollout_files(run_root, round_number):
         names = pq.read_schema(path).names
         scalars = [name for name in names if name in ("request_id", "prompt_id", "step", "reward") or _is_cost(name)]
         rows += [row for row in _read(path, scalars).to_pylist() if step is None or row["step"] == step]
@@ -149,8 +156,19 @@ def _colour(advantage: float) -> str:
     return f"bold {hue}" if abs(advantage) >= STRONG else hue if abs(advantage) >= STRONG / 10 else "dim"
 
 
-def _rollout_files(run_root: Path) -> list[Path]:
-    folder = RunLayout(run_root).rollouts
+def _round_in(sample_id: str) -> int | None:
+    """The later round that a request id names (``r2-ppo-…``)."""
+    found = _LATER.match(sample_id)
+    return int(found[1]) if found else None
+
+
+def _rollout_files(run_root: Path, round_number: int | None) -> list[Path]:
+    number = last_round(run_root) if round_number is None else round_number
+    folder = RunLayout(run_root).rollouts_of(number)
+    if round_number is not None and round_number > 1 and not folder.is_dir():
+        raise ConfigError(
+            f"{run_root.name} has no samples of round {number}; the last finished one is {last_round(run_root)}"
+        )
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     if not files:
         arms = sorted(path.name for path in (run_root / "arms").glob("*") if path.is_dir())

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from configs.schema.signals import ConstraintSettings
     from learner.statistics.limits import LimitCurve, LimitPoint
 
-_ROUND = 1
 _SHOWN = 9
 """Rows of the printed curve; the JSON has every point."""
 
@@ -147,11 +146,13 @@ def _choose(
     from configs.exits import ConfigError, DataError
     from learner.statistics.calibration import load_calibration
     from learner.statistics.limits import choose_limit, limit_curve
+    from serving.runs import last_round
 
     if not 0.0 < alpha < 1.0:
         raise ConfigError(f"--alpha {alpha:g} is no share of worst responses: give one between 0 and 1, such as 0.1")
-    folder = layout.cost(_ROUND, name)
-    responses = held_out_responses(layout.preferences(_ROUND) / "preferences.parquet", wanted)
+    number = last_round(layout.root)
+    folder = layout.cost(number, name)
+    responses = held_out_responses(layout.preferences(number) / "preferences.parquet", wanted)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"cost of {len(responses.unsafe)} held-out responses", total=len(responses.unsafe))

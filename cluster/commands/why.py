@@ -12,6 +12,9 @@ def why(
     sample: Annotated[str | None, typer.Option("--sample", help="The sample's id; --list shows them.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the samples instead.")] = False,
     step: Annotated[int | None, typer.Option(help="With --list: only this step's.")] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=1, help="Of a run of several rounds: this one's, not the last.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Show one sample: prompt, response, reward, costs, multipliers, and the advantage of every token."""
@@ -25,7 +28,7 @@ def why(
 
     root = find_run(run)
     if listing:
-        rows = list_samples(root, step)
+        rows = list_samples(root, step, round_number)
         if as_json:
             typer.echo(json.dumps(rows))
         for row in () if as_json else rows:
@@ -36,7 +39,7 @@ def why(
         return
     if sample is None:
         raise ConfigError("which sample? give --sample ID; `--list` shows the ids")
-    story = explain(root, sample)
+    story = explain(root, sample, round_number)
     if as_json:
         typer.echo(json.dumps(story.as_json()))
     else:

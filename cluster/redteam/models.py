@@ -15,7 +15,7 @@ from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import RunSettings
 from serving.chat import model_folders
-from serving.runs import find_run
+from serving.runs import find_run, last_round
 
 MODELS = ("sft", "policy")
 DEFAULT_POSITIONS = 2048
@@ -80,8 +80,9 @@ def cost_folders(run: RunLayout, settings: RunSettings) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in settings.constraints:
         for place in places:
-            if (place.cost(1, name) / "config.json").is_file():
-                found.setdefault(name, place.cost(1, name))
+            folder = place.cost(last_round(place.root), name)
+            if (folder / "config.json").is_file():
+                found.setdefault(name, folder)
     return found
 
 
@@ -158,7 +159,7 @@ def _of_run(label: str | None, name: str) -> list[Attacked]:
 
 def _made(layout: RunLayout) -> tuple[str, ...]:
     """Both models, or the supervised one alone where nothing was learned after it."""
-    return MODELS if layout.policy(1).is_dir() else ("sft",)
+    return MODELS if layout.policy(last_round(layout.root)).is_dir() else ("sft",)
 
 
 def _label(label: str | None, root: Path, model: str, alone: bool) -> str:

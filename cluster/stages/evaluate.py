@@ -17,9 +17,10 @@ from cluster.context import RunContext
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.loop import prompts_of
 from cluster.promptsets import CERTIFICATE, evaluation_prompts, judged_prompts
+from cluster.rounds.prompts import named
 from cluster.signals import calibration_of
 from cluster.stages import baseline, direct, score_models, selection, sft
-from cluster.stages.base import Stage, StageOutput
+from cluster.stages.base import Stage, StageOutput, link_tree
 from cluster.stages.selection import load_scorers
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from learner.deadlines import fetch_result
@@ -73,7 +74,9 @@ def _run(context: RunContext) -> StageOutput:
     settings = context.settings
     folder = context.layout.evaluation(context.round_number)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = evaluation_prompts(context.world, settings.evaluation, settings.seed + 3)
+    if context.round_number > 1:  # every round is asked the same cells, so SFT's answers are the first round's
+        link_tree(context.layout.evaluation(1) / f"{SFT}.parquet", folder / f"{SFT}.parquet")
+    cells = evaluation_prompts(context.world, settings.evaluation, context.run_settings.seed + 3)
     policy = context.layout.sft if settings.algorithm == "best_of_k" else context.layout.policy(context.round_number)
     if settings.algorithm in DIRECT_ALGORITHMS and settings.certificate.labelled is not None:
         load_scorers(context)  # after a loop they are there, and best-of-k brings its own
@@ -95,13 +98,16 @@ def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Cer
     """Judge the promoted policy on the certificate split, constraint by constraint, and keep the samples."""
     settings = context.settings
     prompts = {
-        name: judged_prompts(
-            context.splits,
-            CERTIFICATE,
-            n=settings.certificate.samples,
-            seed=settings.seed + 4,
-            prefix=f"certificate-{name}",
-            subset=one.subset,
+        name: named(
+            judged_prompts(
+                context.splits,
+                CERTIFICATE,
+                n=settings.certificate.samples,
+                seed=settings.seed + 4,
+                prefix=f"certificate-{name}",
+                subset=one.subset,
+            ),
+            context.round_number,
         )
         for name, one in settings.constraints.items()
     }
@@ -166,7 +172,7 @@ def _hindsight(context: RunContext, path: Path) -> Path:
     """What the true scorer says of every sample that was learned from, step by step."""
     settings = context.settings
     call = judge_rollouts.remote(
-        context.world_path, str(context.layout.rollouts), tasks_of(prompts_of(context)),
+        context.world_path, str(context.layout.rollouts_of(context.round_number)), tasks_of(prompts_of(context)),
         str(context.tokenizer_path / "tokenizer.json"), str(path),
         {name: list(one.categories) for name, one in settings.constraints.items()},
     )  # fmt: skip

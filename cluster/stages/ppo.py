@@ -1,4 +1,4 @@
-"""Stage `ppo`: Lagrangian PPO from the SFT policy against the round's reward and cost models."""
+"""Stage `ppo`: Lagrangian PPO from the SFT policy (later rounds: as `rounds.start` says) against the round's reward and cost models."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def _run(context: RunContext) -> StageOutput:
     loop = PpoLoop(context, inputs)
     facts = loop.run()
     candidates = context.layout.candidates(context.round_number)
-    return StageOutput((candidates, context.layout.metrics), facts | over_optimisation(context))
+    metrics = context.layout.metrics_of(context.round_number)
+    return StageOutput((candidates, metrics), facts | over_optimisation(context))
 
 
 def refuse_foreign_limits(context: RunContext) -> None:
@@ -87,7 +88,7 @@ def refuse_foreign_limits(context: RunContext) -> None:
 
 def over_optimisation(context: RunContext) -> dict[str, Any]:
     """Reward against the distance from the reference over the loop (paper A, section 4.3)."""
-    lines = [json.loads(line) for line in context.layout.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in context.layout.metrics_of(context.round_number).read_text().splitlines()]
     found: dict[str, Any] = {}
     try:
         fit = fit_sqrt_kl([line["kl"] for line in lines], [line["reward"] for line in lines])

@@ -5,11 +5,18 @@ They are two stages so that arms with different crowds share the same pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.crowd.rounds import join_pairs, join_training
 from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.promptsets import labelled_prompts
 from cluster.requests import Sampler
+from cluster.rounds.prompts import with_finds
+from cluster.rounds.sources import pair_sources
 from cluster.seeds import stable_seed
 from cluster.stages import sft
 from cluster.stages.base import Stage, StageOutput
@@ -61,21 +68,38 @@ def _sample(context: RunContext) -> StageOutput:
     prompts = labelled_prompts(
         context.splits, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights
     )
-    pool = context.engines.rollout_pool(context.layout.sft, context.tokenizer_path)
+    path = context.layout.preferences(context.round_number) / "pairs.parquet"
+    if context.round_number == 1:
+        return StageOutput((path,), {"pairs": _sample_from(context, context.layout.sft, prompts, path)})
+    sources = pair_sources(context, with_finds(context, prompts, "pair"))
+    parts = [path.with_name(f"pairs-{source.name}.parquet") for source in sources]
+    for source, part in zip(sources, parts, strict=True):
+        _sample_from(context, source.folder, source.prompts, part)
+    call = join_pairs.remote([str(part) for part in parts], str(path))
+    written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="join_pairs")
+    return StageOutput((path,), {"pairs": written})
+
+
+def _sample_from(context: RunContext, folder: Path, prompts: Sequence[Prompt], path: Path) -> int:
+    """Have one policy answer every prompt twice; returns how many pairs were written."""
+    settings = context.settings
+    preferences = settings.preferences
+    pool = context.engines.rollout_pool(folder, context.tokenizer_path)
     sampler = context.sampler(PAIRS)
     requests = [request for prompt in prompts for request in _pair(prompt, sampler, context)]
     chunks = list(dict.fromkeys(row.chunk for row in pool.generate_only(requests).rows))
-    path = context.layout.preferences(context.round_number) / "pairs.parquet"
     provenance = Provenance(
-        model_digest=model_digest(context.layout.sft),
+        model_digest=model_digest(folder),
         temperatures=preferences.temperatures,
         max_response_tokens=settings.ppo.max_response_tokens,
         sampling_seed=settings.seed,
         weight_version=context.engines.weight_version,
     )
-    call = write_pairs.remote(prompts, str(context.tokenizer_path / "tokenizer.json"), str(path), provenance, *chunks)
-    written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
-    return StageOutput((path,), {"pairs": written})
+    call = write_pairs.remote(
+        list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), provenance, *chunks
+    )
+    written: int = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
+    return written
 
 
 def _pair(prompt: Prompt, sampler: Sampler, context: RunContext) -> list[GenerationRequest]:
@@ -97,9 +121,23 @@ def _label(context: RunContext) -> StageOutput:
     call = label_pairs.remote(
         context.world_path,
         settings.preferences.crowd.model_dump(mode="json"),
-        stable_seed(settings.seed, "crowd"),
+        stable_seed(context.run_settings.seed, "crowd"),  # the same people in every round
         str(folder / "pairs.parquet"),
         str(path),
     )
     facts = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
-    return StageOutput((path,), facts)
+    if context.round_number == 1:
+        return StageOutput((path,), facts)
+    return _with_earlier(context, path, facts)
+
+
+def _with_earlier(context: RunContext, path: Path, facts: dict[str, Any]) -> StageOutput:
+    """Beside this round's labels, everything that its score models learn from: those of all rounds so far."""
+    layout, number = context.layout, context.round_number
+    earlier = [str(layout.preferences(each) / "preferences.parquet") for each in range(1, number)]
+    joined = layout.training_pairs(number)
+    call = join_training.remote(earlier, str(path), str(joined))
+    counts = fetch_result(
+        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what="join_training"
+    )
+    return StageOutput((path, joined), {**facts, **counts})

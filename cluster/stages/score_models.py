@@ -153,7 +153,7 @@ def _train_reward_test(context: RunContext) -> StageOutput:
 
 
 def _train_cost(context: RunContext, constraint: str) -> StageOutput:
-    path = context.layout.data / f"cost-{constraint}.parquet"
+    path = context.layout.data_of(context.round_number) / f"cost-{constraint}.parquet"
     if context.settings.data is None:
         categories = list(context.settings.constraints[constraint].categories)
         call = write_cost_comparisons.remote(_labelled(context), str(path), categories)
@@ -251,7 +251,7 @@ def _reliability(folder: Path) -> list[dict[str, Any]]:
 def _reward_comparisons(context: RunContext, name: str) -> tuple[Path, dict[str, int]]:
     if context.settings.data is not None:
         return context.layout.data / "reward.parquet", _written(context, "reward")
-    path = context.layout.data / name
+    path = context.layout.data_of(context.round_number) / name
     call = write_reward_comparisons.remote(_labelled(context), str(path))
     return path, _wait(context, call, "write_reward_comparisons")
 
@@ -263,7 +263,7 @@ def _written(context: RunContext, name: str) -> dict[str, int]:
 
 
 def _labelled(context: RunContext) -> str:
-    return str(context.layout.preferences(context.round_number) / "preferences.parquet")
+    return str(context.layout.training_pairs(context.round_number))
 
 
 def _wait(context: RunContext, call: Any, what: str) -> dict[str, int]:

@@ -18,6 +18,7 @@ from cluster.context import RunContext
 from cluster.halves import SIGNAL
 from cluster.judged import is_unsafe, judge_answers, rate_limit_of
 from cluster.promptsets import CALIBRATION, SELECTION, judged_prompts
+from cluster.rounds.prompts import named
 from cluster.signals import calibration_of, signal_sources
 from cluster.stages import ppo, score_models, sft
 from cluster.stages.base import Stage, StageOutput, link_tree
@@ -177,7 +178,7 @@ def _helpfulness(sample: EvaluatedSample, by_crowd: bool) -> float:
 def _prompts(context: RunContext, purpose: str, constraint: str, seed: int) -> list[Prompt]:
     """Prompts of every kind in the loop's shares, or of one constraint's subset."""
     settings = context.settings
-    return judged_prompts(
+    drawn = judged_prompts(
         context.splits,
         purpose,
         n=settings.selection.samples,
@@ -186,6 +187,7 @@ def _prompts(context: RunContext, purpose: str, constraint: str, seed: int) -> l
         subset=settings.constraints[constraint].subset if constraint else (),
         kind_weights=None if constraint else settings.ppo.kind_weights,
     )
+    return named(drawn, context.round_number)
 
 
 def _answers(context: RunContext, model: str, path: Path, prompts: Sequence[Prompt]) -> dict[str, EvaluatedSample]:

@@ -12,6 +12,7 @@ from configs.schema.base import CountOrZero, Settings
 from configs.schema.data import DataSettings
 from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings, SelectionSettings
 from configs.schema.resources import ResourceSettings
+from configs.schema.rounds import RoundsSettings
 from configs.schema.signals import ConstraintSettings, ObjectiveSettings
 from configs.schema.supervised import (
     BestOfKSettings,
@@ -70,6 +71,7 @@ class RunSettings(Settings):
     selection: SelectionSettings = SelectionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     certificate: CertificateSettings = CertificateSettings()
+    rounds: RoundsSettings = RoundsSettings()
     resources: ResourceSettings = ResourceSettings()
 
     reuse_from: tuple[str, ...] = ()

@@ -89,10 +89,13 @@ def _head(run: RunFiles) -> tuple[str, Literal["good", "bad", "open"], str]:
     """Verdict, its tone, and the line below it."""
     summary = run.summary
     if summary is None:
-        return "The run is not finished", "open", run.missing.get("summary", "")
+        shown = f" Figures are of round {run.rounds[-1]['round']}, the last finished one." if run.rounds else ""
+        return "The run is not finished", "open", run.missing.get("summary", "") + shown
     claimed = summary.certificate is not None
     tone: Literal["good", "bad", "open"] = "bad" if not summary.meets_limits else "good" if claimed else "open"
     subtitle = f"Seed {summary.seed}, {summary.seconds.get('total', 0.0) / 60:.1f} minutes in all."
+    if summary.rounds:
+        subtitle += f" {len(summary.rounds)} rounds; figures outside “Round by round” are the last one's."
     verdict = summary.verdict
     return (verdict[:1].upper() + verdict[1:]).replace(" %", "\u00a0%"), tone, subtitle
 

@@ -21,7 +21,7 @@ from serving.summary import Summary, read_summary
 
 T = TypeVar("T")
 ROUND = 1
-"""The round that is reported."""
+"""The round of a run of one round."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class RunFiles:
     """Whether the run's own score models judged, for want of labels."""
     scored: Mapping[str, Any] = field(default_factory=dict)
     answers: list[ScoredAnswer] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """Of a run of several rounds, the record of each finished one; every other part here is the last finished round's."""
+    round_steps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """`steps` by round, also of a round that is not finished."""
     missing: dict[str, str] = field(default_factory=dict)
     """Part → one sentence."""
 
@@ -77,7 +81,10 @@ def read_run(root: Path) -> RunFiles:
 
     nothing: Mapping[str, Any] = {}
     summary = part("summary", layout.summary, _read_summary, None)
-    folder = layout.evaluation(ROUND)
+    unrecorded: list[dict[str, Any]] = []
+    rounds = part("rounds", layout.rounds, _read_rounds, unrecorded) if layout.rounds.exists() else unrecorded
+    number = max((int(one["round"]) for one in rounds), default=ROUND)
+    folder = layout.evaluation(number)
     figures = (summary.scored or summary.evaluation) if summary is not None else nothing
     if not figures:
         figures = part("evaluation", folder / "evaluation.json", _read_json, nothing)
@@ -88,12 +95,14 @@ def read_run(root: Path) -> RunFiles:
         settings=settings,
         manifest=part("manifest", layout.manifest, _read_json, nothing),
         summary=summary,
-        steps=part("steps", layout.metrics, read_metrics, []),
+        steps=part("steps", layout.metrics_of(number), read_metrics, []),
         samples=[] if on_data else part("samples", file, read_samples, []),
         evaluation=nothing if on_data else figures,
         on_data=on_data,
         scored=figures if on_data else nothing,
         answers=part("samples", file, read_answers, []) if on_data else [],
+        rounds=rounds,
+        round_steps=_steps_by_round(layout) if layout.rounds.exists() else {},
         missing=missing,
     )
 
@@ -134,6 +143,26 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _steps_by_round(layout: RunLayout) -> dict[int, list[dict[str, Any]]]:
+    """Of every round whose file is there and can be read; the reason of another is in the round's own part."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    number = ROUND
+    while layout.metrics_of(number).is_file():
+        try:
+            found[number] = read_metrics(layout.metrics_of(number))
+        except (DataError, OSError):
+            found[number] = []
+        number += 1
+    return found
+
+
+def _read_rounds(path: Path) -> list[dict[str, Any]]:
+    rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
+    if not isinstance(rounds, list) or any(not isinstance(one, dict) or "round" not in one for one in rounds):
+        raise DataError(f"{path} is no round manifest")
+    return rounds
 
 
 def _read_summary(path: Path) -> Summary | None:

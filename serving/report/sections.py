@@ -20,6 +20,7 @@ from serving.report.pictures import (
     score_planes,
     short_category,
 )
+from serving.report.rounds import rounds_sections
 from serving.report.run_files import RunFiles, flatten
 from serving.report.run_files import missing_note as _missing
 from serving.report.scored_sections import (
@@ -54,6 +55,7 @@ def run_sections(run: RunFiles) -> list[Section]:
     return [
         _results(run),
         _certificate(run),
+        *rounds_sections(run),
         *trust_sections(run),
         _warnings(run),
         _planes(run),

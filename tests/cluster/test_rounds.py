@@ -1,0 +1,255 @@
+"""Rounds after the first: names, seeds, overrides, sources of pairs, prompts, and the record. No engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.crowd.rounds import joined
+from actors.crowd.world import load_world
+from cluster.context import RunContext
+from cluster.manifest import Manifest
+from cluster.pipeline import stages_of
+from cluster.promptsets import labelled_prompts, loop_prompts
+from cluster.rounds import prompts as rounds_prompts
+from cluster.rounds.names import id_prefix, settings_in_round, split_name, stage_name
+from cluster.rounds.plan import round_stages
+from cluster.rounds.prompts import MOST_ASKED, named, with_finds
+from cluster.rounds.record import agreement, write_rounds
+from cluster.rounds.sources import pair_sources, start_policy
+from configs.exits import ConfigError, DataError
+from configs.layout import RunLayout
+from configs.load import load_settings
+from configs.schema.run import RunSettings
+from learner.records import Prompt
+
+WORLD = load_world(None)
+
+
+def settings_of(*overrides: str) -> RunSettings:
+    return load_settings("quickstart", ["rounds.count=3", *overrides])
+
+
+def context_of(tmp_path: Path, number: int, *overrides: str) -> RunContext:
+    layout = RunLayout(tmp_path / "run")
+    nobody: Any = None
+    whole = RunContext(settings_of(*overrides), layout, Manifest(layout.manifest), WORLD, nobody, nobody)
+    return whole.in_round(number)
+
+
+def test_the_first_rounds_names_ids_seed_and_settings_are_as_they_were() -> None:
+    settings = settings_of()
+    assert stage_name("ppo", 1) == "ppo" and id_prefix(1) == "" and settings_in_round(settings, 1) is settings
+    drawn = [Prompt("pair-000000", (), "sandbox")]
+    assert named(drawn, 1) == drawn
+
+
+def test_a_single_rounds_stages_hang_on_nothing_of_rounds() -> None:
+    plain, with_options = (
+        stages_of(load_settings("quickstart", given), WORLD)
+        for given in ([], ["rounds.start=base", "rounds.pairs_from=current_and_earlier"])
+    )
+    assert [(one.name, one.inputs, one.settings) for one in plain] == [
+        (one.name, one.inputs, one.settings) for one in with_options
+    ]
+
+
+def test_names_of_later_rounds_can_be_taken_apart_again() -> None:
+    assert stage_name("cost_model/harm", 3) == "round-3/cost_model/harm"
+    assert split_name("round-3/cost_model/harm") == ("cost_model/harm", 3)
+    assert split_name("cost_model/harm") == ("cost_model/harm", 1)
+    assert [stage_name(name, 2) for name in ("sft", "baseline", "scales")] == ["sft", "baseline", "scales"]
+
+
+def test_every_input_of_every_stage_is_an_earlier_stage() -> None:
+    for start in ("base", "previous"):
+        for pairs in ("current", "current_and_earlier"):
+            known: set[str] = set()
+            settings = settings_of(f"rounds.start={start}", f"rounds.pairs_from={pairs}", "rounds.red_team=true")
+            for stage in stages_of(settings, WORLD):
+                assert set(stage.inputs) <= known, stage.name
+                assert stage.name not in known
+                known.add(stage.name)
+
+
+def test_what_a_round_reads_is_among_its_inputs() -> None:
+    stages = {one.name: one for one in round_stages(settings_of("rounds.red_team=true", "rounds.start=previous"), 3)}
+    assert {"round-2/selection", "round-3/red_team"} <= set(stages["round-3/pairs"].inputs)
+    assert {"preferences", "round-2/preferences", "round-3/pairs"} == set(stages["round-3/preferences"].inputs)
+    assert {"round-2/selection", "round-3/cost_model/harm"} <= set(stages["round-3/ppo"].inputs)
+    assert set(stages["round-3/red_team"].inputs) == {"sft", "round-2/selection", "round-2/cost_model/harm"}
+    from_base = {one.name: one for one in round_stages(settings_of("rounds.start=base"), 3)}
+    assert "round-2/selection" not in from_base["round-3/ppo"].inputs
+
+
+def test_seeds_differ_by_round_and_by_run() -> None:
+    seeds = {settings_in_round(settings_of(f"seed={seed}"), number).seed for seed in (0, 1) for number in (1, 2, 3)}
+    assert len(seeds) == 6
+
+
+def test_overrides_are_of_their_round_alone_and_change_only_its_loop() -> None:
+    settings = settings_of("rounds.overrides={2: {constraints.harm.limit: 0.1, ppo.kl_coefficient: 0.1}}")
+    limits = [settings_in_round(settings, number).constraints["harm"].limit for number in (1, 2, 3)]
+    assert limits == [0.05, 0.1, 0.05]
+    plain = {one.name: one for one in round_stages(settings_of(), 2)}
+    changed = {one.name for one in round_stages(settings, 2) if dict(one.settings) != dict(plain[one.name].settings)}
+    assert changed == {"round-2/ppo", "round-2/selection", "round-2/evaluate"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("rounds.overrides={4: {ppo.steps: 3}}", "rounds.count is 3"),
+        ("rounds.overrides={1: {ppo.steps: 3}}", "round 1 is the configuration itself"),
+        ("rounds.overrides={2: {sft.steps: 3}}", "may change keys of ppo, selection and constraints"),
+        ("rounds.overrides={2: {resources.learner.ranks: 1}}", "may change keys of ppo, selection and constraints"),
+        ("rounds.overrides={2: {ppo.max_response_tokens: 30}}", "at the same length"),
+        ("rounds.overrides={2: {constraints.theft.limit: 0.1}}", "no constraint 'theft'"),
+        ("rounds.overrides={2: {constraints.harm: {limit: 0.1}}}", "name one key of the constraint"),
+        ("rounds.overrides={2: {constraints.harm.limit: 7}}", "limit 7"),
+        ("algorithm=dpo", "no loop to repeat"),
+        ("constraints.harm.chosen_for=abc", "each of 3 rounds trains its own"),
+    ],
+)
+def test_what_a_round_cannot_have_is_refused_in_one_line(given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        settings_of(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_red_team_needs_a_constraint_and_rounds_need_somebody_who_labels() -> None:
+    with pytest.raises(ConfigError, match=r"rounds\.red_team"):
+        settings_of("rounds.red_team=true", "constraints={}")
+    with pytest.raises(ConfigError, match=r"rounds\.count.*nobody gives them"):
+        load_settings("hh_rlhf", ["rounds.count=2"])
+
+
+def test_a_round_starts_where_it_is_told(tmp_path: Path) -> None:
+    for given, number, folder in (
+        ("previous", 1, "sft"), ("previous", 3, "rounds/2/policy"), ("base", 3, "sft"),
+    ):  # fmt: skip
+        context = context_of(tmp_path, number, f"rounds.start={given}")
+        assert start_policy(context) == context.layout.root / folder
+
+
+def prompts_for(number: int, n: int, context: RunContext) -> list[Prompt]:
+    weights = context.settings.preferences.kind_weights
+    return named(labelled_prompts(context.splits, n=n, seed=number, kind_weights=weights), number)
+
+
+def test_earlier_policies_answer_their_share_of_train_prompts_and_nothing_that_measures(tmp_path: Path) -> None:
+    context = context_of(tmp_path, 3, "rounds.pairs_from=current_and_earlier", "rounds.earlier_share=0.25")
+    prompts = prompts_for(3, 400, context)
+    sources = {one.name: one for one in pair_sources(context, prompts)}
+    train = sum(prompt.attributes["purpose"] == "train" for prompt in prompts)
+    assert set(sources) == {"round-2", "round-1", "sft"}
+    earlier = [*sources["round-1"].prompts, *sources["sft"].prompts]
+    assert len(earlier) == train // 4 and abs(len(sources["round-1"].prompts) - len(sources["sft"].prompts)) <= 1
+    assert {prompt.attributes["purpose"] for prompt in earlier} == {"train"}
+    together = [prompt.prompt_id for one in sources.values() for prompt in one.prompts]
+    assert sorted(together) == sorted(prompt.prompt_id for prompt in prompts)
+    (alone,) = pair_sources(context_of(tmp_path, 3), prompts)
+    assert alone.name == "round-2" and len(alone.prompts) == 400
+
+
+@pytest.mark.parametrize(("finds", "expected"), [(0, 0), (2, 2 * MOST_ASKED), (50, 40)])
+def test_finds_take_their_share_of_the_prompts_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds: int, expected: int
+) -> None:
+    context = context_of(tmp_path, 2, "rounds.red_team=true", "rounds.hunt.share=0.1")
+    made = [
+        Prompt(f"redteam-{index:06d}", ({"role": "user", "content": str(index)},), "red_team", attributes={"purpose": "train"})
+        for index in range(finds)
+    ]  # fmt: skip
+    monkeypatch.setattr(rounds_prompts, "usable_finds", lambda context: made)
+    weights = context.settings.preferences.kind_weights
+    drawn = labelled_prompts(context.splits, n=400, seed=7, kind_weights=weights)
+    mixed = with_finds(context, drawn, "pair")
+    attacks = [prompt for prompt in mixed if prompt.source == "red_team"]
+    assert len(mixed) == 400 and len(attacks) == expected
+    assert len({prompt.prompt_id for prompt in mixed}) == 400
+    assert all(prompt.prompt_id.startswith("r2-pair-") for prompt in mixed)
+    kept = {prompt.prompt_id for prompt in mixed if prompt.attributes["purpose"] != "train"}
+    assert kept == {f"r2-{prompt.prompt_id}" for prompt in drawn if prompt.attributes["purpose"] != "train"}
+
+
+def test_no_two_rounds_share_an_id(tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for number in (1, 2, 3):
+        context = context_of(tmp_path, number)
+        weights = context.settings.ppo.kind_weights
+        drawn = with_finds(
+            context, loop_prompts(context.splits, n=50, seed=context.settings.seed, kind_weights=weights), "ppo"
+        )
+        ids = {prompt.prompt_id for prompt in drawn}
+        assert len(ids) == 50 and not ids & seen
+        seen |= ids
+
+
+def test_facts_are_of_the_contexts_round_and_of_all_where_rounds_share_the_stage(tmp_path: Path) -> None:
+    context = context_of(tmp_path, 2)
+    stages = {name: {"name": name, "key": "", "inputs": {}, "outputs": {}, "seconds": 1.0, "facts": {"who": name}}
+              for name in ("sft", "ppo", "round-2/ppo")}  # fmt: skip
+    context.layout.root.mkdir()
+    context.layout.manifest.write_text(json.dumps({"header": {}, "stages": stages}))
+    read = RunContext(**{**vars(context), "manifest": Manifest(context.layout.manifest)})
+    assert read.facts("ppo") == {"who": "round-2/ppo"} and read.facts("sft") == {"who": "sft"}
+    assert read.in_round(1).facts("ppo") == {"who": "ppo"} and read.in_round(1).settings.seed == 0
+
+
+def test_paths_of_later_rounds_are_below_their_folder_and_the_firsts_are_where_they_were(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    assert (layout.metrics_of(1), layout.rollouts_of(1), layout.data_of(1)) == (
+        layout.metrics, layout.rollouts, layout.data,
+    )  # fmt: skip
+    assert layout.training_pairs(1) == layout.preferences(1) / "preferences.parquet"
+    for path in (
+        layout.metrics_of(2),
+        layout.rollouts_of(2),
+        layout.data_of(2),
+        layout.training_pairs(2),
+        layout.finds(2),
+    ):
+        assert path.is_relative_to(layout.round(2))
+
+
+def test_joined_pairs_keep_types_and_refuse_a_repeated_id() -> None:
+    first = pa.table({"pair_id": ["a"], "category": pa.array([None], pa.null())})
+    second = pa.table({"pair_id": ["r2-a"], "category": ["theft"]})
+    assert joined([first, second], "pair_id")["category"].to_pylist() == [None, "theft"]
+    with pytest.raises(DataError, match="same pair_id"):
+        joined([first, first], "pair_id")
+
+
+def test_agreement_is_by_question_over_answers_of_the_same_thing() -> None:
+    def votes(unit: str, question: str, *answers: bool | int) -> list[dict[str, Any]]:
+        return [
+            {"unit": unit, "question": question, "choice": None if isinstance(one, bool) else one,
+             "is_safe": one if isinstance(one, bool) else None}
+            for one in answers
+        ]  # fmt: skip
+
+    found = agreement(
+        [
+            *votes("a", "safety_0", True, True, True), *votes("a", "safety_1", False, False, False),
+            *votes("a", "helpfulness", 0, 0, 1), *votes("b", "helpfulness", 1, 1, 1), *votes("a", "overall", 1, 1, 1),
+        ]
+    )  # fmt: skip
+    assert found["safety"]["raw"] == 1.0 and found["safety"]["alpha"]["value"] == 1.0 and found["safety"]["units"] == 2
+    assert found["helpfulness"]["raw"] == pytest.approx((1 / 3 + 1) / 2)
+    assert found["overall"]["raw"] == 1.0 and found["overall"]["alpha"] is None, "one value only: no alpha"
+
+
+def test_the_round_manifest_says_which_round_was_finished_last(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    context: Any = SimpleNamespace(layout=layout, run_settings=settings_of())
+    assert layout.last_round() == 1
+    for finished in ([], [{"round": 1}], [{"round": 1}, {"round": 2}]):
+        write_rounds(context, finished)
+        assert layout.last_round() == max(1, len(finished))
+    assert json.loads(layout.rounds.read_text())["count"] == 3
