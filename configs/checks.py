@@ -222,6 +222,16 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
             "preferences.crowd.mode",
             "a mixed crowd gives no safety labels, so no cost model can be trained; set constraints: {} or mode: decoupled",
         )
+    if crowd.mode == "mixed" and settings.preferences.tampering is not None:
+        yield (
+            "preferences.tampering",
+            "a mixed crowd gives no harmlessness labels to change; leave it out, or mode: decoupled",
+        )
+    if crowd.mode == "mixed" and settings.reward_model.harmlessness_share:
+        yield (
+            "reward_model.harmlessness_share",
+            "a mixed crowd ranks by one order only; leave it out, or mode: decoupled",
+        )
 
 
 def _windows(settings: RunSettings) -> Iterator[Problem]:

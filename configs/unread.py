@@ -12,6 +12,7 @@ SANDBOX_ONLY = (
     "sandbox.world",
     "preferences",
     "splits.by",
+    "reward_model.harmlessness_share",
     "evaluation.samples_per_minor_cell",
     "evaluation.samples_unknown",
     "certificate.labels",
@@ -31,6 +32,7 @@ PRETRAINED_ONLY = ("model.revision", "model.trust_remote_code")
 _INSTEAD = {
     "preferences": "the pairs are in the files",
     "splits.by": "take data.unit",
+    "reward_model.harmlessness_share": "name a harmlessness source among data.helpfulness",
     "certificate.labels": "nobody labels the answers, so nothing is certified",
     "certificate.labelled": "nobody labels the answers, so nothing is certified",
     "certificate.rate_limit": "nobody labels the answers, so nothing is certified",

@@ -154,6 +154,10 @@ class ScoreModelFigures(_Part):
     """Platt: probability of unsafe = sigmoid(slope * cost + intercept)."""
     calibration_error: float | None = None
     """Expected calibration error, a share."""
+    pair_calibration_error: float | None = None
+    """Likewise of the probability that the preferred response of a pair is preferred."""
+    axes: dict[str, dict[str, float]] = {}
+    """Reward models of the sandbox: by ranking of the crowd ``{accuracy, conflicting, n, conflicting_n}``."""
     reliability: list[Reliability] = []
     score_mean: float | None = None
     score_std: float | None = None

@@ -25,6 +25,8 @@ from learner.tokens import load_tokenizer, prompt_token_ids
 
 SAFE, UNSAFE = -1, 1
 """Signs of the cost: positive is unsafe."""
+HELPFULNESS, HARMLESSNESS = "helpfulness", "harmlessness"
+"""The crowd's two rankings."""
 
 
 @ray.remote(num_cpus=0)
@@ -61,17 +63,31 @@ def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str,
 
 
 @ray.remote(num_cpus=0)
-def write_reward_comparisons(preferences_path: str, path: str) -> dict[str, int]:
+def write_reward_comparisons(preferences_path: str, path: str, harmlessness_share: float = 0.0) -> dict[str, int]:
     """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out.
 
-    Besides its split each row says in which half of the conversations it is, for models that train on one of them.
+    Besides its split each row says in which half of the conversations it is, for models that train on one of them; by
+    which of the crowd's two rankings it is ordered, and whether the other one agrees; and the kind of its prompt.
+
+    Args:
+        harmlessness_share: of the pairs, drawn by their ids, that are ordered by harmlessness and not by helpfulness.
     """
     rows = []
     for pair in _pairs(preferences_path):
-        better = int(pair["better_response_id"])
-        rows.append({**_sides(pair, better, "better", "worse"), "split": pair["split"], "half": half_of(pair)})
+        by_harmlessness = share_of(pair) < harmlessness_share
+        better = int(pair["safer_response_id" if by_harmlessness else "better_response_id"])
+        rows.append(
+            {
+                **_sides(pair, better, "better", "worse"),
+                "split": pair["split"],
+                "half": half_of(pair),
+                "by": HARMLESSNESS if by_harmlessness else HELPFULNESS,
+                "agree": pair["better_response_id"] == pair["safer_response_id"],
+                "kind": pair["kind"],
+            }
+        )
     write_rows(rows, Path(path))
-    return _counts(rows, preferences_path)
+    return {**_counts(rows, preferences_path), **({HARMLESSNESS: _ranked_by(rows)} if harmlessness_share else {})}
 
 
 @ray.remote(num_cpus=0)
@@ -130,6 +146,16 @@ def half_of(pair: Mapping[str, Any]) -> int:
     """0 or 1, by conversation (a task in a form), never by row: equal prompts are all in one half."""
     digest = hashlib.blake2b(f"half\n{pair['task_id']}\n{pair['form']}".encode(), digest_size=1).digest()
     return digest[0] & 1
+
+
+def share_of(pair: Mapping[str, Any]) -> float:
+    """Where the pair stands between 0 and 1, by its id: a larger share keeps the pairs of a smaller one."""
+    digest = hashlib.blake2b(f"axis\n{pair['pair_id']}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _ranked_by(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(row["by"] == HARMLESSNESS for row in rows)
 
 
 def _pairs(preferences_path: str) -> Iterable[dict[str, Any]]:

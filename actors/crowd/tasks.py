@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from actors.crowd.annotators import Crowd, CrowdSettings, PairLabel, PairToLabel
 from actors.crowd.gold import Gold, GoldScorer
+from actors.crowd.tampering import Tampering, tamper
 from actors.crowd.world import load_world
 from actors.judging.samples import EvaluatedSample, write_samples
 from learner.records import Prompt, RolloutChunk, RolloutMeta
@@ -74,9 +75,14 @@ def write_pairs(
 
 @ray.remote(num_cpus=0)
 def label_pairs(
-    world_path: str | None, crowd: Mapping[str, Any], seed: int, pairs_path: str, path: str
-) -> dict[str, float]:
-    """Have the crowd label ``pairs.parquet`` and write ``preferences.parquet``; returns counts and shares."""
+    world_path: str | None, crowd: Mapping[str, Any], seed: int, pairs_path: str, path: str,
+    tampering: Mapping[str, Any] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Have the crowd label ``pairs.parquet`` and write ``preferences.parquet``; returns counts and shares.
+
+    Args:
+        tampering: what is done to the harmlessness labels afterwards; the shares are of what the crowd said.
+    """
     table = pq.read_table(pairs_path).to_pylist()
     annotators = Crowd(load_world(Path(world_path) if world_path else None), CrowdSettings(**crowd), seed)
     labels = annotators.label(
@@ -89,8 +95,12 @@ def label_pairs(
         ]
     )  # fmt: skip
     rows = [{**row, **_label_columns(label)} for row, label in zip(table, labels, strict=True)]
+    facts = _label_facts(labels)
+    if tampering is not None:
+        rows, changed = tamper(rows, Tampering(**tampering), seed)
+        facts |= changed
     write_rows(rows, Path(path))
-    return _label_facts(labels)
+    return facts
 
 
 @ray.remote(num_cpus=0)

@@ -34,7 +34,7 @@ def pairs_stage(settings: RunSettings) -> Stage:
         inputs=(sft.NAME,),
         settings={
             "seed": settings.seed,
-            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd"}),
+            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "tampering"}),
             "splits": settings.splits.model_dump(mode="json"),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "deterministic": settings.deterministic,
@@ -56,7 +56,10 @@ def preferences_stage(settings: RunSettings) -> Stage:
     return Stage(
         name=NAME,
         inputs=(PAIRS,),
-        settings={"seed": settings.seed, "crowd": settings.preferences.crowd.model_dump(mode="json")},
+        settings={
+            "seed": settings.seed,
+            **settings.preferences.model_dump(mode="json", include={"crowd", "tampering"}),
+        },
         code=("actors/crowd",),
         run=_label,
     )
@@ -124,8 +127,12 @@ def _label(context: RunContext) -> StageOutput:
         stable_seed(context.run_settings.seed, "crowd"),  # the same people in every round
         str(folder / "pairs.parquet"),
         str(path),
+        None if settings.preferences.tampering is None else settings.preferences.tampering.model_dump(mode="json"),
     )
     facts = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
+    if settings.preferences.tampering is not None:
+        changed = f"{facts['tampered']:.0f} of {facts['pairs']:.0f}"
+        context.warn(f"preferences.tampering: the harmlessness labels of {changed} pairs were changed on purpose")
     if context.round_number == 1:
         return StageOutput((path,), facts)
     return _with_earlier(context, path, facts)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.datasets import write_cost_comparisons, write_reward_comparisons
+from actors.crowd.world import HARM_KINDS
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.seeds import stable_seed
@@ -22,6 +23,7 @@ from configs.schema.run import RunSettings
 from configs.schema.supervised import ScoreModelSettings
 from learner.deadlines import fetch_result
 from learner.preference import PreferenceTask
+from learner.score_axes import axis_accuracies
 from learner.score_baselines import measure_worth
 from learner.score_folders import member_folder
 from learner.score_quality import Kind, finish_ensemble, reward_agreement
@@ -140,7 +142,12 @@ def _train_reward(context: RunContext) -> StageOutput:
     path, counts = _reward_comparisons(context, "reward.parquet")
     output = context.layout.reward(context.round_number)
     half = _half(context.settings, TRAIN_HALF)
-    return train_model(context, ScoreModel(REWARD, "reward", path, output, context.settings.reward_model, half), counts)
+    trained = train_model(
+        context, ScoreModel(REWARD, "reward", path, output, context.settings.reward_model, half), counts
+    )
+    if context.settings.data is not None:
+        return trained
+    return StageOutput(trained.paths, {**trained.facts, "axes": axis_accuracies(output, path, HARM_KINDS)})
 
 
 def _train_reward_test(context: RunContext) -> StageOutput:
@@ -252,7 +259,8 @@ def _reward_comparisons(context: RunContext, name: str) -> tuple[Path, dict[str,
     if context.settings.data is not None:
         return context.layout.data / "reward.parquet", _written(context, "reward")
     path = context.layout.data_of(context.round_number) / name
-    call = write_reward_comparisons.remote(_labelled(context), str(path))
+    share = context.settings.reward_model.harmlessness_share
+    call = write_reward_comparisons.remote(_labelled(context), str(path), share)
     return path, _wait(context, call, "write_reward_comparisons")
 
 

@@ -22,8 +22,8 @@ from configs.schema.supervised import (
     ModelSettings,
     PreferenceSettings,
     ReferenceSettings,
+    RewardModelSettings,
     SandboxSettings,
-    ScoreModelSettings,
     SftSettings,
     SplitSettings,
 )
@@ -61,7 +61,7 @@ class RunSettings(Settings):
     splits: SplitSettings = SplitSettings()
     sft: SftSettings = SftSettings()
     preferences: PreferenceSettings = PreferenceSettings()
-    reward_model: ScoreModelSettings = ScoreModelSettings(epochs=3)
+    reward_model: RewardModelSettings = RewardModelSettings()
     cost_model: CostModelSettings = CostModelSettings()
     halves: HalvesSettings = HalvesSettings()
     ppo: PpoSettings = PpoSettings()

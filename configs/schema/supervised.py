@@ -80,6 +80,23 @@ class CrowdSettings(Settings):
     guideline_version: str = "1"
 
 
+class TamperingSettings(Settings):
+    """Harmlessness labels that are wrong on purpose, for studies of poisoning and as a negative control."""
+
+    how: Literal["flip", "shuffle"]
+    """`flip` turns safety labels and ranking of some pairs; `shuffle` deals all pairs' labels out at random."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of all pairs, how many are flipped; `shuffle` takes no other than 1."""
+    categories: tuple[str, ...] = ()
+    """`flip` only: those that are flipped are requests of these harm categories; empty means any pair."""
+
+    @model_validator(mode="after")
+    def _shuffle_takes_all(self) -> Self:
+        if self.how == "shuffle" and (self.share != 1 or self.categories):
+            raise ValueError("share and categories belong to how: flip; shuffle deals out the labels of all pairs")
+        return self
+
+
 class PreferenceSettings(Settings):
     """Pairs sampled from the current policy and labelled by the crowd."""
 
@@ -89,6 +106,8 @@ class PreferenceSettings(Settings):
     kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 22, "lookalike": 23, "dual_use": 20, "ambiguous": 10}
     """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
     crowd: CrowdSettings = CrowdSettings()
+    tampering: TamperingSettings | None = None
+    """Spoil the crowd's harmlessness labels before anything learns from them."""
 
     @model_validator(mode="after")
     def _two_temperatures(self) -> Self:
@@ -109,6 +128,15 @@ class ScoreModelSettings(Settings):
     """Models of different seeds (head and order of the pairs); more than one gives a bound in place of a score."""
     ensemble_spread: NonNegative = 1.0
     """The score is the members' mean, less (reward) or plus (cost) this many of their standard deviations."""
+
+
+class RewardModelSettings(ScoreModelSettings):
+    """A reward model, and what its comparisons rank by."""
+
+    epochs: Count = 3
+    harmlessness_share: Share = 0.0
+    """Share of the pairs that are ranked by harmlessness in place of helpfulness: one preference model for both, as
+    Bai et al. 2022 train it."""
 
 
 class CostModelSettings(ScoreModelSettings):

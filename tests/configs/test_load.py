@@ -44,8 +44,12 @@ def test_the_ablations_differ_from_the_quickstart_only_where_they_say():
         if other["data"] is not None or other["rounds"]["count"] > 1:
             continue  # a real run, or several rounds: no ablation
         changed = {key for key in base if base[key] != other[key]} - {"name"}
-        shorter = {"ppo", "evaluation", "selection", "certificate"} if name in ("results", "limit_sweep") else set()
-        assert changed <= {"algorithm", "constraints", "objective", "preferences", "arms", "seeds"} | shorter, name
+        compared = name in ("results", "limit_sweep") or name.startswith("study")
+        shorter = {"ppo", "evaluation", "selection", "certificate"} if compared else set()
+        sized = {"model"} if name.startswith("study_width") else set()
+        assert changed <= {"algorithm", "constraints", "objective", "preferences", "arms", "seeds"} | shorter | sized, (
+            name
+        )
 
 
 def test_an_empty_mapping_empties_what_a_preset_extends():
