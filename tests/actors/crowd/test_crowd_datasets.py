@@ -18,6 +18,7 @@ write_reward, write_cost = write_reward_comparisons._function, write_cost_compar
 def pair(index: int = 0, **changes: Any) -> dict[str, Any]:
     return {
         "task_id": f"task-{index}", "form": "plain", "split": "train", "prompt_ids": [2, 9],
+        "pair_id": f"pair-{index}", "kind": "harmful",
         "response_0_ids": [5, 3], "response_1_ids": [6, 3], "better_response_id": 1, "safer_response_id": 0,
         "is_response_0_safe": True, "is_response_1_safe": False,
         "response_0_categories": [], "response_1_categories": ["weapons"],
@@ -44,6 +45,19 @@ def test_a_reward_comparison_has_the_pairs_split_and_its_conversations_half(tmp_
     assert [row["split"] for row in found] == ["train", "holdout", "calibration"]
     assert found[0]["better_ids"] == [2, 9, 6, 3] and found[0]["worse_ids"] == [2, 9, 5, 3]
     assert [row["half"] for row in found] == [half_of(pair(index)) for index in range(3)]
+
+
+def test_a_share_of_the_pairs_may_be_ranked_by_harmlessness_and_a_larger_share_keeps_them(tmp_path) -> None:
+    source = labelled(tmp_path, *(pair(index) for index in range(40)))
+    ranked = {}
+    for share in (0.0, 0.3, 0.6, 1.0):
+        counts = write_reward(source, str(tmp_path / "reward.parquet"), share)
+        found = rows(tmp_path / "reward.parquet")
+        ranked[share] = {index for index, row in enumerate(found) if row["by"] == "harmlessness"}
+        assert counts.get("harmlessness", 0) == len(ranked[share])
+        for row in found:  # response 0 is the safer one, response 1 the better one
+            assert row["better_ids"] == [2, 9, 5 if row["by"] == "harmlessness" else 6, 3] and row["agree"] is False
+    assert not ranked[0.0] and ranked[0.3] < ranked[0.6] < ranked[1.0] == set(range(40))
 
 
 def test_halves_go_by_conversation_and_are_about_equal() -> None:
