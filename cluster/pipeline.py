@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,37 @@ def run_pipeline(
         started: when the job began (monotonic clock), for the total time; none means now.
     """
     started = time.monotonic() if started is None else started
-    layout.root.mkdir(parents=True, exist_ok=True)
     stages = stages_of(settings, inputs)
+    with _attempt(settings, layout, inputs, engines, stages, donors, dashboard_url, on_status) as context:
+        records = _go_through(context, stages)
+        last = context.in_round(settings.rounds.count)
+        summary = summarise(last, stages, time.monotonic() - started, records)
+        write_summary(summary, layout.summary)
+        write_report(layout.root)
+    context.status.finish("finished", summary.verdict)
+    shutil.rmtree(layout.checkpoints, ignore_errors=True)
+    return RunOutcome(summary, Exit.DONE if summary.meets_limits else Exit.INFEASIBLE)
+
+
+def run_until(
+    last: str, settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, *,
+    donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
+) -> None:  # fmt: skip
+    """Bring a run to the end of its stage `last` and no further: no summary, no report; `run_pipeline` goes on from there."""
+    stages = stages_of(settings, inputs)
+    wanted = stages[: [stage.name for stage in stages].index(last) + 1]
+    with _attempt(settings, layout, inputs, engines, wanted, donors, "", on_status) as context:
+        run_stages(wanted, context)
+    context.status.finish("finished", f"stopped after {last}, as asked")
+
+
+@contextmanager
+def _attempt(
+    settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, stages: Sequence[Stage],
+    donors: Sequence[RunLayout], dashboard_url: str, on_status: OnStatus | None,
+) -> Iterator[RunContext]:  # fmt: skip
+    """Folder, manifest, status and log of one attempt; however the block fails, the status says so."""
+    layout.root.mkdir(parents=True, exist_ok=True)
     attempt = layout.attempts() + 1
     layout.logs(attempt).mkdir(parents=True, exist_ok=True)
     layout.config.write_text(dump_settings(settings), encoding="utf-8")
@@ -111,22 +141,14 @@ def run_pipeline(
         on_change=on_status,
     )
     log = _log_to(layout.logs(attempt) / "driver.log")
-    context = RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors))
     try:
-        records = _go_through(context, stages)
-        last = context.in_round(settings.rounds.count)
-        summary = summarise(last, stages, time.monotonic() - started, records)
-        write_summary(summary, layout.summary)
-        write_report(layout.root)
+        yield RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors))
     except BaseException as error:
         status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
         raise
     finally:
         logging.getLogger().removeHandler(log)
         log.close()
-    status.finish("finished", summary.verdict)
-    shutil.rmtree(layout.checkpoints, ignore_errors=True)
-    return RunOutcome(summary, Exit.DONE if summary.meets_limits else Exit.INFEASIBLE)
 
 
 def _go_through(context: RunContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:

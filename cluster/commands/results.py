@@ -96,8 +96,10 @@ def write(docs: Docs = DOCS) -> None:
     from cluster.results.page import write_pages
     from cluster.results.plan import Scope
     from cluster.results.status import standing
+    from cluster.studies.standing import standings
 
-    for path in write_pages(standing(docs / "results" / "rows", Scope(sweep=True), logic_digest()), docs):
+    rows, code = docs / "results" / "rows", logic_digest()
+    for path in write_pages(standing(rows, Scope(sweep=True), code), docs, standings(rows, code)):
         typer.echo(path)
 
 

@@ -22,6 +22,8 @@ from cluster.results.rows import Row
 from cluster.results.status import Standing
 from cluster.results.sweep import sweep_points, sweep_sentence
 from cluster.results.table import ArmRows, multiplier_verdict, table_arms, weight
+from cluster.studies.page import studies_part
+from cluster.studies.standing import StudyStanding
 
 MARKED = re.compile(r"<!-- SANDBOX_RESULT -->.*?<!-- /SANDBOX_RESULT -->", re.DOTALL)
 _INTRODUCTION = """# Results
@@ -37,8 +39,12 @@ found by linear programming; the share of its gap is (policy - SFT) / (oracle - 
 """
 
 
-def write_pages(standing: Standing, docs: Path) -> list[Path]:
-    """Write the page, its pictures and the marked parts of the algorithms' pages; returns what was written."""
+def write_pages(standing: Standing, docs: Path, studies: Sequence[StudyStanding] = ()) -> list[Path]:
+    """Write the page, its pictures and the marked parts of the algorithms' pages; returns what was written.
+
+    Args:
+        studies: each claim with what is known of it; none leaves their part out.
+    """
     rows = list(standing.rows.values())
     best = best_fixed(list(standing.fresh.values())) or best_fixed(rows)
     arms = table_arms(rows, standing.stale, best)
@@ -48,14 +54,16 @@ def write_pages(standing: Standing, docs: Path) -> list[Path]:
     ]
     swept = sweep_picture(sweep_points(rows), pictures / "limit_sweep.svg")
     page = docs / "results.md"
-    page.write_text(page_text(standing, arms, best, drawn, swept=swept), encoding="utf-8")
+    text = page_text(standing, arms, best, drawn, swept=swept, claims=studies_part(studies) if studies else "")
+    page.write_text(text, encoding="utf-8")
     return [page, *fill_algorithm_pages(rows, standing, docs / "algorithms")]
 
 
 def page_text(
-    standing: Standing, arms: Sequence[ArmRows], best: BestFixed | None, drawn: Sequence[ArmRows], *, swept: bool
-) -> str:
-    """The whole page."""
+    standing: Standing, arms: Sequence[ArmRows], best: BestFixed | None, drawn: Sequence[ArmRows], *, swept: bool,
+    claims: str = "",
+) -> str:  # fmt: skip
+    """The whole page; `claims` is the studies' part."""
     rows = list(standing.rows.values())
     stale = standing.stale
     points = sweep_points(rows)
@@ -87,6 +95,7 @@ def page_text(
         *(curves or ["No run with a loop is there yet."]),
         "Reward against the distance from SFT over each loop, reward = a + b·sqrt(KL) (Bai et al. 2022, section 4.3):",
         sqrt_kl_table(rows, stale),
+        claims,
         "## Every row",
         details_table(rows, stale),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
@@ -84,6 +84,8 @@ class Row:
     """Model → split → measure → ``{value, low, high, n}``."""
     curve: Sequence[Mapping[str, float]]
     """Over training: the models' judgement beside the truth, at most `CURVE_POINTS` points, each the mean of its steps."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the studies read besides (`cluster.studies.figures`); empty in rows that no study asked for."""
 
     @property
     def cell(self) -> Cell:
@@ -165,7 +167,7 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
         config_digest=config_digest(settings),
         settings=settings_of_result(settings),
         world=world.digest(),
-        date=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
+        date=now_text(now),
         verdict=summary.verdict,
         certificate=None
         if summary.certificate is None
@@ -177,6 +179,11 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
         evaluation=_kept(summary.evaluation),
         curve=training_curve(layout, constraint),
     )
+
+
+def now_text(now: datetime | None = None) -> str:
+    """When a row was made, to the minute."""
+    return (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _overall(summary: Summary, world: World, layout: RunLayout) -> dict[str, Any]:
@@ -257,14 +264,14 @@ def write_row(row: Row, folder: Path) -> Path:
     return path
 
 
-def read_rows(folder: Path) -> dict[Cell, Row]:
-    """Every row of a folder whose arm still exists; none where there is no folder.
+def read_rows(folder: Path, presets: Collection[str] = (TABLE, SWEEP)) -> dict[Cell, Row]:
+    """Every row of a folder that is of one of these presets and whose arm still exists; none where there is no folder.
 
     Raises:
         DataError: a file is no row; the message names it.
     """
     rows = [read_row(path) for path in sorted(folder.glob("*.json"))]
-    return {row.cell: row for row in rows if row.arm in _arms_of(row.preset)}
+    return {row.cell: row for row in rows if row.preset in presets and row.arm in preset_settings(row.preset).arms}
 
 
 def read_row(path: Path) -> Row:
@@ -275,15 +282,12 @@ def read_row(path: Path) -> Row:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        values.setdefault("figures", {})  # rows of before the studies have none
         return Row(**{entry.name: values[entry.name] for entry in fields(Row)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: is no row of the results ({type(error).__name__}: {error}); delete it, and it is made again"
         ) from error
-
-
-def _arms_of(preset: str) -> tuple[str, ...]:
-    return tuple(preset_settings(preset).arms) if preset in (TABLE, SWEEP) else ()
 
 
 def _rounded(value: Any) -> Any:

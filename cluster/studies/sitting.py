@@ -1,0 +1,123 @@
+"""One sitting of the studies: run what is missing on warm engines, and keep a row of each run as soon as it is done.
+
+Invariant: whatever ends a sitting, the rows written so far stay, and the next one goes on with the first that is missing. A
+run that was cut off goes on from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.crowd.world import load_world
+from cluster.arms import run_arm
+from cluster.engines import Engines
+from cluster.inputs import check_inputs
+from cluster.job import warm_engines
+from cluster.pipeline import run_until
+from cluster.results.cells import Cell, config_digest, preset_settings, settings_of_result
+from cluster.results.rows import Origin, Row, now_text, present_origin, row_of_run, write_row
+from cluster.results.sitting import Say, declare
+from cluster.stages import score_models
+from cluster.status import OnStatus
+from cluster.studies.catalogue import MODELS_ONLY, Study
+from cluster.studies.figures import manifest_facts, model_figures, policy_figures, unusual_prompts
+from cluster.studies.standing import standings
+from configs.layout import RunLayout
+
+
+def sit(
+    studies: Sequence[Study], storage: Path, rows: Path, minutes: float | None, say: Say,
+    on_status: OnStatus | None = None, clock: Callable[[], float] = time.monotonic,
+) -> int:  # fmt: skip
+    """Run every missing cell of these studies; returns how many were done.
+
+    Args:
+        storage: folder of run folders; each preset has its own below.
+        rows: folder of the row files.
+        minutes: no new run starts after this long; None means until nothing is missing.
+    """
+    origin, began, done = present_origin(), clock(), 0
+    while cells := missing_cells(studies, rows, origin):
+        shape = preset_settings(cells[0].preset)
+        alike = [cell for cell in cells if preset_settings(cell.preset).model == shape.model]
+        with warm_engines(shape, RunLayout(storage / shape.name)) as (engines, _dashboard):  # of one size of model
+            for cell in alike:
+                if minutes is not None and clock() - began >= 60 * minutes:
+                    say(f"{minutes:g} minutes are over; the same command goes on with {cell.name}")
+                    return done
+                say(f"{cell.name} …")
+                row = run_cell(cell, storage, engines, origin, on_status)
+                write_row(row, rows)
+                done += 1
+                say(f"{cell.name}: {row.verdict}")
+    return done
+
+
+def missing_cells(studies: Sequence[Study], rows: Path, origin: Origin) -> list[Cell]:
+    """Runs that no fresh row is there of, seed by seed so that neighbours share the earlier stages."""
+    found = [cell for each in standings(rows, origin.code_digest, studies) for cell in each.missing]
+    return sorted(dict.fromkeys(found), key=lambda cell: cell.seed)
+
+
+def run_cell(cell: Cell, storage: Path, engines: Engines, origin: Origin, on_status: OnStatus | None = None) -> Row:
+    """Bring one cell to its end and read its row."""
+    comparison = preset_settings(cell.preset)
+    layout = RunLayout(storage / comparison.name)
+    declare(layout, cell.preset)
+    own = layout.arm(cell.arm, cell.seed)
+    donors = [RunLayout(path) for path in sorted(storage.glob(f"*/arms/*-seed{cell.seed}")) if path != own.root]
+    if cell.preset in MODELS_ONLY:
+        settings = cell.settings()
+        run_until(
+            score_models.REWARD, settings, own, check_inputs(settings), engines, donors=donors, on_status=on_status
+        )
+        return row_of_models(cell, own, origin)
+    run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=donors, on_status=on_status)
+    return row_with_figures(cell, own, origin)
+
+
+def row_with_figures(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
+    """The row of a finished run with all that the studies read."""
+    settings = cell.settings()
+    world = load_world(settings.sandbox.world)
+    figures = (
+        model_figures(manifest_facts(layout.manifest))
+        | policy_figures(layout)
+        | unusual_prompts(layout, world, settings.seed)
+    )
+    return replace(row_of_run(cell, layout, origin), figures=figures)
+
+
+def row_of_models(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
+    """The row of a run that went no further than its reward model."""
+    settings = cell.settings()
+    found: dict[str, Any] = json.loads(layout.status.read_text(encoding="utf-8"))
+    return Row(
+        preset=cell.preset,
+        arm=cell.arm,
+        seed=cell.seed,
+        algorithm=settings.algorithm,
+        setting="a reward model alone",
+        overrides=cell.overrides(),
+        command=cell.command(),
+        commit=origin.commit,
+        code_digest=origin.code_digest,
+        config_digest=config_digest(settings),
+        settings=settings_of_result(settings),
+        world=load_world(settings.sandbox.world).digest(),
+        date=now_text(),
+        verdict="only the reward model was trained",
+        certificate=None,
+        promoted_step=None,
+        seconds={name: float(stage["seconds"]) for name, stage in found["stages"].items()},
+        overall={},
+        sqrt_kl=None,
+        evaluation={},
+        curve=[],
+        figures=model_figures(manifest_facts(layout.manifest)),
+    )

@@ -1,0 +1,105 @@
+"""Which runs of the studies are there, what they say, and about how long the missing ones take."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.results.cells import TABLE, Cell
+from cluster.results.plan import own_seconds, shared_seconds
+from cluster.results.probe import same_code
+from cluster.results.rows import Row, read_rows
+from cluster.studies.catalogue import STUDIES, Study, presets_of_studies
+from cluster.studies.effects import Finding, Verdict, find, together, verdict_line
+
+
+@dataclass(frozen=True)
+class StudyStanding:
+    """One study and the fresh rows it can be judged by."""
+
+    study: Study
+    rows: Mapping[Cell, Row]
+    """Fresh and with the figures that the studies read; stale rows count as missing."""
+    minutes_left: float | None
+    """Of the missing runs; None before any run was measured."""
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Runs without a fresh row, in the order in which they run."""
+        return [cell for cell in self.study.cells() if cell not in self.rows]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Every effect over the seeds that have it."""
+        by_seed: dict[int, dict[str, Row]] = defaultdict(dict)
+        for cell in self.study.cells():
+            if cell in self.rows:
+                by_seed[cell.seed][cell.arm] = self.rows[cell]
+        return [find(effect, by_seed) for effect in self.study.effects]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the claim as a whole."""
+        return together(self.findings)
+
+    @property
+    def line(self) -> str:
+        """The verdict's one line."""
+        return verdict_line(self.study.letter, self.findings)
+
+    def document(self) -> dict[str, Any]:
+        """The same for a script."""
+        return {
+            "letter": self.study.letter,
+            "name": self.study.name,
+            "claim": self.study.claim,
+            "verdict": str(self.verdict),
+            "line": self.line,
+            "effects": [
+                {"title": each.effect.title, "claim": each.effect.claim_text, "by_seed": dict(each.by_seed)}
+                | dict(each.interval)
+                for each in self.findings
+            ],
+            "runs": len(self.study.cells()),
+            "missing": [cell.name for cell in self.missing],
+            "minutes_left": self.minutes_left,
+        }
+
+
+def standings(folder: Path, code_digest: str, studies: Sequence[Study] = STUDIES) -> list[StudyStanding]:
+    """Hold the rows in `folder` against the studies; the probes of changed code are beside it."""
+    codes = same_code(folder.parent, code_digest)
+    known = read_rows(folder, (TABLE, *presets_of_studies()))
+    fresh = {cell: row for cell, row in known.items() if not row.stale(codes)}
+    return [StudyStanding(study, usable(study, fresh), minutes_left(study, known, fresh)) for study in studies]
+
+
+def usable(study: Study, fresh: Mapping[Cell, Row]) -> dict[Cell, Row]:
+    """The study's fresh rows; one of the results table that lacks the figures which this study reads is made again."""
+    wanted = {cell: fresh[cell] for cell in study.cells() if cell in fresh}
+    return {
+        cell: row
+        for cell, row in wanted.items()
+        if row.figures or (cell.preset == TABLE and cell.arm not in study.reads_figures_of)
+    }
+
+
+def minutes_left(study: Study, known: Mapping[Cell, Row], fresh: Mapping[Cell, Row]) -> float | None:
+    """About how long the missing runs take: as long as that arm, or any arm, took on another seed."""
+    missing = [cell for cell in study.cells() if cell not in usable(study, fresh)]
+    if not missing or not known:
+        return 0.0 if not missing else None
+    every = [own_seconds(row) for row in known.values()]
+    seconds = 0.0
+    for cell in missing:
+        alike = [
+            own_seconds(row) for row in known.values() if (row.preset, row.arm) == (cell.preset, cell.arm)
+        ] or every
+        seconds += math.fsum(alike) / len(alike)
+    shared = [shared_seconds(row) for row in known.values()]
+    seeds = {cell.seed for cell in missing} - {cell.seed for cell in fresh}
+    return (seconds + len(seeds) * math.fsum(shared) / len(shared)) / 60
