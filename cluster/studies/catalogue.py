@@ -228,8 +228,3 @@ STUDIES: tuple[Study, ...] = (
         note="A policy that is safe for being useless gains nothing, so the smaller of its two gains counts.",
     ),
 )  # fmt: skip
-
-
-def presets_of_studies() -> tuple[str, ...]:
-    """Every configuration that some study has arms of."""
-    return tuple(dict.fromkeys(preset for study in STUDIES for preset in study.presets))

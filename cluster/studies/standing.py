@@ -13,7 +13,7 @@ from cluster.results.cells import TABLE, Cell
 from cluster.results.plan import own_seconds, shared_seconds
 from cluster.results.probe import same_code
 from cluster.results.rows import Row, read_rows
-from cluster.studies.catalogue import STUDIES, Study, presets_of_studies
+from cluster.studies.catalogue import STUDIES, Study
 from cluster.studies.effects import Finding, Verdict, find, together, verdict_line
 
 
@@ -73,7 +73,7 @@ class StudyStanding:
 def standings(folder: Path, code_digest: str, studies: Sequence[Study] = STUDIES) -> list[StudyStanding]:
     """Hold the rows in `folder` against the studies; the probes of changed code are beside it."""
     codes = same_code(folder.parent, code_digest)
-    known = read_rows(folder, (TABLE, *presets_of_studies()))
+    known = read_rows(folder, {TABLE}.union(*(study.presets for study in studies)))
     fresh = {cell: row for cell, row in known.items() if not row.stale(codes)}
     return [StudyStanding(study, usable(study, fresh), minutes_left(study, known, fresh)) for study in studies]
 
