@@ -25,12 +25,7 @@ from learner.collective import Ranks
 from learner.engine import DeepSpeedTrainEngine, TrainEngine, learning_rate
 from learner.mailbox import TaskProgress
 from learner.models import length_sorted_batches, pad_right
-
-ROWS_PER_PASS = 16
-"""Rows of one forward and backward pass: fewer waste time on overhead, more on padding (at hidden size 128)."""
-
-TOKENS_PER_PASS = 8192
-"""Bound on the tokens of one pass, for memory; of scoring passes, half of it."""
+from learner.passes import SUPERVISED_ROWS, SUPERVISED_TOKENS
 
 PROGRESS_SECONDS = 0.5
 """Least time between two reports of progress."""
@@ -174,8 +169,8 @@ def deal_batch(batch: np.ndarray, lengths: np.ndarray, ranks: int) -> list[list[
     if len(batch) < ranks:
         raise DataError(f"a batch of {len(batch)} rows cannot be dealt to {ranks} workers: every worker needs one")
     ordered = batch[np.argsort(lengths[batch], kind="stable")]
-    by_tokens = -(-int(lengths[batch].sum()) // (ranks * TOKENS_PER_PASS))
-    passes = max(1, round(len(batch) / (ranks * ROWS_PER_PASS)), by_tokens)
+    by_tokens = -(-int(lengths[batch].sum()) // (ranks * SUPERVISED_TOKENS))
+    passes = max(1, round(len(batch) / (ranks * SUPERVISED_ROWS)), by_tokens)
     pieces = cut_evenly(ordered, lengths[ordered], ranks * min(passes, len(batch) // ranks))
     pieces.sort(key=lambda piece: -len(piece) * int(lengths[piece[-1]]))
     # There and back again: the rank with the dearest piece gets the cheapest one too.
@@ -289,7 +284,7 @@ def evaluate_rows(
         forward: (``input_ids [b, T]``, ``lengths [b]``, indices ``[b]``) → ``[b]``.
     """
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    batches = length_sorted_batches(lengths, TOKENS_PER_PASS // 2)
+    batches = length_sorted_batches(lengths, SUPERVISED_TOKENS // 2)
     ranks = context.ranks
     result = torch.zeros(len(rows), dtype=torch.float64)
     # Every rank passes equally often: a rank with fewer batches repeats the last, and does not count it.
