@@ -310,7 +310,7 @@ def checkpoint_layers(module: nn.Module) -> None:
     layers = [one for one in module.modules() if isinstance(one, GradientCheckpointingLayer)]
     if not layers:
         raise DataError(
-            "resources.learner.checkpoint_activations: this model's layers cannot be computed again; switch it off"
+            "checkpoint_activations: this model's layers cannot be computed again; switch it off"
         )
     for layer in layers:
         # ZeRO 3 has partitioned the weights that a layer saved by the time it is computed again: no look at their shapes.

@@ -24,7 +24,7 @@ from configs.schema.supervised import OptimiserSettings
 from learner.collective import Ranks
 from learner.engine import DeepSpeedTrainEngine, TrainEngine, learning_rate
 from learner.mailbox import TaskProgress
-from learner.models import length_sorted_batches, pad_right
+from learner.models import checkpoint_layers, length_sorted_batches, pad_right
 from learner.passes import SUPERVISED_ROWS, SUPERVISED_TOKENS
 
 PROGRESS_SECONDS = 0.5
@@ -44,6 +44,7 @@ class TrainingContext:
     device: torch.device
     report: Callable[[TaskProgress], None]
     """Called on rank 0 only."""
+    checkpoint_activations: bool = False
 
 
 @dataclass
@@ -217,12 +218,14 @@ def _runs(lengths: np.ndarray, bound: int) -> list[tuple[int, int]]:
 class SupervisedEngine(DeepSpeedTrainEngine):
     """The learner's DeepSpeed engine with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
-    def __init__(self, module: nn.Module, optimiser: OptimiserSettings, zero_stage: int) -> None:
+    def __init__(self, module: nn.Module, optimiser: OptimiserSettings, context: TrainingContext) -> None:
+        if context.checkpoint_activations:
+            checkpoint_layers(module)
         super().__init__(
             module,
             learning_rate=optimiser.learning_rate,
             gradient_clip=optimiser.gradient_clip,
-            zero_stage=zero_stage,
+            zero_stage=context.zero_stage,
         )
         for group in self._optimiser.param_groups:
             group["weight_decay"] = optimiser.weight_decay

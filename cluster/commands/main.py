@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, data, demo, doctor, evaluate, head, results, run, submit
+from cluster.commands import config, data, demo, doctor, evaluate, head, plan, results, run, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ def redteam(context: typer.Context) -> None:
 
 
 app.command(name="eval")(evaluate.evaluate)
+app.command(name="plan")(plan.plan)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(config.app, name="config")

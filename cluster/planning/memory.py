@@ -19,7 +19,7 @@ RESERVE = 3.0e9
 """Of a GPU: CUDA context, NCCL's buffers, the allocator's unused pieces."""
 HOST_RESERVE = 2.0e9
 """Of a node: system, Ray's own processes, object store of a small run."""
-PROCESS = {"generator": 1.3e9, "scorer": 0.7e9, "learner": 0.8e9, "supervised": 0.9e9}
+PROCESS = {"generator": 1.8e9, "scorer": 0.7e9, "learner": 0.8e9, "supervised": 0.9e9}
 """Resident bytes of an actor without a model: the interpreter, PyTorch, and vLLM or DeepSpeed (measured, CPU)."""
 GRAPHS = 1.5e9
 """What vLLM's CUDA graphs take (assumed)."""
@@ -192,7 +192,7 @@ def _supervised(resources: ResourceSettings, shape: ModelShape, work: Workload) 
     if settings.zero_stage == 3:
         parts["gathered layers"] = 2.0 * 4 * max(shape.layer_parameters, shape.vocabulary * shape.hidden)
     tokens = min(SUPERVISED_TOKENS, SUPERVISED_ROWS * work.longest_row)
-    parts["activations"] = shape.activation_bytes(tokens, 4)
+    parts["activations"] = shape.activation_bytes(tokens, 4, checkpointed=settings.checkpoint_activations)
     parts["logits"] = LOGIT_COPIES * 4.0 * tokens * shape.vocabulary * _response_share(work)
     on_gpu = settings.gpus > 0
     host = {"process": PROCESS["supervised"]} | ({"loading": 4.0 * shape.parameters} if on_gpu else parts)

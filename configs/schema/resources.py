@@ -63,6 +63,8 @@ class SupervisedSettings(Settings):
     cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
+    checkpoint_activations: bool = False
+    """As the learner's."""
 
 
 class TransportSettings(Settings):
