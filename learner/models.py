@@ -51,8 +51,8 @@ __all__ = [
     "SharedCritic",
     "ValueHead",
     "at_response_positions",
-    "checkpoint_layers",
     "build_tokenizer",
+    "checkpoint_layers",
     "conversation_token_ids",
     "forward_end_scores",
     "forward_response_logprobs",
@@ -309,9 +309,7 @@ def checkpoint_layers(module: nn.Module) -> None:
     """
     layers = [one for one in module.modules() if isinstance(one, GradientCheckpointingLayer)]
     if not layers:
-        raise DataError(
-            "checkpoint_activations: this model's layers cannot be computed again; switch it off"
-        )
+        raise DataError("checkpoint_activations: this model's layers cannot be computed again; switch it off")
     for layer in layers:
         # ZeRO 3 has partitioned the weights that a layer saved by the time it is computed again: no look at their shapes.
         layer.forward = partial(

@@ -28,7 +28,9 @@ def plan(
     gpu: Annotated[
         str, typer.Option("--gpu", help="Kind and number in a node: h100:8, a100:8, h200:8, l40s:4; cpu:2 for cores.")
     ] = "h100:8",
-    params: Annotated[str | None, typer.Option("--params", help="Plan for a model of this size instead, such as 7b.")] = None,
+    params: Annotated[
+        str | None, typer.Option("--params", help="Plan for a model of this size instead, such as 7b.")
+    ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of one GPU (or core) and hour.")] = None,
     prompt_tokens: Annotated[float | None, typer.Option("--prompt-tokens", min=1, help="Mean of the prompts.")] = None,
     response_tokens: Annotated[
@@ -41,9 +43,12 @@ def plan(
     ] = None,
     assumed: Annotated[bool, typer.Option("--assumed", help="Pass over any calibration.")] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure CONFIG's own actors on the cluster for some minutes, and keep it.")
+        bool,
+        typer.Option("--calibrate", help="Measure CONFIG's own actors on the cluster for some minutes, and keep it."),
     ] = False,
-    table: Annotated[bool, typer.Option("--table", help="Print the table of 7B, 13B and 70B on 8 to 512 GPUs.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print the table of 7B, 13B and 70B on 8 to 512 GPUs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what CONFIG needs and takes on a cluster, what bounds it, and what would be better; exit 6 if it cannot fit."""

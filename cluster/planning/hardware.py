@@ -118,7 +118,9 @@ def read_cluster(
     """
     found = _ASKED.fullmatch(asked.strip().lower())
     if found is None:
-        raise ConfigError(f"--gpu: '{asked}' is no kind and number; write h100:8, or cpu:2 for cores ({', '.join(kinds())})")
+        raise ConfigError(
+            f"--gpu: '{asked}' is no kind and number; write h100:8, or cpu:2 for cores ({', '.join(kinds())})"
+        )
     hardware = find_hardware(found[1])
     per_node = int(found[2] or (2 if hardware.is_cpu else 8))
     if hardware.is_cpu:

@@ -77,8 +77,11 @@ class Shortage:
         """``scorers need 88.1 GB on one h100, which has 82.5 GB: 5.6 GB too much``."""
         verb = "need" if self.role.endswith("s") or " and " in self.role else "needs"
         if self.unit != "bytes":
-            return f"{self.role} {verb} {self.needed:g} {self.unit} and there are {self.there:g}: {self.missing:g} too few"
-        return f"{self.role} {verb} {gigabytes(self.needed)} on {self.where}, which has {gigabytes(self.there)}: {gigabytes(self.missing)} too much"
+            return (
+                f"{self.role} {verb} {self.needed:g} {self.unit} and there are {self.there:g}: {self.missing:g} too few"
+            )
+        there = f"{self.where}, which has {gigabytes(self.there)}"
+        return f"{self.role} {verb} {gigabytes(self.needed)} on {there}: {gigabytes(self.missing)} too much"
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,7 @@ def _generator(resources: ResourceSettings, shape: ModelShape, work: Workload, s
     return RoleMemory("generators", settings.count, settings.gpus * shards, device, host)
 
 
-def _scorers(
-    resources: ResourceSettings, shape: ModelShape, work: Workload, sharding: Sharding
-) -> list[RoleMemory]:
+def _scorers(resources: ResourceSettings, shape: ModelShape, work: Workload, sharding: Sharding) -> list[RoleMemory]:
     """Models are float32 in a scorer, and its forward passes keep nothing."""
     settings, shards = resources.scorers, sharding.tensor_parallel
     trunk, policy = 4.0 * shape.trunk_parameters / shards, 4.0 * shape.parameters / shards
@@ -252,7 +253,11 @@ def shortages(
             found.append(Shortage(role.role, where, role.device_bytes, share))
     one_row = float(work.longest_row * shape.kv_bytes_per_token(dtype_bytes(resources.generators.dtype)))
     if one_row > resources.generators.kv_cache_bytes:
-        found.append(Shortage("one sequence", "resources.generators.kv_cache_bytes", one_row, resources.generators.kv_cache_bytes))
+        found.append(
+            Shortage(
+                "one sequence", "resources.generators.kv_cache_bytes", one_row, resources.generators.kv_cache_bytes
+            )
+        )
     loop = [role for role in roles if role.role != "supervised workers"]
     before = [role for role in roles if role.role in ("generators", "supervised workers")]
     for phase, busy in (("the loop", loop), ("training before the loop", before)):

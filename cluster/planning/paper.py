@@ -56,7 +56,14 @@ def scaled(settings: RunSettings, gpus: int) -> RunSettings:
     direct = settings.direct.model_copy(update={"batch_size": batch})
     workers = settings.resources.supervised.model_copy(update={"workers": gpus})
     resources = settings.resources.model_copy(update={"supervised": workers})
-    changes = {"ppo": ppo, "sft": sft, "reward_model": reward, "cost_model": cost, "direct": direct, "resources": resources}
+    changes = {
+        "ppo": ppo,
+        "sft": sft,
+        "reward_model": reward,
+        "cost_model": cost,
+        "direct": direct,
+        "resources": resources,
+    }
     return settings.model_copy(update=changes)
 
 

@@ -10,7 +10,7 @@ from cluster.planning.hardware import Cluster
 from cluster.planning.memory import AS_BUILT, RoleMemory, Sharding, Shortage, role_memory, shortages
 from cluster.planning.rates import Rates, assumed_rates
 from cluster.planning.sizes import ModelShape
-from cluster.planning.timing import Phase, Task, concurrency, phases
+from cluster.planning.timing import Phase, Task, phases
 from cluster.planning.workload import Workload
 from configs.exits import ConfigError
 from configs.schema.resources import ResourceSettings
@@ -80,17 +80,18 @@ class Plan:
 
 def make_plan(question: Question) -> Plan:
     """Work everything out; also what does not fit is timed, for comparison."""
-    rates = question.rates or assumed_rates(question.resources, question.cluster)
+    task = task_of(question)
+    rates = task.rates
     roles = role_memory(question.resources, question.shape, question.work, sharding=question.sharding)
-    task = Task(question.resources, question.shape, question.work, question.cluster, rates, question.sharding)
     missing = shortages(roles, question.resources, question.shape, question.work, question.cluster)
     return Plan(question, tuple(roles), tuple(missing), tuple(phases(task)), rates)
 
 
-def engine_concurrency(question: Question) -> float:
-    """Sequences that one engine decodes at a time."""
+def task_of(question: Question) -> Task:
+    """With the rates that hold for its resources and its model's width."""
     rates = question.rates or assumed_rates(question.resources, question.cluster)
-    return concurrency(Task(question.resources, question.shape, question.work, question.cluster, rates, question.sharding))
+    rates = rates.at_width(question.shape.hidden)
+    return Task(question.resources, question.shape, question.work, question.cluster, rates, question.sharding)
 
 
 def check_devices(resources: ResourceSettings, cluster: Cluster) -> None:
@@ -107,7 +108,9 @@ def check_devices(resources: ResourceSettings, cluster: Cluster) -> None:
         raise ConfigError(f"--gpu cpu: {keys} ask for GPUs; set them to 0, or plan for GPUs such as --gpu h100:8")
     if not cluster.hardware.is_cpu and len(on_gpu) < len(roles):
         keys = " ".join(f"resources.{name}.gpus=1" for name in roles if name not in on_gpu)
-        raise ConfigError(f"--gpu {kind}: {', '.join(set(roles) - set(on_gpu))} would run on CPUs beside idle GPUs; add {keys}")
+        raise ConfigError(
+            f"--gpu {kind}: {', '.join(set(roles) - set(on_gpu))} would run on CPUs beside idle GPUs; add {keys}"
+        )
 
 
 # --- what would fit ---------------------------------------------------------------------------------------------------
@@ -134,34 +137,28 @@ def _fits(question: Question, resources: ResourceSettings) -> bool:
 
 
 def _changes(resources: ResourceSettings) -> Iterator[tuple[str, ResourceSettings, Any]]:
-    """Single keys that lower what a role needs."""
-    learner, scorers, generators, supervised = resources.learner, resources.scorers, resources.generators, resources.supervised
-    changes: list[tuple[str, str, object]] = []
-    if scorers.colocate:
-        changes.append(("scorers", "colocate", False))
-    for share in (2, 4, 8):
-        if scorers.tokens_per_batch // share >= 1024:
-            changes.append(("scorers", "tokens_per_batch", scorers.tokens_per_batch // share))
-    if learner.zero_stage < 3:
-        changes.append(("learner", "zero_stage", 3))
-    if not learner.offload and learner.zero_stage and learner.gpus:
-        changes.append(("learner", "offload", True))
-    if not learner.checkpoint_activations:
-        changes.append(("learner", "checkpoint_activations", True))
-    for tokens in (8192, 4096, 2048):
-        changes.append(("learner", "tokens_per_micro_batch", tokens))
-    for share in (2, 4, 8):
-        changes.append(("generators", "kv_cache_bytes", generators.kv_cache_bytes // share))
-    if not supervised.checkpoint_activations:
-        changes.append(("supervised", "checkpoint_activations", True))
-    if supervised.zero_stage < 3:
-        changes.append(("supervised", "zero_stage", 3))
-    for section, key, count in (("supervised", "workers", supervised.workers), ("scorers", "replicas", scorers.replicas)):
-        changes += [(section, key, fewer) for fewer in range(count - 1, 0, -1)]
-    for section, key, value in changes:
-        change = _setter(section, key, value)
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        yield f"resources.{section}.{key}={text}", change(resources), change
+    """Single keys that lower what a role needs: (as text, the result, the change)."""
+    scorers, workers = resources.scorers, resources.supervised.workers
+    passes = (scorers.tokens_per_batch // share for share in (2, 4, 8))
+    wanted: dict[tuple[str, str], list[object]] = {
+        ("scorers", "colocate"): [False],
+        ("scorers", "tokens_per_batch"): [tokens for tokens in passes if tokens >= 1024],
+        ("learner", "zero_stage"): [3],
+        ("learner", "offload"): [True] if resources.learner.zero_stage and resources.learner.gpus else [],
+        ("learner", "checkpoint_activations"): [True],
+        ("learner", "tokens_per_micro_batch"): [8192, 4096, 2048],
+        ("generators", "kv_cache_bytes"): [resources.generators.kv_cache_bytes // share for share in (2, 4, 8)],
+        ("supervised", "checkpoint_activations"): [True],
+        ("supervised", "zero_stage"): [3],
+        ("supervised", "workers"): list(range(workers - 1, 0, -1)),
+        ("scorers", "replicas"): list(range(scorers.replicas - 1, 0, -1)),
+    }
+    for (section, key), values in wanted.items():
+        for value in values:
+            if value != getattr(getattr(resources, section), key):
+                change = _setter(section, key, value)
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                yield f"resources.{section}.{key}={text}", change(resources), change
 
 
 def _setter(section: str, key: str, value: object) -> Any:

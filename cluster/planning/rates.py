@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from cluster.planning.hardware import Cluster
@@ -12,6 +12,8 @@ from configs.exits import ConfigError, DataError
 from configs.schema.resources import ResourceSettings
 
 VERSION = 1
+MOST_OCTAVES = 2.0
+"""How far from the measured width the gain is believed to go on."""
 _LEARN_SHARE, _SCORE_SHARE, _DECODE_SHARE, _BANDWIDTH_SHARE, _LINK_SHARE = 0.4, 0.6, 0.4, 0.6, 0.7
 _GPU_FIXED = {
     "pass_layer_seconds": 3e-4, "step_layer_seconds": 3e-5, "sequence_seconds": 1e-5, "update_seconds": 2e-2,
@@ -21,8 +23,9 @@ _CPU_FIXED = {
     "pass_layer_seconds": 5e-4, "step_layer_seconds": 3e-4, "sequence_seconds": 5e-5, "update_seconds": 1e-2,
     "rollout_seconds": 0.05, "learn_seconds": 0.05, "publish_seconds": 0.02,
 }  # fmt: skip
-_FILL, _LOAD, _CPU_ADAM = 2.0e9, 4.0e9, 6.0e9
-"""Bytes/s: of copying and checksumming a bucket, of an engine taking weights, of AdamW on a host with a few threads."""
+_FILL, _LOAD, _CPU_LOAD, _CPU_ADAM = 2.0e9, 4.0e9, 9.0e8, 6.0e9
+"""Bytes/s: of copying and checksumming a bucket, of an engine taking weights (on a CPU it packs them anew: 390 MB took 0.3 to
+0.55 s), of AdamW on a host with a few threads."""
 _GLOO = 1.5e9
 """Bytes/s of one TCP connection under gloo; a node's network may be slower."""
 
@@ -61,7 +64,20 @@ class Rates:
     learn_factor: float = 1.0
     publish_factor: float = 1.0
     """What a calibration found between its own steps and this model, over and above the rates."""
+    measured_hidden: float = 0.0
+    """Width of the model that the FLOP rates were measured on; 0: they hold for every width."""
+    wide_gain: float = 1.0
+    """How much faster a model of twice the width goes, in FLOP/s."""
     source: str = "assumed"
+
+    def at_width(self, hidden: int) -> Rates:
+        """The rates for a model of another width: small matrices do not fill a core or a GPU."""
+        if not self.measured_hidden or hidden == self.measured_hidden:
+            return self
+        octaves = min(max(math.log2(hidden / self.measured_hidden), -MOST_OCTAVES), MOST_OCTAVES)
+        gain = self.wide_gain**octaves
+        faster = {name: getattr(self, name) * gain for name in ("learn_flops", "score_flops", "decode_flops")}
+        return replace(self, **faster)
 
     def to_document(self) -> dict[str, object]:
         """As JSON."""
@@ -76,6 +92,7 @@ def assumed_rates(resources: ResourceSettings, cluster: Cluster) -> Rates:
     threads = {"learn": learner.threads, "score": resources.scorers.threads, "decode": resources.generators.threads}
     cores = {name: float(one) if cpu else 1.0 for name, one in threads.items()}
     optimiser = _CPU_ADAM if learner.offload else _BANDWIDTH_SHARE * hardware.bandwidth
+    fixed = _CPU_FIXED if cpu else _GPU_FIXED
     return Rates(
         learn_flops=_LEARN_SHARE * hardware.flops(learner.dtype) * cores["learn"],
         score_flops=_SCORE_SHARE * hardware.flops_float32 * cores["score"],
@@ -85,8 +102,14 @@ def assumed_rates(resources: ResourceSettings, cluster: Cluster) -> Rates:
         collective_bytes=_LINK_SHARE * link,
         fill_bytes=_FILL,
         hop_bytes=min(_GLOO, hardware.network),
-        load_bytes=_LOAD if not cpu else _FILL,
-        **(_CPU_FIXED if cpu else _GPU_FIXED),
+        load_bytes=_CPU_LOAD if cpu else _LOAD,
+        pass_layer_seconds=fixed["pass_layer_seconds"],
+        step_layer_seconds=fixed["step_layer_seconds"],
+        sequence_seconds=fixed["sequence_seconds"],
+        update_seconds=fixed["update_seconds"],
+        rollout_seconds=fixed["rollout_seconds"],
+        learn_seconds=fixed["learn_seconds"],
+        publish_seconds=fixed["publish_seconds"],
     )
 
 

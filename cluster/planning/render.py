@@ -13,7 +13,12 @@ from cluster.planning.search import Better
 
 def render(plan: Plan, better: Better | None, *, price: float | None) -> RenderableType:
     """Head, memory by role, seconds by phase, verdict."""
-    blocks: list[RenderableType] = [Text(_head(plan), style="bold"), _memory(plan), _phases(plan), Text(_verdict(plan, price))]
+    blocks: list[RenderableType] = [
+        Text(_head(plan), style="bold"),
+        _memory(plan),
+        _phases(plan),
+        Text(_verdict(plan, price)),
+    ]
     blocks += [Text(f"does not fit: {one.describe()}", style="red") for one in plan.shortages]
     if better is not None:
         blocks.append(Text(_better(plan, better, price), style="green"))
@@ -56,7 +61,9 @@ def _memory(plan: Plan) -> Table:
         there = usable(plan.question.cluster) if on_gpu else plan.question.cluster.hardware.host_memory_bytes
         needed = role.device_bytes if on_gpu else role.host_bytes
         style = "red" if on_gpu and needed > there * min(role.gpus, 1.0) else ""
-        table.add_row(role.role, str(role.actors), _largest(role, on_gpu), gigabytes(needed), gigabytes(there), style=style)
+        table.add_row(
+            role.role, str(role.actors), _largest(role, on_gpu), gigabytes(needed), gigabytes(there), style=style
+        )
     return table
 
 
@@ -73,7 +80,9 @@ def _phases(plan: Plan) -> Table:
     table.add_column("spent on")
     for phase in plan.phases:
         parts = sorted(phase.parts.items(), key=lambda part: -part[1])[:3]
-        table.add_row(phase.name, _seconds(phase.seconds), ", ".join(f"{name} {_seconds(size)}" for name, size in parts))
+        table.add_row(
+            phase.name, _seconds(phase.seconds), ", ".join(f"{name} {_seconds(size)}" for name, size in parts)
+        )
     table.add_row("step", _seconds(plan.step_seconds), f"bottleneck: {plan.bottleneck}", style="bold")
     return table
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.planning.memory import role_memory, usable
-from cluster.planning.plan import Plan, Question, make_plan, with_value
-from cluster.planning.rates import assumed_rates
-from cluster.planning.timing import Task, learn
+from cluster.planning.plan import Plan, Question, make_plan, task_of, with_value
+from cluster.planning.timing import learn
 from configs.schema.resources import LearnerSettings, ResourceSettings, ScorerSettings
 from configs.schema.run import RunSettings
 
@@ -98,7 +97,12 @@ def _ranks(settings: RunSettings, most: int) -> list[int]:
 
 def _workers(settings: RunSettings, most: int) -> int | None:
     """The most workers, up to the present number, that fit beside the generators and deal every batch equally."""
-    batches = (settings.sft.batch_size, settings.reward_model.batch_size, settings.cost_model.batch_size, settings.direct.batch_size)
+    batches = (
+        settings.sft.batch_size,
+        settings.reward_model.batch_size,
+        settings.cost_model.batch_size,
+        settings.direct.batch_size,
+    )
     common = math.gcd(*batches)
     fitting = [n for n in range(1, most + 1) if common % n == 0 and n <= max(settings.resources.supervised.workers, 1)]
     return max(fitting, default=None)
@@ -109,7 +113,9 @@ def _with_workers(question: Question, resources: ResourceSettings, workers: int)
     resources = with_value(resources, "supervised", "workers", workers)
     if _role_fits(question, resources, "supervised"):
         return resources
-    return with_value(with_value(resources, "supervised", "checkpoint_activations", True), "supervised", "zero_stage", 3)
+    return with_value(
+        with_value(resources, "supervised", "checkpoint_activations", True), "supervised", "zero_stage", 3
+    )
 
 
 def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
@@ -121,14 +127,17 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
     for offload in {present.offload, bool(present.gpus and present.zero_stage)}:
         for checkpointed in {present.checkpoint_activations, bool(present.gpus)}:
             for passed in [tokens, *smaller]:
-                changes = {"ranks": ranks, "offload": offload, "checkpoint_activations": checkpointed, "tokens_per_micro_batch": passed}
+                changes = {
+                    "ranks": ranks,
+                    "offload": offload,
+                    "checkpoint_activations": checkpointed,
+                    "tokens_per_micro_batch": passed,
+                }
                 learner = present.model_copy(update=changes)
                 resources = question.resources.model_copy(update={"learner": learner})
                 if not _role_fits(question, resources, "learner ranks"):
                     continue
-                rates = question.rates or assumed_rates(resources, question.cluster)
-                task = Task(resources, question.shape, question.work, question.cluster, rates, question.sharding)
-                seconds = learn(task).seconds
+                seconds = learn(task_of(question.with_resources(resources))).seconds
                 if best is None or seconds < best[0]:
                     best = seconds, learner
     return best[1] if best else None
@@ -141,7 +150,9 @@ def _scorers_that_fit(question: Question) -> list[ScorerSettings]:
         for replicas in _counts(question.cluster.devices):
             for share in (1, 2, 4, 8):
                 tokens = max(1024, present.tokens_per_batch // share)
-                scorers = present.model_copy(update={"colocate": colocate, "replicas": replicas, "tokens_per_batch": tokens})
+                scorers = present.model_copy(
+                    update={"colocate": colocate, "replicas": replicas, "tokens_per_batch": tokens}
+                )
                 if _role_fits(question, question.resources.model_copy(update={"scorers": scorers}), "scorers"):
                     found.append(scorers)
                     break
@@ -160,5 +171,9 @@ def _differences(before: ResourceSettings, after: ResourceSettings) -> Iterator[
     for section, values in new.items():
         for key, value in values.items():
             if value != old[section][key]:
-                text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, (bool, type(None))) else str(value)
+                text = (
+                    {True: "true", False: "false", None: "null"}.get(value)
+                    if isinstance(value, (bool, type(None)))
+                    else str(value)
+                )
                 yield f"resources.{section}.{key}={text}"

@@ -106,7 +106,9 @@ def named_shape(name: str) -> ModelShape:
         return ModelShape(**{key: value for key, value in named_models()[name].items() if key != "source"})
     found = _NAMED.fullmatch(name)
     if found is None or not 0 < float(found[1]) <= 2000:
-        raise ConfigError(f"--params: '{name}' is no size; write one such as 7b ({', '.join(named_models())} are exact)")
+        raise ConfigError(
+            f"--params: '{name}' is no size; write one such as 7b ({', '.join(named_models())} are exact)"
+        )
     wanted = float(found[1]) * 1e9
     hidden = 128 * max(1, round((wanted * _ASPECT / (4 + 3 * _MLP)) ** (1 / 3) / 128))
     return ModelShape(

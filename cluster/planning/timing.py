@@ -78,7 +78,11 @@ def concurrency(task: Task) -> float:
     """Sequences one engine decodes at a time: its share of the batch, its limit, and what its cache holds."""
     settings, work = task.resources.generators, task.work
     width = dtype_bytes(settings.dtype)
-    held = settings.kv_cache_bytes * task.sharding.tensor_parallel / (task.shape.kv_bytes_per_token(width) * work.row_tokens)
+    held = (
+        settings.kv_cache_bytes
+        * task.sharding.tensor_parallel
+        / (task.shape.kv_bytes_per_token(width) * work.row_tokens)
+    )
     return max(1.0, min(work.batch / settings.count, float(settings.max_concurrent), math.floor(held)))
 
 
@@ -141,12 +145,14 @@ def _parallel(sharding: Sharding) -> float:
 
 def learn(task: Task) -> Phase:
     """Proximal log-probs and values once, then every epoch's forward and backward passes, and the optimisers."""
-    rates, shape, work, settings = task.rates, task.shape, task.work, task.resources.learner
+    rates, work, settings = task.rates, task.work, task.resources.learner
     models = 1 + work.critics
     rows = work.batch / settings.ranks
     compute, launch = _pass(task, rows, models)
     once = 4.0 if settings.checkpoint_activations else 3.0
-    per_update = max(1.0, math.ceil(rows * work.epochs / work.minibatches * work.row_tokens / micro_tokens(settings, work)))
+    per_update = max(
+        1.0, math.ceil(rows * work.epochs / work.minibatches * work.row_tokens / micro_tokens(settings, work))
+    )
     passes = max(1.0, math.ceil(rows * work.row_tokens / micro_tokens(settings, work)))
     ptx_compute, ptx_launch = _pass(task, work.ptx_rows / settings.ranks, 1, ptx=True)
     updates = work.minibatches
@@ -184,8 +190,8 @@ def _communication(task: Task, passes: float, backward_passes: float) -> float:
     settings, work, shape = task.resources.learner, task.work, task.shape
     if settings.ranks == 1:
         return 0.0
-    size = dtype_bytes(settings.dtype) * (shape.parameters + work.critics * shape.trunk_parameters)
-    size *= (settings.ranks - 1) / settings.ranks
+    parameters = shape.parameters + work.critics * shape.trunk_parameters
+    size = dtype_bytes(settings.dtype) * parameters * (settings.ranks - 1) / settings.ranks
     volume = size * (passes + 3 * backward_passes) if settings.zero_stage == 3 else 2 * size * work.minibatches
     return volume / task.rates.collective_bytes
 

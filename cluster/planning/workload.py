@@ -49,13 +49,17 @@ def read_workload(
         ConfigError: the algorithm has no loop, or more tokens are given than fit.
     """
     if settings.algorithm not in LOOP_ALGORITHMS:
-        raise ConfigError(f"algorithm: {settings.algorithm} has no loop to plan; choose one of {', '.join(sorted(LOOP_ALGORITHMS))}")
+        raise ConfigError(
+            f"algorithm: {settings.algorithm} has no loop to plan; choose one of {', '.join(sorted(LOOP_ALGORITHMS))}"
+        )
     ppo, longest = settings.ppo, settings.model.max_length
     room = longest - ppo.max_response_tokens
     prompt = prompt_tokens if prompt_tokens is not None else max(1.0, room / 2)
     response = response_tokens if response_tokens is not None else max(1.0, USUAL_RESPONSE * ppo.max_response_tokens)
     if response > ppo.max_response_tokens:
-        raise ConfigError(f"--response-tokens: {response:g} are more than ppo.max_response_tokens = {ppo.max_response_tokens}")
+        raise ConfigError(
+            f"--response-tokens: {response:g} are more than ppo.max_response_tokens = {ppo.max_response_tokens}"
+        )
     if prompt > room:
         raise ConfigError(f"--prompt-tokens: {prompt:g} are more than model.max_length leaves for a prompt, {room}")
     names = list(settings.constraints)
