@@ -13,7 +13,7 @@ from configs.exits import ConfigError
 from configs.explain import suggestion
 
 TABLE = Path(__file__).with_name("hardware.json")
-BYTES_PER_CORE = 4 * 2**30
+BYTES_PER_CORE = 8 * 2**30
 """Host memory that a machine of `cpu:N` is taken to have, where nobody says."""
 _ASKED = re.compile(r"([a-z0-9]+)(?::([1-9][0-9]*))?")
 

@@ -114,7 +114,7 @@ def role_memory(
     return [
         _generator(resources, shape, work, sharding),
         *_scorers(resources, shape, work, sharding),
-        _learner(resources.learner, shape, work, sharding),
+        learner_memory(resources.learner, shape, work, sharding),
         _supervised(resources, shape, work),
     ]
 
@@ -161,7 +161,7 @@ def _scorers(resources: ResourceSettings, shape: ModelShape, work: Workload, sha
     return [*alone, role("scorers of the reference", policy, passing + logits)]
 
 
-def _learner(settings: LearnerSettings, shape: ModelShape, work: Workload, sharding: Sharding) -> RoleMemory:
+def learner_memory(settings: LearnerSettings, shape: ModelShape, work: Workload, sharding: Sharding) -> RoleMemory:
     """The actor and each critic is an engine of its own under the same ZeRO stage."""
     width, ranks, stage = dtype_bytes(settings.dtype), settings.ranks, settings.zero_stage
     sizes = [shape.parameters, *[shape.trunk_parameters] * work.critics]

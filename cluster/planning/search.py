@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.planning.memory import role_memory, usable
+from cluster.planning.memory import learner_memory, role_memory, usable
 from cluster.planning.plan import Plan, Question, make_plan, task_of, with_value
 from cluster.planning.timing import learn
 from configs.schema.resources import LearnerSettings, ResourceSettings, ScorerSettings
@@ -16,6 +16,8 @@ from configs.schema.run import RunSettings
 WORTH = 0.97
 """Another split is told only if a step takes less than this share of the present one's time."""
 _LEAST_TOKENS = 2048
+_ALIKE = 0.02
+"""Steps whose seconds differ by less than this share are taken to be as fast: no plan is that exact."""
 _FRACTIONS = "gpus"
 
 
@@ -52,9 +54,19 @@ def fastest_split(settings: RunSettings, question: Question) -> Plan | None:
     best: Plan | None = None
     for resources in _candidates(settings, question):
         plan = make_plan(question.with_resources(resources))
-        if plan.fits and (best is None or plan.step_seconds < best.step_seconds):
+        if plan.fits and (best is None or _rank(plan) < _rank(best)):
             best = plan
     return best
+
+
+def _rank(plan: Plan) -> tuple[int, float, float]:
+    """Faster first; among steps within some 2 % of one another, the one that leaves most memory free."""
+    fullest = max(role.device_bytes for role in plan.memory)
+    return _about(plan.step_seconds), fullest, plan.step_seconds
+
+
+def _about(seconds: float) -> int:
+    return round(math.log(max(seconds, 1e-9)) / _ALIKE)
 
 
 def _shares(resources: ResourceSettings) -> list[float]:
@@ -121,7 +133,7 @@ def _with_workers(question: Question, resources: ResourceSettings, workers: int)
 def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
     """Of this many ranks, with the memory savers that they need and no more."""
     present = question.resources.learner
-    best: tuple[float, LearnerSettings] | None = None
+    best: tuple[tuple[int, float], LearnerSettings] | None = None
     tokens = present.tokens_per_micro_batch
     smaller = [one for one in (16384, 8192, 4096, _LEAST_TOKENS) if one < (tokens or 16384)] if present.gpus else []
     for offload in {present.offload, bool(present.gpus and present.zero_stage)}:
@@ -137,9 +149,11 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
                 resources = question.resources.model_copy(update={"learner": learner})
                 if not _role_fits(question, resources, "learner ranks"):
                     continue
-                seconds = learn(task_of(question.with_resources(resources))).seconds
-                if best is None or seconds < best[0]:
-                    best = seconds, learner
+                task = task_of(question.with_resources(resources))
+                needed = learner_memory(learner, question.shape, question.work, question.sharding).device_bytes
+                rank = _about(learn(task).seconds), needed
+                if best is None or rank < best[0]:
+                    best = rank, learner
     return best[1] if best else None
 
 
