@@ -136,8 +136,9 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
     best: tuple[tuple[int, float], LearnerSettings] | None = None
     tokens = present.tokens_per_micro_batch
     smaller = [one for one in (16384, 8192, 4096, _LEAST_TOKENS) if one < (tokens or 16384)] if present.gpus else []
-    for offload in {present.offload, bool(present.gpus and present.zero_stage)}:
-        for checkpointed in {present.checkpoint_activations, bool(present.gpus)}:
+    both = (False, True)
+    for offload in both if present.gpus and present.zero_stage else (present.offload,):
+        for checkpointed in both if present.gpus else (present.checkpoint_activations,):
             for passed in [tokens, *smaller]:
                 changes = {
                     "ranks": ranks,
