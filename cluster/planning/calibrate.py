@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cluster.engines import Engines
 from cluster.planning.memory import dtype_bytes, micro_tokens
 from cluster.planning.plan import Question, task_of
 from cluster.planning.probes import Pass, ask_probe, connection_bytes, start_probe
@@ -71,15 +72,28 @@ def calibrate_here(settings: RunSettings, question: Question, *, say: Callable[[
     folder = Path(tempfile.mkdtemp(prefix=".calibration-", dir=storage))
     try:
         with warm_engines(trial, RunLayout(folder)) as (engines, _):
-            say("micro-benchmarks …")
-            probes = probe(question)
-            say("starting the configuration's actors …")
-            actors = Trial(trial, question.work, engines, folder, question.shape.vocabulary)
-            say(f"{WARM_STEPS + STEPS} steps of {question.work.batch} and of {question.work.batch // 2} …")
-            draws = draw(actors, question)
-            whole, half = steps_of(actors, question.work.batch)
+            return measure(trial, question, engines, folder, say=say)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(
+    trial: RunSettings,
+    question: Question,
+    engines: Engines,
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+    steps: int = STEPS,
+) -> Rates:
+    """Micro-benchmarks, then the actors of `trial` on `engines`; the models are made in `folder`, which every node reaches."""
+    say("micro-benchmarks …")
+    probes = probe(question)
+    say("starting the configuration's actors …")
+    actors = Trial(trial, question.work, engines, folder, question.shape.vocabulary)
+    say(f"{WARM_STEPS + steps} steps of {question.work.batch} and {steps} of {question.work.batch // 2} …")
+    draws = draw(actors, question)
+    whole, half = steps_of(actors, question.work.batch, steps=steps)
     return fit(question, probes, draws, whole, half)
 
 

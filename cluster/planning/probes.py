@@ -1,4 +1,4 @@
-"""Micro-benchmarks in actors of the cluster: passes through a model, matrices, memory, a broadcast. Medians of a few turns."""
+"""Micro-benchmarks in actors of the cluster: passes through a model, matrices, memory, a broadcast. The fastest of a few turns: whatever disturbs only slows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from learner.transport.gloo import GlooGroup, StoreAddress, TransportStore
 from learner.transport.plan import checksum
 
 PROBE_SECONDS = 300.0
-_TURNS = 5
+_TURNS = 9
 _BUFFER = 32 * 2**20
 
 
@@ -31,7 +31,7 @@ class Pass:
     both: float
 
 
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+def _least_seconds(work: Callable[[], object], device: torch.device) -> float:
     def once() -> float:
         begin = time.perf_counter()
         work()
@@ -40,7 +40,7 @@ def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
         return time.perf_counter() - begin
 
     once()
-    return sorted(once() for _ in range(_TURNS))[_TURNS // 2]
+    return min(once() for _ in range(_TURNS))
 
 
 class Probe:
@@ -59,8 +59,8 @@ class Probe:
         for rows, tokens in sizes:
             ids = torch.randint(0, shape.vocabulary, (rows, tokens), device=self._device)
             with torch.inference_mode():
-                forward = _median_seconds(lambda ids=ids: trunk(input_ids=ids, use_cache=False), self._device)  # type: ignore[misc]
-            both = _median_seconds(lambda ids=ids: _both(trunk, ids), self._device)  # type: ignore[misc]
+                forward = _least_seconds(lambda ids=ids: trunk(input_ids=ids, use_cache=False), self._device)  # type: ignore[misc]
+            both = _least_seconds(lambda ids=ids: _both(trunk, ids), self._device)  # type: ignore[misc]
             found.append(Pass(rows, tokens, forward, both))
         return found
 
@@ -74,25 +74,25 @@ class Probe:
             for _ in range(turns):
                 left @ right
 
-        return turns * 8.0 * rows * width * width / _median_seconds(work, self._device)
+        return turns * 8.0 * rows * width * width / _least_seconds(work, self._device)
 
     def memory(self) -> float:
         """Bytes/s read and written by a copy."""
         source = torch.zeros(64 * 2**20, dtype=torch.uint8, device=self._device)
         target = torch.empty_like(source)
-        return 2.0 * source.numel() / _median_seconds(lambda: target.copy_(source), self._device)
+        return 2.0 * source.numel() / _least_seconds(lambda: target.copy_(source), self._device)
 
     def optimiser(self, parameters: int) -> float:
         """Bytes/s of AdamW in float32, at 28 bytes a parameter."""
         weight = torch.nn.Parameter(torch.zeros(parameters, device=self._device))
         weight.grad = torch.full_like(weight, 1e-3)
         adam = torch.optim.AdamW([weight], lr=1e-6, fused=True)
-        return 28.0 * parameters / _median_seconds(adam.step, self._device)
+        return 28.0 * parameters / _least_seconds(adam.step, self._device)
 
     def fill(self) -> float:
         """Bytes/s of copying a bucket and taking its checksum."""
         source, target = torch.zeros(_BUFFER, dtype=torch.uint8), torch.empty(_BUFFER, dtype=torch.uint8)
-        return _BUFFER / _median_seconds(lambda: checksum(target.copy_(source).numpy()), torch.device("cpu"))
+        return _BUFFER / _least_seconds(lambda: checksum(target.copy_(source).numpy()), torch.device("cpu"))
 
     def open_store(self) -> StoreAddress:
         """Where the other end meets this one."""
@@ -119,7 +119,7 @@ class Probe:
             begin = time.perf_counter()
             self._group.broadcast(buffer)
             seconds.append(time.perf_counter() - begin)
-        return _BUFFER / sorted(seconds[1:])[_TURNS // 2]
+        return _BUFFER / min(seconds[1:])
 
 
 def _trunk(shape: ModelShape, dtype: torch.dtype) -> Any:
