@@ -1,4 +1,7 @@
-"""Micro-benchmarks in actors of the cluster: passes through a model, matrices, memory, a broadcast. The fastest of a few turns: whatever disturbs only slows."""
+"""Micro-benchmarks in actors of the cluster: passes through a model, matrices, memory, a broadcast.
+
+Each is the fastest of a few turns, for whatever disturbs a turn only slows it.
+"""
 
 from __future__ import annotations
 
