@@ -46,6 +46,10 @@ def plan(
         bool,
         typer.Option("--calibrate", help="Measure CONFIG's own actors on the cluster for some minutes, and keep it."),
     ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Calibrate on this Ray cluster; auto inside a job. Else on our own head."),
+    ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Print the table of 7B, 13B and 70B on 8 to 512 GPUs.")
     ] = False,
@@ -76,7 +80,7 @@ def plan(
     rates = None if calibrate else _rates(kind, calibration, assumed=assumed)
     question = Question(settings.resources, shape, work, cluster, rates)
     if calibrate:
-        question = _calibrated(settings, question, calibration)
+        question = _calibrated(settings, question, calibration, address)
     _tell(settings, make_plan(question), price=price, as_json=as_json)
 
 
@@ -116,15 +120,19 @@ def _state() -> Path:
     return Path.cwd() / ".steelyard"
 
 
-def _calibrated(settings: RunSettings, question: Question, given: Path | None) -> Question:
-    """Measure on this machine's own head, write it down, and plan with it."""
+def _calibrated(settings: RunSettings, question: Question, given: Path | None, address: str | None) -> Question:
+    """Measure on a cluster, this machine's own head if none is named, write it down, and plan with it."""
+    import os
     from dataclasses import replace
 
     from cluster.commands.common import storage_of
     from cluster.commands.run import join_own_head
     from cluster.planning.rates import save_rates, usual_place
 
-    join_own_head(storage_of(settings))
+    if address is None:
+        join_own_head(storage_of(settings))
+    elif address != "auto":
+        os.environ["RAY_ADDRESS"] = address
     from cluster.planning.calibrate import calibrate_here
 
     rates = calibrate_here(settings, question, say=lambda text: typer.echo(text, err=True))
