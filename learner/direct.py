@@ -117,7 +117,7 @@ def train_direct(task: DirectTask, context: TrainingContext) -> dict[str, float]
     tokenizer, policy = load_tokenizer(task.policy), load_policy(task.policy)
     data = DirectPairs(task.data, policy.config)
     settings, pad_id = task.settings, tokenizer.pad_token_id
-    engine = SupervisedEngine(ResponseLogprobs(policy), settings.optimiser, context.zero_stage)
+    engine = SupervisedEngine(ResponseLogprobs(policy), settings.optimiser, context)
     before = response_logprobs(engine, context, data, pad_id)
     reference = torch.from_numpy(before).float().to(engine.device)
     weights = torch.from_numpy(data.margin_weights).to(engine.device)

@@ -16,12 +16,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from configs.exits import StoppedError
+from learner.passes import MOST_BUCKET_ELEMENTS
 
 ADAM_BETAS = (0.9, 0.95)
 """The papers' reference; the short memory of the second moment suits returns whose scale moves with the multiplier."""
-
-MOST_BUCKET_ELEMENTS = 50_000_000
-"""DeepSpeed allocates its gradient buckets whole, and its default of 5e8 elements is 2 GB an engine in float32."""
 
 
 GREATEST_GRADIENT = 1e18

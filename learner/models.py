@@ -11,12 +11,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -27,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from configs.exits import DataError
@@ -49,6 +52,7 @@ __all__ = [
     "ValueHead",
     "at_response_positions",
     "build_tokenizer",
+    "checkpoint_layers",
     "conversation_token_ids",
     "forward_end_scores",
     "forward_response_logprobs",
@@ -292,6 +296,25 @@ def forward_end_scores(score_model: PreTrainedModel, input_ids: Tensor, lengths:
     rows = torch.arange(input_ids.shape[0], device=input_ids.device)
     scores: Tensor = score_head(score_model)(hidden[rows, lengths - 1])
     return scores[:, 0].float()
+
+
+def checkpoint_layers(module: nn.Module) -> None:
+    """From now on keep only what enters each layer of `module`, and compute the rest again in the backward pass.
+
+    In place, by each layer's own `forward`: parameters keep their names, and no layer is told that it trains, which would
+    switch dropout on. Gradients are the same numbers.
+
+    Raises:
+        DataError: the model has no layers that can be computed again.
+    """
+    layers = [one for one in module.modules() if isinstance(one, GradientCheckpointingLayer)]
+    if not layers:
+        raise DataError("checkpoint_activations: this model's layers cannot be computed again; switch it off")
+    for layer in layers:
+        # ZeRO 3 has partitioned the weights that a layer saved by the time it is computed again: no look at their shapes.
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+        )
 
 
 class ResponseLogprobs(nn.Module):

@@ -113,7 +113,7 @@ def train_preference(task: PreferenceTask, context: TrainingContext) -> dict[str
     labels, settings = data.labels, task.settings
     if settings.ensemble > 1:
         start_head(model, task.seed)
-    engine = SupervisedEngine(EndScores(model), settings.optimiser, context.zero_stage)
+    engine = SupervisedEngine(EndScores(model), settings.optimiser, context)
     signs = torch.from_numpy(labels.signs).to(engine.device)
     weights = torch.from_numpy(labels.rank_weights).to(engine.device)
 

@@ -79,7 +79,7 @@ def train_sft(task: SftTask, context: TrainingContext) -> dict[str, float]:
     tokenizer, policy = load_tokenizer(task.model), load_policy(task.model)
     data = Demonstrations(task.data, policy.config)
     settings, pad_id = task.settings, tokenizer.pad_token_id
-    engine = SupervisedEngine(ResponseLogprobs(policy), settings.optimiser, context.zero_stage)
+    engine = SupervisedEngine(ResponseLogprobs(policy), settings.optimiser, context)
 
     def loss_share(part: np.ndarray, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         ids, prompts, responses = data.batch(part, pad_id, engine.device)

@@ -74,7 +74,7 @@ def work(config: dict[str, Any]) -> None:
         def report(progress: TaskProgress, number: int = number) -> None:
             mailbox.report.remote(number, progress)
 
-        context = TrainingContext(ranks, settings.zero_stage, device, report)
+        context = TrainingContext(ranks, settings.zero_stage, device, report, settings.checkpoint_activations)
         try:
             outcome = Outcome(metrics=_run_task(_ask(envelope.task[0]), context))
         except SteelyardError as error:

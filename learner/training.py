@@ -24,13 +24,8 @@ from configs.schema.supervised import OptimiserSettings
 from learner.collective import Ranks
 from learner.engine import DeepSpeedTrainEngine, TrainEngine, learning_rate
 from learner.mailbox import TaskProgress
-from learner.models import length_sorted_batches, pad_right
-
-ROWS_PER_PASS = 16
-"""Rows of one forward and backward pass: fewer waste time on overhead, more on padding (at hidden size 128)."""
-
-TOKENS_PER_PASS = 8192
-"""Bound on the tokens of one pass, for memory; of scoring passes, half of it."""
+from learner.models import checkpoint_layers, length_sorted_batches, pad_right
+from learner.passes import SUPERVISED_ROWS, SUPERVISED_TOKENS
 
 PROGRESS_SECONDS = 0.5
 """Least time between two reports of progress."""
@@ -49,6 +44,7 @@ class TrainingContext:
     device: torch.device
     report: Callable[[TaskProgress], None]
     """Called on rank 0 only."""
+    checkpoint_activations: bool = False
 
 
 @dataclass
@@ -174,8 +170,8 @@ def deal_batch(batch: np.ndarray, lengths: np.ndarray, ranks: int) -> list[list[
     if len(batch) < ranks:
         raise DataError(f"a batch of {len(batch)} rows cannot be dealt to {ranks} workers: every worker needs one")
     ordered = batch[np.argsort(lengths[batch], kind="stable")]
-    by_tokens = -(-int(lengths[batch].sum()) // (ranks * TOKENS_PER_PASS))
-    passes = max(1, round(len(batch) / (ranks * ROWS_PER_PASS)), by_tokens)
+    by_tokens = -(-int(lengths[batch].sum()) // (ranks * SUPERVISED_TOKENS))
+    passes = max(1, round(len(batch) / (ranks * SUPERVISED_ROWS)), by_tokens)
     pieces = cut_evenly(ordered, lengths[ordered], ranks * min(passes, len(batch) // ranks))
     pieces.sort(key=lambda piece: -len(piece) * int(lengths[piece[-1]]))
     # There and back again: the rank with the dearest piece gets the cheapest one too.
@@ -222,12 +218,14 @@ def _runs(lengths: np.ndarray, bound: int) -> list[tuple[int, int]]:
 class SupervisedEngine(DeepSpeedTrainEngine):
     """The learner's DeepSpeed engine with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
-    def __init__(self, module: nn.Module, optimiser: OptimiserSettings, zero_stage: int) -> None:
+    def __init__(self, module: nn.Module, optimiser: OptimiserSettings, context: TrainingContext) -> None:
+        if context.checkpoint_activations:
+            checkpoint_layers(module)
         super().__init__(
             module,
             learning_rate=optimiser.learning_rate,
             gradient_clip=optimiser.gradient_clip,
-            zero_stage=zero_stage,
+            zero_stage=context.zero_stage,
         )
         for group in self._optimiser.param_groups:
             group["weight_decay"] = optimiser.weight_decay
@@ -289,7 +287,7 @@ def evaluate_rows(
         forward: (``input_ids [b, T]``, ``lengths [b]``, indices ``[b]``) → ``[b]``.
     """
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    batches = length_sorted_batches(lengths, TOKENS_PER_PASS // 2)
+    batches = length_sorted_batches(lengths, SUPERVISED_TOKENS // 2)
     ranks = context.ranks
     result = torch.zeros(len(rows), dtype=torch.float64)
     # Every rank passes equally often: a rank with fewer batches repeats the last, and does not count it.

@@ -33,7 +33,8 @@ from learner.critics import critic_signals, named_shapes, new_critic, plain_name
 from learner.deadlines import fetch
 from learner.engine import DeepSpeedTrainEngine, init_process_group
 from learner.experience import BadBatch, RankShard, Samples, assemble
-from learner.models import ResponseLogprobs, load_policy, load_tokenizer
+from learner.models import ResponseLogprobs, checkpoint_layers, load_policy, load_tokenizer
+from learner.passes import micro_batch_tokens
 from learner.policy import Critic, Experience, PolicyLearner, update_policy
 from learner.ptx import PtxData
 from learner.records import SignalTerms, StepResult
@@ -41,9 +42,6 @@ from learner.rollouts import rollout_file, write_rollouts
 from learner.signals.measure import Measure
 from learner.transport.gloo import GlooSender, SendReport, StoreAddress, TransportStore
 from learner.transport.plan import BucketPlan, TransportError, plan_buckets
-
-TOKENS_PER_MICRO_BATCH = {"cpu": 1024, "cuda": 16384}
-"""Tokens of one forward and backward pass: on a CPU small ones pad less and cost nothing; a GPU wants to be filled."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +161,14 @@ class LearnerRank:
             maximises=request.maximises,
             ptx=PtxData.read(request.ptx_path) if request.ptx_path is not None and ppo.ptx_coefficient > 0 else None,
             seed=request.seed,
-            tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH[self._device.type],
+            tokens_per_micro_batch=micro_batch_tokens(self._settings),
         )
 
     def _engine(self, module: nn.Module, rate: float) -> DeepSpeedTrainEngine:
         assert self._request is not None
         settings = self._settings
+        if settings.checkpoint_activations:
+            checkpoint_layers(module)
         engine = DeepSpeedTrainEngine(
             module, learning_rate=rate, gradient_clip=self._request.ppo.gradient_clip,
             zero_stage=settings.zero_stage, dtype=settings.dtype, offload=settings.offload,

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, data, demo, doctor, evaluate, head, results, run, study, submit
+from cluster.commands import config, data, demo, doctor, evaluate, head, plan, results, run, study, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ def redteam(context: typer.Context) -> None:
 
 app.command(name="eval")(evaluate.evaluate)
 app.command(name="study")(study.study)
+app.command(name="plan")(plan.plan)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
 app.add_typer(config.app, name="config")

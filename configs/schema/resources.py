@@ -49,6 +49,10 @@ class LearnerSettings(Settings):
     offload: bool = False
     """Optimiser state in host memory (GPU only)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens_per_micro_batch: Count | None = None
+    """Of one forward and backward pass; none: 1,024 on a CPU, 16,384 on a GPU. Fewer need less memory for activations."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each layer and compute the rest again in the backward pass: a third more work, less memory."""
 
 
 class SupervisedSettings(Settings):
@@ -59,6 +63,8 @@ class SupervisedSettings(Settings):
     cpus: NonNegative = 0.4
     gpus: NonNegative = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
+    checkpoint_activations: bool = False
+    """As the learner's."""
 
 
 class TransportSettings(Settings):
