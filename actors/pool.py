@@ -219,7 +219,10 @@ class _Collection:
             if wave:
                 actor = self._generators.actor(name)
                 call = uuid.uuid4().hex
-                self._streams[name] = _Stream(actor.generate.remote(wave, call), call, actor)
+                named = actor.generate.options(
+                    name=f"draw {len(wave)}, weights {self._generators.health.weight_version(name)}"
+                )
+                self._streams[name] = _Stream(named.remote(wave, call), call, actor)
         if not serving and not self._streams:
             self._nothing_serves()
 

@@ -175,5 +175,6 @@ def one_line(error: BaseException) -> str:
 
 
 def storage_root(settings: RunSettings, storage: Path) -> RunLayout:
-    """The run's folder below the storage folder."""
-    return RunLayout((settings.storage or storage) / settings.name)
+    """The run's folder below the storage folder; of a run whose storage is a URL, below the one it is worked on in."""
+    folder = settings.storage if isinstance(settings.storage, Path) else storage
+    return RunLayout(folder / settings.name)
