@@ -74,7 +74,11 @@ def known_token(environment: Mapping[str, str] | None = None) -> str | None:
     if named := environment.get(TOKEN_PATH):
         return read_token_file(Path(named))
     default = default_token_file()
-    return read_token_file(default) if default.exists() else None
+    if not default.exists():
+        return None
+    if default.stat().st_uid == os.getuid():
+        default.chmod(0o600)  # Ray itself writes this file with the mode of any other
+    return read_token_file(default)
 
 
 def follow_cluster() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,7 +103,7 @@ class RoleGroups:
         self._order.clear()
 
     def _reserve(self, bundles: Bundles) -> None:
-        name = "-".join(bundles.roles)
+        name = f"{'-'.join(bundles.roles)}-{uuid.uuid4().hex[:6]}"  # Ray wants every name once
         group = ray.util.placement_group([bundles.resources()] * bundles.count, strategy="PACK", name=name)
         seconds = max(RESERVE_SECONDS, self._settings.wait_for_nodes_seconds)
         if not group.wait(timeout_seconds=seconds):

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
 CONFIG_VARIABLE = "STEELYARD_CONFIG"
 FROM_ENVIRONMENT = "--from-environment"
-NAMESPACE = "steelyard"
+NAMESPACE = "steelyard-"
+"""With the run's name: actors of two runs on one cluster have the same names."""
 STARTED = time.monotonic()
 """When this process began to be a job."""
 
@@ -173,7 +174,10 @@ def _connect(settings: RunSettings) -> str:
     os.environ.update(variables)
     try:
         context = ray.init(
-            address="auto", namespace=NAMESPACE, log_to_driver=False, runtime_env={"env_vars": variables}
+            address="auto",
+            namespace=NAMESPACE + settings.name,
+            log_to_driver=False,
+            runtime_env={"env_vars": variables},
         )
     except ConnectionError as error:
         raise ClusterError(

@@ -66,6 +66,9 @@ def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path, monkeypatch: py
     assert not auth.follow_cluster()
     default = auth.make_token_file(auth.default_token_file())
     assert auth.known_token() == default.read_text()
+    default.chmod(0o644)  # as `ray get-auth-token --generate` leaves it
+    assert auth.known_token() == default.read_text()
+    assert stat.S_IMODE(default.stat().st_mode) == 0o600
     named = auth.make_token_file(tmp_path / "named")
     monkeypatch.setenv(auth.TOKEN_PATH, str(named))
     assert auth.known_token() == named.read_text()
