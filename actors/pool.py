@@ -190,8 +190,9 @@ class _Collection:
                 self._assign()
                 waiting = [*(stream.items for stream in self._streams.values()), *self._calls]
                 ready = poll(waiting, seconds=POLL_SECONDS)
+                streams = {id(one) for one in ready}
                 for name, stream in list(self._streams.items()):
-                    if any(one is stream.items for one in ready):
+                    if id(stream.items) in streams:
                         self._take(name, stream)
                 for ref in [ref for ref in ready if ref in self._calls]:
                     self._take_scores(ref)
