@@ -21,8 +21,8 @@ from pathlib import Path
 from cluster.stopping import stop_on_sigterm
 from configs.exits import StoppedError
 stop_on_sigterm(Path(sys.argv[1]))
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except StoppedError as error:
     print(error, flush=True)
