@@ -79,11 +79,10 @@ def _settings(words: Sequence[str]) -> RunSettings:
 
 def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -> Exit:
     auth.follow_cluster()  # before Ray is imported
-    from cluster.pipeline import storage_root
     from cluster.store import kept
 
     storage, store = _storage(settings)
-    layout = storage_root(settings, storage)
+    layout = RunLayout(storage / settings.name)
 
     def say_waiting(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -147,11 +146,12 @@ def warm_engines(
     dashboard = _connect(settings)
     import ray
 
-    from cluster.engines import Engines
     from cluster.groups import wait_for_nodes
 
     stop_on_sigterm(layout.status)
     wait_for_nodes(settings.resources, on_wait or (lambda text: print(text, file=sys.stderr, flush=True)))
+    from cluster.engines import Engines  # imports the engines' libraries: a run that cannot be is refused before
+
     engines = Engines(
         settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
     )

@@ -28,6 +28,7 @@ def card_of(status: RunStatus) -> dict[str, str]:
     stage, number = split_name(status.stage)
     card = {
         "run": status.run,
+        "job_name": status.run,
         "run_attempt": str(status.attempt),
         "state": status.state,
         "stage": stage,

@@ -200,7 +200,12 @@ def _send(
         client.submit_job(
             entrypoint=command,
             submission_id=submission_id,
-            metadata={"run": settings.name, "attempt": str(number), "storage": str(storage)},
+            metadata={
+                "run": settings.name,
+                "job_name": settings.name,
+                "attempt": str(number),
+                "storage": str(storage),
+            },
             runtime_env=runtime_env,
         )
     return RayJob(client, submission_id)

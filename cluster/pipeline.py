@@ -172,9 +172,3 @@ def one_line(error: BaseException) -> str:
     """What to tell whoever follows the run."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def storage_root(settings: RunSettings, storage: Path) -> RunLayout:
-    """The run's folder below the storage folder; of a run whose storage is a URL, below the one it is worked on in."""
-    folder = settings.storage if isinstance(settings.storage, Path) else storage
-    return RunLayout(folder / settings.name)

@@ -69,7 +69,8 @@ def look(probe: str, token: str, node: str) -> str | None:
     """On a node: read the driver's file and write one; what went wrong, or None."""
     folder = Path(probe)
     try:
-        if not folder.is_dir() or (folder / "driver").read_text(encoding="utf-8") != token:
+        written = folder / "driver"
+        if not written.is_file() or written.read_text(encoding="utf-8") != token:
             return "it does not see what the job's node wrote there"
         (folder / node).write_text(token, encoding="utf-8")
     except OSError as error:

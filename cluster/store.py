@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from configs.exits import ClusterError, ConfigError
 from configs.layout import RunLayout
@@ -97,7 +97,7 @@ class RunStore:
         """Bring the run's files, or the small ones; returns what was written. Raises as `read`."""
         written = []
         for name in self.names():
-            small = name in SMALL or (name.startswith("rounds/") and name.endswith(".json"))
+            small = name in SMALL or PurePosixPath(name).match("rounds/*/evaluation/*.json")
             if name != MARK and (everything or small) and (content := self.read(name)) is not None:
                 path = _inside(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

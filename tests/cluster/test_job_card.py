@@ -18,7 +18,7 @@ def running() -> RunStatus:
 
 def test_a_card_says_run_round_stage_step_and_generators_in_texts():
     assert card_of(running()) == {
-        "run": "helpful", "run_attempt": "3", "state": "running", "stage": "ppo", "stages": "9/12", "round": "2",
+        "run": "helpful", "job_name": "helpful", "run_attempt": "3", "state": "running", "stage": "ppo", "stages": "9/12", "round": "2",
         "step": "7/30", "constraint harm": "harm 0.080 ≤ 0.1 · multiplier 1.50",
         "generator-0": "serving, weight version 7",
     }  # fmt: skip
