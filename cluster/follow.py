@@ -75,7 +75,8 @@ def follow(
         with view:
             status = _watch(job, reader or _file_reader(status_path, started), view, observer, poll_seconds)
     except KeyboardInterrupt:
-        console.print(f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}")
+        told = f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
         return Followed(None, read_status(status_path), detached=True)
     exit_code = job.exit_code()
     if exit_code is None:
