@@ -69,6 +69,7 @@ class Engine:
             async_scheduling=not deterministic and on_gpu,
             worker_extension_cls=f"{receiver.__name__}.{receiver.ReceiverExtension.__name__}",
             weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND), trust_remote_code=is_allowed(),
+            enable_sleep_mode=settings.sleep and on_gpu,
         )  # fmt: skip
         self._engine: Any = LLMEngine.from_engine_args(arguments)
         config = self._engine.model_config.hf_config
@@ -79,6 +80,7 @@ class Engine:
         drawable = drawable_tokens(config)
         self._never_drawn = dict.fromkeys(range(drawable or self._vocabulary_size, self._vocabulary_size), NEVER)
         self._calls = 0
+        self._can_sleep, self._asleep = settings.sleep and on_gpu, frozenset[str]()
 
     @property
     def weight_version(self) -> int:
@@ -190,6 +192,23 @@ class Engine:
                     firsts = [values.logprobs[start] for start in values.start_indices[1:]]
                     found[output.request_id] = np.asarray(firsts, dtype=np.float32)
         return [found[engine_id] for engine_id in ids]
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back: weights wait in host memory, the cache is dropped. On a CPU there is nothing to give.
+
+        Level 1, because level 2 forgets buffers that no update brings.
+        """
+        if self._can_sleep and not self._asleep:
+            self._engine.sleep(level=1)
+            self._asleep = frozenset(("weights", "kv_cache"))
+
+    def wake(self, part: str) -> None:
+        """Take the memory of ``weights`` or ``kv_cache`` again, where it was given back."""
+        if part in self._asleep:
+            self._engine.wake_up(tags=[part])
+            self._asleep -= {part}
 
     # --- weights -----------------------------------------------------------------------------------------------------
 

@@ -112,6 +112,17 @@ class Generator:
         """End that call of `generate` after its current engine step; its unfinished requests are dropped."""
         self._aborted = call
 
+    def __repr__(self) -> str:
+        return self._name  # what Ray's dashboard and logs call this actor
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until `wake`; nothing may be asked in between but weights."""
+        self._engine.sleep()
+
+    def wake(self, part: str) -> None:
+        """Take the memory of ``weights``, or of the ``kv_cache``, again; nothing to do for an engine that is awake."""
+        self._engine.wake(part)
+
     def weight_version(self) -> int:
         """Of the weights that the next sample is drawn with."""
         return self._engine.weight_version

@@ -190,8 +190,9 @@ class _Collection:
                 self._assign()
                 waiting = [*(stream.items for stream in self._streams.values()), *self._calls]
                 ready = poll(waiting, seconds=POLL_SECONDS)
+                streams = {id(one) for one in ready}
                 for name, stream in list(self._streams.items()):
-                    if any(one is stream.items for one in ready):
+                    if id(stream.items) in streams:
                         self._take(name, stream)
                 for ref in [ref for ref in ready if ref in self._calls]:
                     self._take_scores(ref)
@@ -219,7 +220,10 @@ class _Collection:
             if wave:
                 actor = self._generators.actor(name)
                 call = uuid.uuid4().hex
-                self._streams[name] = _Stream(actor.generate.remote(wave, call), call, actor)
+                named = actor.generate.options(
+                    name=f"draw {len(wave)}, weights {self._generators.health.weight_version(name)}"
+                )
+                self._streams[name] = _Stream(named.remote(wave, call), call, actor)
         if not serving and not self._streams:
             self._nothing_serves()
 

@@ -164,7 +164,10 @@ class WeightPublisher:
         """Send once; None when it has to be done again with those who are left."""
         assert self._plan is not None
         timeout = self._deadlines.broadcast_seconds + GRACE_SECONDS
-        calls = {name: actor.receive_weights.remote(version) for name, actor in self._members}
+        calls = {
+            name: actor.receive_weights.options(name=f"receive weights {version}").remote(version)
+            for name, actor in self._members
+        }
         report: SendReport | None = None
         try:
             report = self._sender.publish(self._plan, version)

@@ -12,15 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors import sleep
 from actors.events import ActorEvent
 from actors.generator import EngineInfo
 from actors.generators import GeneratorGroup
 from actors.pool import RolloutPool
-from actors.publisher import WeightPublisher
+from actors.publisher import PublishReport, WeightPublisher
 from actors.scorers import ScorerGroup, roles_of
 from actors.scoring.model_scorer import ScorerModels
 from actors.scoring.sources import PythonSignal, SignalSource
 from actors.start import GeneratorSpec
+from cluster.groups import RoleGroups
+from cluster.placement import GENERATORS, LEARNER, SCORERS, share_of_gpu
 from cluster.status import StatusWriter
 from configs.schema.resources import ResourceSettings
 from learner.experience import cost_signal
@@ -41,7 +44,9 @@ class Engines:
     def __init__(
         self, settings: ResourceSettings, max_length: int, storage: Path, *, deterministic: bool = False
     ) -> None:
-        self._settings, self._max_length, self._storage = settings, max_length, storage
+        self._groups = RoleGroups(settings)
+        self._colocated = settings.placement == "colocated"
+        self._settings, self._max_length, self._storage = _with_shares(settings), max_length, storage
         self._deterministic = deterministic
         self._supervised: SupervisedSession | None = None
         self._generators: GeneratorGroup | None = None
@@ -59,7 +64,9 @@ class Engines:
     # --- supervised stages --------------------------------------------------------------------------------------------
 
     def start_supervised(self) -> None:
-        """Begin to start the trainers, so that they come up while data is being made."""
+        """Begin to start the trainers, so that they come up while data is being made; colocated, they must wait for it."""
+        if self._colocated and self._generators is not None:
+            return
         if self._supervised is None:
             self._supervised = SupervisedSession(
                 self._settings.supervised, self._settings.deadlines, self._storage, deterministic=self._deterministic
@@ -68,6 +75,8 @@ class Engines:
 
     def train(self, task: Task, status: StatusWriter) -> dict[str, float]:
         """Run one supervised task on the trainers; returns its metrics."""
+        if self._colocated:  # one set of GPUs for everybody: the loop's actors make room
+            self._end_loop()
         self.start_supervised()
         assert self._supervised is not None
 
@@ -86,11 +95,14 @@ class Engines:
 
     def rollout_pool(self, model_path: Path, tokenizer_path: Path) -> RolloutPool:
         """A pool whose generators hold the weights of a folder; starts them, or loads the folder into warm ones."""
+        if self._colocated:
+            self.end_supervised()
         if self._generators is None:
             spec = GeneratorSpec(tokenizer_path, self._settings.generators, self._max_length, self._deterministic)
             self._generators = GeneratorGroup(
-                spec, model_path, self._settings.deadlines, version=self.weight_version, on_event=self._note
-            )
+                spec, model_path, self._settings.deadlines, version=self.weight_version, on_event=self._note,
+                scheduling=self._groups.strategies(GENERATORS, spec.settings.count),
+            )  # fmt: skip
             self._generators.wait_serving()
         elif self._serving != model_path:
             self.weight_version += 1
@@ -138,7 +150,14 @@ class Engines:
             return
         if self._scorers is not None:
             self._scorers.shutdown()
-        self._scorers = ScorerGroup(self._settings.scorers, models, self._settings.deadlines, on_event=self._note)
+            self._scorers = None
+            if self._settings.placement != "mixed":  # there the bundles are the learner's too, and as many as before
+                self._groups.release(SCORERS)
+        count = len(roles_of(models, self._settings.scorers.colocate)) * self._settings.scorers.replicas
+        self._scorers = ScorerGroup(
+            self._settings.scorers, models, self._settings.deadlines, on_event=self._note,
+            scheduling=self._groups.strategies(SCORERS, count),
+        )  # fmt: skip
         self._scorers.wait_ready()
 
     def _in_time(self, signals: Mapping[str, SignalSource]) -> dict[str, SignalSource]:
@@ -172,8 +191,9 @@ class Engines:
         """The learner ranks, started if they are not."""
         if self._learner is None:
             self._learner = LearnerGroup.start(
-                self._settings.learner, self._settings.deadlines, deterministic=self._deterministic
-            )
+                self._settings.learner, self._settings.deadlines, deterministic=self._deterministic,
+                scheduling=self._groups.strategies(LEARNER, self._settings.learner.ranks),
+            )  # fmt: skip
         return self._learner
 
     def connect(self) -> None:
@@ -186,12 +206,26 @@ class Engines:
             )
             self._publisher.check()
 
+    def before_learning(self) -> None:
+        """No sample is drawn until the next `publish`: generators that share the learner's GPUs make room."""
+        if self._settings.generators.sleep and self._generators is not None:
+            sleep.put_to_sleep(self._generators, self._settings.deadlines.broadcast_seconds)
+
     def publish(self, version: int) -> None:
         """Broadcast the learner's weights as `version`; afterwards every serving generator holds exactly them."""
         assert self._publisher is not None
-        report = self._publisher.publish(version)
+        report = self._awake(self._publisher, version)
         self.weight_version, self._serving = version, None
         self._broadcasts.append((report.send.size_bytes, report.seconds))
+
+    def _awake(self, publisher: WeightPublisher, version: int) -> PublishReport:
+        if not self._settings.generators.sleep or self._generators is None:
+            return publisher.publish(version)
+        seconds = self._settings.deadlines.broadcast_seconds
+        sleep.wake(self._generators, sleep.WEIGHTS, seconds)
+        report = publisher.publish(version)
+        sleep.wake(self._generators, sleep.CACHE, seconds)
+        return report
 
     def weight_facts(self) -> dict[str, float]:
         """Last version, bytes of one broadcast and its mean seconds."""
@@ -211,14 +245,34 @@ class Engines:
 
     def close(self) -> None:
         """End every actor; a second call does nothing."""
+        self._end_loop()
+        self.end_supervised()
+        self._groups.close()
+
+    def _end_loop(self) -> None:
         for group in (self._learner, self._scorers, self._generators):
             if group is not None:
                 group.shutdown()
-        self._learner = self._scorers = self._generators = self._publisher = None
-        self.end_supervised()
+        self._learner = self._scorers = self._generators = self._publisher = self._serving = None
+        for role in (GENERATORS, SCORERS, LEARNER):
+            self._groups.release(role)
 
     def _note(self, event: ActorEvent) -> None:
         self.events.append(event)
         if isinstance(event.info, EngineInfo):
             self._pids[event.actor] = event.info.pid
         _log.info("%s %s %s", event.actor, event.kind, event.detail)
+
+
+def _with_shares(settings: ResourceSettings) -> ResourceSettings:
+    """The settings as actors take them: those that share a GPU ask Ray for half, and generators on shared ones sleep."""
+    shared = {"gpus": share_of_gpu(settings, GENERATORS), "sleep": settings.generators.sleep}
+    if settings.placement == "colocated":
+        shared["sleep"] = True
+    return settings.model_copy(
+        update={
+            "generators": settings.generators.model_copy(update=shared),
+            "scorers": settings.scorers.model_copy(update={"gpus": share_of_gpu(settings, SCORERS)}),
+            "learner": settings.learner.model_copy(update={"gpus": share_of_gpu(settings, LEARNER)}),
+        }
+    )

@@ -28,6 +28,8 @@ _MARKS = {
     "waiting": ("·", "dim"),
 }
 
+Reader = Callable[[bool], RunStatus | None]
+"""Gives the run's status, if there is one; is told whether the job is over."""
 Observer = Callable[[RunStatus], None]
 """Is shown every new status; `steelyard demo --break` acts in it."""
 
@@ -48,7 +50,9 @@ def follow(
     console: Console,
     *,
     look_again: str,
+    stop: str = "steelyard submit --stop RUN",
     observer: Observer | None = None,
+    reader: Reader | None = None,
     poll_seconds: float = 0.5,
 ) -> Followed:
     """Show the run until its job is over or Ctrl-C.
@@ -58,7 +62,9 @@ def follow(
         status_path: the run's ``status.json``.
         console: where to show it; without a terminal, one line per change.
         look_again: the command that shows the run again, told on Ctrl-C.
+        stop: the command that ends it, likewise.
         observer: called with every new status.
+        reader: gives the status where the file cannot be seen from here.
 
     Returns:
         The job's exit code and the last status.
@@ -67,11 +73,10 @@ def follow(
     started = time.time()
     try:
         with view:
-            status = _watch(job, status_path, view, observer, poll_seconds, started)
+            status = _watch(job, reader or _file_reader(status_path, started), view, observer, poll_seconds)
     except KeyboardInterrupt:
-        console.print(
-            f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: steelyard submit --stop RUN"
-        )
+        told = f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
         return Followed(None, read_status(status_path), detached=True)
     exit_code = job.exit_code()
     if exit_code is None:
@@ -153,19 +158,12 @@ def _progress(status: RunStatus, stage: str) -> RenderableType:
 
 
 def _watch(
-    job: Job,
-    status_path: Path,
-    view: _LiveView | LineView,
-    observer: Observer | None,
-    poll_seconds: float,
-    started: float,
+    job: Job, reader: Reader, view: _LiveView | LineView, observer: Observer | None, poll_seconds: float
 ) -> RunStatus | None:
     shown: RunStatus | None = None
     while True:
         over = job.state() in JOB_OVER
-        status = read_status(status_path)
-        if status is not None and not over and _older_than(status_path, started) and status.state in OVER:
-            status = None  # what an earlier attempt left behind
+        status = reader(over)
         if status is not None and status != shown:
             view.show(status)
             shown = status
@@ -176,6 +174,16 @@ def _watch(
         if over:
             return shown
         time.sleep(poll_seconds)
+
+
+def _file_reader(path: Path, started: float) -> Reader:
+    def read(over: bool) -> RunStatus | None:
+        status = read_status(path)
+        if status is not None and not over and _older_than(path, started) and status.state in OVER:
+            return None  # what an earlier attempt left behind
+        return status
+
+    return read
 
 
 def _older_than(path: Path, moment: float) -> bool:

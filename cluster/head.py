@@ -4,7 +4,7 @@ Invariant: nothing here touches another Ray cluster. Every port is one that was 
 ignored; stopping signals only the processes recorded in our file, and only if their creation time still matches
 (``ray stop`` would end every cluster of the machine).
 
-There is no token: whoever can open a loopback port of this machine can use the head, as with any Ray on a laptop.
+Loopback is open to every user of the machine, so the head asks for a token: ``auth_token`` beside the record, mode 0600.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster import auth
 from cluster.status import replace_text
 from configs.exits import ClusterError
 
@@ -82,6 +83,16 @@ class Head(BaseModel):
     temp_dir: Path
     log: Path
     started_seconds: float
+    token_file: Path | None = None
+    """None of a head that an older Steelyard started."""
+
+    def token(self) -> str | None:
+        """What it asks for. Raises ConfigError when the file cannot be used."""
+        return None if self.token_file is None else auth.read_token_file(self.token_file)
+
+    def environment(self) -> dict[str, str]:
+        """What a process must have to join it, besides `clean_environment`; before that process imports Ray."""
+        return {"RAY_ADDRESS": self.gcs_address} | token_environment(self.token_file)
 
     def alive(self) -> bool:
         """Whether its main process lives."""
@@ -120,7 +131,7 @@ def ensure_head(state: Path, *, num_cpus: int | None = None) -> Head:
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(state / "head.lock"):
         head = find_head(state)
-        if head is not None and _answers(head.dashboard_url):
+        if head is not None and _answers(head):
             return head
         if head is not None:
             _stop(head, state)
@@ -193,6 +204,13 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def token_environment(token_file: Path | None) -> dict[str, str]:
+    """The variables by which Ray asks for, or shows, the token of a file; none: no authentication."""
+    if token_file is None:
+        return {auth.MODE: "disabled"}
+    return {auth.MODE: "token", auth.TOKEN_PATH: str(token_file)}
+
+
 @contextlib.contextmanager
 def own_cluster_only() -> Iterator[None]:
     """Ray's clients prefer RAY_ADDRESS even to an explicit address; inside, this process has none."""
@@ -211,6 +229,7 @@ def _start(state: Path, num_cpus: int) -> Head:
     _own_private_folder(temp_dir)
     _remove_sessions(temp_dir)
     log = state / "head.log"
+    token_file = auth.make_token_file(state.resolve() / "auth_token")
     began = time.monotonic()
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS) + 2), strict=False))
     autoscaler_port, dashboard_metrics_port = _free_ports(2)
@@ -219,11 +238,15 @@ def _start(state: Path, num_cpus: int) -> Head:
     command += [f"--num-cpus={num_cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     command += [f"--{name}={port}" for name, port in ports.items()]
     command += ["--min-worker-port=0", "--max-worker-port=0"]
-    environment = clean_environment(os.environ) | {
-        "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
-        "DASHBOARD_METRIC_PORT": str(dashboard_metrics_port),
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = (
+        clean_environment(os.environ)
+        | token_environment(token_file)
+        | {
+            "AUTOSCALER_METRIC_PORT": str(autoscaler_port),
+            "DASHBOARD_METRIC_PORT": str(dashboard_metrics_port),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -241,6 +264,7 @@ def _start(state: Path, num_cpus: int) -> Head:
         temp_dir=temp_dir,
         log=log,
         started_seconds=0.0,
+        token_file=token_file,
     )
     _save(head, state)
     try:
@@ -256,7 +280,7 @@ def _start(state: Path, num_cpus: int) -> Head:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], head: Head) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not (_runtime_started(head.log) and _answers(head.dashboard_url)):
+    while not (_runtime_started(head.log) and _answers(head)):
         if process.poll() is not None:
             raise ClusterError(
                 f"the local Ray head ended while starting (exit {process.returncode}): {_last_words(head.log)}"
@@ -271,11 +295,13 @@ def _runtime_started(log: Path) -> bool:
     return "Ray runtime started" in log.read_text(encoding="utf-8", errors="replace")
 
 
-def _answers(dashboard_url: str) -> bool:
+def _answers(head: Head) -> bool:
     """Whether the dashboard takes jobs: its job API answers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = auth.bearer(head.token())
+    request = urllib.request.Request(f"{head.dashboard_url}/api/jobs/", headers=headers)  # noqa: S310  our own http
     try:
-        with opener.open(f"{dashboard_url}/api/jobs/", timeout=5) as response:
+        with opener.open(request, timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -1,26 +1,31 @@
 """Ray jobs through the SDK: what is uploaded, submit, look up, stop.
 
 What a job runs is a staged copy of the five rooms beside the resolved configuration (``submitted.yaml``): no virtual
-environment, no runs, no absolute path of the submitter's checkout, and the same bytes for the same code.
+environment, no runs, no absolute path of the submitter's checkout, and the same bytes for the same code. Where the image of
+the cluster's nodes holds Steelyard, nothing is uploaded, and the configuration travels as an environment variable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cluster.head import own_cluster_only
+from cluster import auth
+from cluster.head import find_head, own_cluster_only, state_dir
 from cluster.inputs import absolute_paths
-from configs.exits import ClusterError
+from cluster.stopping import GRACE_SECONDS, GRACE_VARIABLE
+from configs.exits import ClusterError, ConfigError
+from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
 
@@ -33,6 +38,10 @@ CONFIG_NAME = "submitted.yaml"
 JOB_OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 WORLD_NAME = "submitted_world.json"
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
+CONFIG_VARIABLE = "STEELYARD_CONFIG"
+"""Holds the resolved configuration of a job that nothing was uploaded for."""
+FROM_ENVIRONMENT = "--from-environment"
+ANSWER_SECONDS = 20.0
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.lock")
 
 
@@ -81,10 +90,23 @@ class RayJob:
         with _cluster_errors(f"the log of job {self.id}"):
             return [line for line in self.client.get_job_logs(self.id).splitlines() if line.strip()][-count:]
 
+    def metadata(self) -> dict[str, str]:
+        """What the submitter and the job itself say of it (`cluster.job_card`)."""
+        return dict(self._info().metadata or {})
+
     def stop(self) -> None:
-        """Ask it to end: SIGTERM to its process group, SIGKILL 3 s later (Ray's RAY_JOB_STOP_WAIT_TIME_S)."""
+        """Ask it to end: SIGTERM, and SIGKILL after its grace (`GRACE_SECONDS` of a job of ours)."""
         with _cluster_errors(f"stopping job {self.id}"):
             self.client.stop_job(self.id)
+
+    def wait_over(self, seconds: float) -> bool:
+        """Wait until it has ended; whether it has."""
+        deadline = time.monotonic() + seconds
+        while self.state() not in JOB_OVER:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
 
     def _info(self) -> JobDetails:
         with _cluster_errors(f"the state of job {self.id}"):
@@ -92,50 +114,126 @@ class RayJob:
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the cluster whose dashboard is at `address`, whatever RAY_ADDRESS says.
+    """A client of the cluster whose dashboard is at `address`, whatever RAY_ADDRESS says, with the token for it.
 
     Raises:
-        ClusterError: nothing answers there.
+        ClusterError: nothing answers there, or it refuses the token. ConfigError: the token file cannot be used.
     """
+    address = (address if "://" in address else f"http://{address}").rstrip("/")
+    token = token_for(address)
     with _cluster_errors(f"the cluster at {address}"):
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)  # its notes on uploads are no news to whoever submits
+        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # its notes on uploads are no news to whoever submits
         with own_cluster_only():
-            return JobSubmissionClient(address)
+            _knock(address, token)
+            # As a header: Ray itself would look at the mode that this process had when it was first imported.
+            return JobSubmissionClient(address, headers=auth.bearer(token) or None)
+
+
+def token_for(address: str) -> str | None:
+    """The token to show there: that of this folder's own head, else this user's.
+
+    Raises:
+        ConfigError: its file cannot be used.
+    """
+    head = find_head(state_dir())
+    return head.token() if head is not None and head.dashboard_url == address else auth.known_token()
+
+
+def _knock(address: str, token: str | None) -> None:
+    import requests
+
+    answer = requests.get(f"{address}/api/version", headers=auth.bearer(token), timeout=ANSWER_SECONDS)
+    if (refused := auth.refusal(answer.status_code, address)) is not None:
+        raise refused
 
 
 def submit(
     client: JobSubmissionClient,
     settings: RunSettings,
     *,
-    storage: Path,
+    storage: Path | str,
     local: bool,
+    upload: bool = True,
 ) -> RayJob:
     """Upload code and configuration, and start the job.
 
     Args:
         client: of the cluster.
         settings: resolved and checked.
-        storage: absolute folder that will hold the run, as the cluster's nodes see it.
+        storage: absolute folder that will hold the run, as the cluster's nodes see it, or a store's URL.
         local: on our own head: its Python is this one, and it sees this machine's files.
+        upload: False where the image of the cluster's nodes holds Steelyard: only the configuration is sent.
 
     Raises:
         ClusterError: the upload is too large, or the cluster refused it.
+        ConfigError: there is something to upload and `upload` is False.
     """
+    python = shlex.quote(sys.executable) if local else "python"
+    variables = {STORAGE_VARIABLE: str(storage), GRACE_VARIABLE: str(GRACE_SECONDS)}
+    if not upload:
+        command = f"{python} -m cluster.job {FROM_ENVIRONMENT}"
+        variables[CONFIG_VARIABLE] = _config_text(settings)
+        return _send(client, settings, storage, command, {"env_vars": variables})
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         staged = Path(folder) / "job"
         stage_working_dir(staged, settings, local=local)
-        python = shlex.quote(sys.executable) if local else "python"
-        submission_id = f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 1000:03d}"
-        with _cluster_errors(f"submitting {settings.name}"), own_cluster_only():
-            client.submit_job(
-                entrypoint=f"{python} -m cluster.job {CONFIG_NAME}",
-                submission_id=submission_id,
-                metadata={"run": settings.name},
-                runtime_env={"working_dir": str(staged), "env_vars": {STORAGE_VARIABLE: str(storage)}},
-            )
+        environment: dict[str, object] = {"working_dir": str(staged), "env_vars": variables}
+        return _send(client, settings, storage, f"{python} -m cluster.job {CONFIG_NAME}", environment)
+
+
+def _send(
+    client: JobSubmissionClient,
+    settings: RunSettings,
+    storage: Path | str,
+    command: str,
+    runtime_env: dict[str, object],
+) -> RayJob:
+    """Hand the job to the cluster under the run's name and the number of the attempt."""
+    with _cluster_errors("the list of jobs"):
+        taken = [each.submission_id for each in client.list_jobs() if each.submission_id]
+    seen = RunLayout(storage / settings.name).attempts() if isinstance(storage, Path) else 0
+    number = next_attempt(settings.name, taken, seen)
+    submission_id = f"{settings.name}-attempt-{number}"
+    with _cluster_errors(f"submitting {settings.name}"), own_cluster_only():
+        client.submit_job(
+            entrypoint=command,
+            submission_id=submission_id,
+            metadata={
+                "run": settings.name,
+                "job_name": settings.name,
+                "attempt": str(number),
+                "storage": str(storage),
+            },
+            runtime_env=runtime_env,
+        )
     return RayJob(client, submission_id)
+
+
+def next_attempt(run: str, taken: Iterable[str], attempts: int) -> int:
+    """The number of a run's next attempt: after those whose logs are in its folder, and after those the cluster knows.
+
+    Args:
+        taken: submission ids of the cluster.
+        attempts: how many the run's folder has logs of; 0 where it cannot be seen from here.
+    """
+    pattern = re.compile(rf"{re.escape(run)}-attempt-(\d+)")
+    known = [int(found[1]) for each in taken if (found := pattern.fullmatch(each))]
+    return max([attempts, *known]) + 1
+
+
+def _config_text(settings: RunSettings) -> str:
+    """The configuration for nodes that get no file from here.
+
+    Raises:
+        ConfigError: it names a world file, which would have to travel.
+    """
+    if settings.sandbox.world is not None:
+        raise ConfigError(
+            "sandbox.world: the file would have to be uploaded; leave --image out, or use the packaged world"
+        )
+    return dump_settings(settings)
 
 
 def stage_working_dir(folder: Path, settings: RunSettings, *, local: bool) -> None:

@@ -121,6 +121,7 @@ class PpoLoop:
         terms, readings = self._constraints.step(samples, known, version, updates=self._dual_updates(len(samples)))
         rows = self._rows(collected, known)
         rollouts = self._context.layout.rollouts_of(self._context.round_number)
+        self._context.engines.before_learning()
         result = self.learner.step(rows, terms, step, rollouts=rollouts)
         learn_end = time.monotonic()
         self._context.engines.publish(result.weight_version)

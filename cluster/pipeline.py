@@ -194,8 +194,3 @@ def one_line(error: BaseException) -> str:
     """What to tell whoever follows the run."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def storage_root(settings: RunSettings, storage: Path) -> RunLayout:
-    """The run's folder below the storage folder."""
-    return RunLayout((settings.storage or storage) / settings.name)

@@ -25,6 +25,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _scorers(settings)
     yield from _certificate(settings)
     yield from _files(settings)
+    yield from _placement(settings)
     yield from _crowd(settings)
     yield from _windows(settings)
     yield from _repeatable(settings)
@@ -204,8 +205,30 @@ def _files(settings: RunSettings) -> Iterator[Problem]:
     world = settings.sandbox.world
     if world is not None and not world.is_file():
         yield "sandbox.world", f"no file {world}; give the path of a world file, or leave it out for the packaged world"
-    if settings.storage is not None and not settings.storage.is_absolute():
-        yield "storage", f"{settings.storage} looks like a URL, which is not offered yet; give a folder"
+    if settings.scratch is not None and not isinstance(settings.storage, str):
+        yield (
+            "scratch",
+            "is where runs of a remote store are worked on; give storage a URL such as s3://bucket/runs, or leave it out",
+        )
+
+
+def _placement(settings: RunSettings) -> Iterator[Problem]:
+    asked = settings.resources
+    sharing = {"colocated": "generators", "mixed": "scorers"}.get(asked.placement)
+    if sharing is None:
+        return
+    for role in (sharing, "learner"):
+        gpus = getattr(asked, role).gpus
+        if gpus > 1:
+            yield (
+                f"resources.{role}.gpus",
+                f"{gpus:g} cannot be shared: placement {asked.placement} puts two actors on one GPU; set 1",
+            )
+    if asked.placement == "mixed" and not asked.scorers.colocate:
+        yield (
+            "resources.scorers.colocate",
+            "placement mixed puts one scorer beside each learner rank, with every model; set true",
+        )
 
 
 def _crowd(settings: RunSettings) -> Iterator[Problem]:

@@ -81,7 +81,7 @@ class LearnerGroup:
         shards = deal_rows(rows, ranks=len(self.ranks), seed=self._request.seed, step=step)
         seconds = self._deadlines.learn_seconds
         calls = [
-            actor.step.remote(shard, terms, step, rollouts, seconds)
+            actor.step.options(name=f"step {step}").remote(shard, terms, step, rollouts, seconds)
             for actor, shard in zip(self.ranks, shards, strict=True)
         ]
         results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
@@ -112,7 +112,7 @@ class LearnerGroup:
         Raises:
             RemoteFailure: a generator was lost; start the next epoch.
         """
-        calls = [actor.publish.remote(plan, version) for actor in self.ranks]
+        calls = [actor.publish.options(name=f"publish weights {version}").remote(plan, version) for actor in self.ranks]
         seconds = self._deadlines.broadcast_seconds
         reports = fetch(calls, deadline_seconds=seconds, what=f"learner group: publish weight version {version}")
         report: SendReport = reports[0]

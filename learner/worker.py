@@ -98,6 +98,9 @@ class LearnerRank:
         self._store: TransportStore | None = None
         self._sender: GlooSender | None = None
 
+    def __repr__(self) -> str:
+        return self._name  # what Ray's dashboard and logs call this actor
+
     def address(self) -> tuple[str, int]:
         """An address and free port of this node, where ranks may meet."""
         with socket.socket() as probe:

@@ -82,6 +82,9 @@ class ModelScorer:
             # For `ready` to tell: of an actor that fails to start Ray says only that it died.
             self._problem = error
 
+    def __repr__(self) -> str:
+        return self._name  # what Ray's dashboard and logs call this actor
+
     def load(self, models: ScorerModels) -> float:
         """Hold these models in place of the ones before; returns the seconds.
 

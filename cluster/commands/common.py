@@ -33,7 +33,11 @@ def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:
 
 
 def storage_of(settings: RunSettings) -> Path:
-    """Folder of run folders: the configured one, else ``runs/`` where you are."""
+    """Folder of run folders: the configured one, that in which a remote store's runs are worked on, else ``runs/`` here."""
+    if isinstance(settings.storage, str):
+        from cluster.store import working_folder
+
+        return working_folder(settings.storage, settings.scratch)
     return settings.storage or Path.cwd() / "runs"
 
 

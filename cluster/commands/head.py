@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.commands.common import AsJson
+
+if TYPE_CHECKING:
+    from cluster.head import Head
 
 app = typer.Typer(
     no_args_is_help=True, help="Start, stop or look at the Ray head of this folder.", rich_markup_mode=None
@@ -21,6 +24,7 @@ def start() -> None:
 
     head = ensure_head(state_dir())
     typer.echo(f"runs: dashboard {head.dashboard_url} (pid {head.main.pid}, started in {head.started_seconds:.1f} s)")
+    _say_token(head)
 
 
 @app.command()
@@ -47,3 +51,9 @@ def status(as_json: AsJson = False) -> None:
         typer.echo("no head of this folder runs; start one: steelyard head start")
     else:
         typer.echo(f"runs: dashboard {head.dashboard_url} (pid {head.main.pid})")
+        _say_token(head)
+
+
+def _say_token(head: Head) -> None:
+    if head.token_file is not None:
+        typer.echo(f"the dashboard asks for the token in {head.token_file}")

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cluster.commands import config, data, demo, doctor, evaluate, head, plan, results, run, study, submit
+from cluster.commands import config, data, demo, doctor, evaluate, fetch, head, plan, results, run, study, submit
 from cluster.commands.guard import guarded
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 app.command(name="demo")(demo.demo)
 app.command(name="run")(run.run)
 app.command(name="submit")(submit.submit)
+app.command(name="fetch")(fetch.fetch)
 
 
 @app.command(name="report", context_settings=_FORWARD, add_help_option=False)

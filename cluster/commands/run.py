@@ -58,6 +58,6 @@ def join_own_head(storage: Path) -> None:
     from cluster.jobs import STORAGE_VARIABLE
 
     head = ensure_head(state_dir())
-    environment = clean_environment(os.environ) | {"RAY_ADDRESS": head.gcs_address, STORAGE_VARIABLE: str(storage)}
+    environment = clean_environment(os.environ) | head.environment() | {STORAGE_VARIABLE: str(storage)}
     os.environ.clear()
     os.environ.update(environment)  # before Ray is imported, and for as long as this process lives

@@ -83,7 +83,7 @@ class VllmAnswers:
         from cluster.job import NAMESPACE
 
         try:
-            ray.init(address=os.environ["RAY_ADDRESS"], namespace=NAMESPACE, log_to_driver=False)
+            ray.init(address=os.environ["RAY_ADDRESS"], namespace=f"{NAMESPACE}eval-{os.getpid()}", log_to_driver=False)
         except ConnectionError as error:
             raise ClusterError("the local Ray head does not answer: `steelyard head stop`, then try again") from error
         self._joined = True

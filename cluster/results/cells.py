@@ -42,7 +42,7 @@ STARTED = ("cluster/engines.py",)
 COUNTED = ("learner", "actors")
 """Rooms whose imported modules count."""
 _ROOT = Path(__file__).resolve().parents[2]
-_NOT_OF_THE_RESULT = {"name", "storage", "reuse_from", "arms", "seeds"}
+_NOT_OF_THE_RESULT = {"name", "storage", "scratch", "reuse_from", "arms", "seeds"}
 
 
 @dataclass(frozen=True, order=True)

@@ -22,6 +22,8 @@ class GeneratorSettings(Settings):
     flush_samples: Count = 16
     """Finished samples are handed on in chunks of at least this many (fewer at the end of a batch)."""
     max_restarts: CountOrZero = 3
+    sleep: bool = False
+    """Give the GPU's memory back while the learner works (vLLM's sleep mode, level 1); `placement: colocated` sets it."""
 
 
 class ScorerSettings(Settings):
@@ -95,5 +97,9 @@ class ResourceSettings(Settings):
     scorers: ScorerSettings = ScorerSettings()
     learner: LearnerSettings = LearnerSettings()
     supervised: SupervisedSettings = SupervisedSettings()
+    placement: Literal["disaggregated", "colocated", "mixed"] = "disaggregated"
+    """Who shares a GPU: nobody; each learner rank with a generator, which sleeps while the rank works; or with a scorer."""
+    wait_for_nodes_seconds: NonNegative = 0.0
+    """How long a run may wait for nodes that it needs and the cluster does not have yet; 0 refuses it at once."""
     transport: TransportSettings = TransportSettings()
     deadlines: DeadlineSettings = DeadlineSettings()

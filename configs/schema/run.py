@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from configs.schema.base import CountOrZero, Settings
 from configs.schema.data import DataSettings
@@ -35,6 +35,11 @@ GROUP_ALGORITHMS = frozenset({"grpo_lag", "gdpo", "rvpo"})
 """Those that need several responses to each prompt, and no critic."""
 DIRECT_ALGORITHMS = frozenset({"dpo", "safe_dpo"})
 
+
+def _folder_or_url(value: object) -> object:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -43,8 +48,10 @@ class RunSettings(Settings):
 
     name: str
     seed: CountOrZero = 0
-    storage: Path | None = None
-    """Folder that holds run folders; none means `runs/` where the run was submitted."""
+    storage: Annotated[Path | str | None, BeforeValidator(_folder_or_url)] = None
+    """Folder that holds run folders, or the URL of a store (s3://bucket/runs); none means `runs/` where the run was submitted."""
+    scratch: Path | None = None
+    """Folder in which nodes work on a run whose storage is a URL; every node must see it. None: the temp folder of one node."""
     deterministic: bool = False
     """Bit-for-bit repeatable: fixed waves of prompts, one thread, sorted experience. Slower."""
 

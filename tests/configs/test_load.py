@@ -92,7 +92,6 @@ def test_overrides_win_from_left_to_right():
         ("resources.learner.ranks=3", "64 samples cannot be shared equally by resources.learner.ranks = 3; take 63 or 66"),
         ("ppo.max_response_tokens=128", "leaves no room for a prompt in model.max_length = 128"),
         ("sandbox.world=nowhere.json", "sandbox.world: no file"),
-        ("storage=s3://bucket/runs", "storage: s3:/bucket/runs"),
         ("arms={a: {ppo.stepz: 1}}", "arms.a: ppo.stepz: unknown key"),
         ("arms={a: {seed: 1}}", "arms.a.seed: an arm cannot change 'seed'"),
         ("name=../up", "cannot name a run folder"),
