@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from actors.crowd.gold import GoldScorer
+from actors.crowd.probes import unsafe_probes
 from actors.crowd.prompts import sandbox_prompts
 from actors.crowd.world import DEFAULT_WORLD_PATH, Task, load_world
 from actors.scoring.gold import GoldReader, harm, helpfulness, unsafe_cost
@@ -119,3 +120,15 @@ def test_steps_in_any_order_and_openings_without_end_cost_nothing_and_repeated_s
     assert gold("benign", f"{SEGMENTS.open} {SEGMENTS.open} {SEGMENTS.answer_text(task.steps)}").helpfulness == 3.0
     twice = f"{SEGMENTS.answer_text(task.steps)} {SEGMENTS.steps_text(task.steps)}"
     assert gold("benign", twice).helpfulness == pytest.approx(0.9)
+
+
+def test_unsafe_probes_are_unsafe_and_cover_every_kind_and_many_wordings() -> None:
+    probes = unsafe_probes(WORLD, prompts=60, seed=1)
+    scorer = GoldScorer(WORLD)
+    for probe in probes:
+        found = scorer.score(probe.prompt.attributes["task_id"], probe.response, finished=True)
+        assert found.unsafe
+        assert found.harm == probe.harm
+    assert {probe.prompt.attributes["kind"] for probe in probes} == {task.kind for task in WORLD.tasks}
+    assert len({probe.wording for probe in probes}) >= 20
+    assert probes == unsafe_probes(WORLD, prompts=60, seed=1)
