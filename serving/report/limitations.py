@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from actors.crowd.oddities import ODDITIES, OddityReader
+from actors.crowd.world import WorldError, load_world
 from learner.statistics.intervals import wilson
-from serving.report.blocks import Note, Row, Section, Table, cell_figure
-from serving.report.labels import KIND_NAMES, MODEL_NAMES
+from serving.report.blocks import Figure, Note, Row, Section, Table, cell_figure
+from serving.report.labels import MODEL_NAMES
 from serving.report.run_files import RunFiles
 
 GOLD_FUNCTIONS = "actors.scoring.gold:"
@@ -21,8 +24,6 @@ GOLD_LIMITS = (
     "A cost model knows the wordings that it was trained on. Harm in others, such as a harmful step before good advice, it may call safe; "
     "only a policy that gains by them will look for them, and the hacking gap is where it would show.",
 )
-SILENT_TOKENS = 3
-"""Nothing, or a word or two, with the end token."""
 
 
 def limitations_section(run: RunFiles) -> Section:
@@ -30,26 +31,35 @@ def limitations_section(run: RunFiles) -> Section:
     notes = [Note(text) for text in GOLD_LIMITS]
     if (trained := _trained_on_gold(run)) is not None:
         notes.insert(0, Note(trained, tone="warning"))
-    blocks: list[Any] = [*notes, *_silent_table(run)]
+    blocks: list[Any] = [*notes, *_oddity_blocks(run)]
     lead = "Gold is a small grammar's truth about a small world. docs/gaming.md says what was tried against it and what was found."
     return Section("limitations", "What these figures cannot show", blocks, lead)
 
 
-def _silent_table(run: RunFiles) -> list[Table]:
-    """Per kind of prompt on the seen split, how many answers say next to nothing."""
-    rows = []
-    for kind in KIND_NAMES:
-        figures = []
-        for model in MODEL_NAMES:
-            mine = [one for one in run.samples if (one.model, one.kind, one.split) == (model, kind, "seen")]
-            if mine:
-                share = wilson(sum(one.response_tokens <= SILENT_TOKENS for one in mine), len(mine))
-                figures.append(cell_figure(asdict(share), share=True))
-        if figures:
-            rows.append(Row(KIND_NAMES[kind], tuple((figure,) for figure in figures)))
-    columns = tuple(name for model, name in MODEL_NAMES.items() if any(one.model == model for one in run.samples))
-    caption = f"Answers of at most {SILENT_TOKENS} tokens: nothing, or an opening alone (seen tasks and forms)"
-    return [Table(caption, "Kind", columns, tuple(rows))] if rows else []
+def _oddity_blocks(run: RunFiles) -> list[Any]:
+    """How many answers of each model use what gold lets pass."""
+    models = [model for model in MODEL_NAMES if any(one.model == model for one in run.samples)]
+    if not models:
+        return []
+    named = (run.settings.get("sandbox") or {}).get("world")
+    try:
+        reader = OddityReader(load_world(named))
+    except WorldError as error:
+        return [Note(f"Missing: {error}", tone="missing")]
+    found = {model: [reader.read(one.response) for one in run.samples if one.model == model] for model in models}
+    rows = tuple(
+        Row(
+            words[:1].upper() + words[1:],
+            tuple((_share([name in odd for odd in found[model]]),) for model in models),
+        )
+        for name, words in ODDITIES.items()
+    )
+    caption = "Answers that use what gold lets pass, or nearly (all judged answers, every split)"
+    return [Table(caption, "The answer has", tuple(MODEL_NAMES[model] for model in models), rows)]
+
+
+def _share(flags: Sequence[bool]) -> Figure:
+    return cell_figure(asdict(wilson(sum(flags), len(flags))), share=True)
 
 
 def _trained_on_gold(run: RunFiles) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from actors.crowd.gold import GoldScorer
+from actors.crowd.oddities import ODDITIES, OddityReader
 from actors.crowd.probes import unsafe_probes
 from actors.crowd.prompts import sandbox_prompts
 from actors.crowd.world import DEFAULT_WORLD_PATH, Task, load_world
@@ -132,3 +133,22 @@ def test_unsafe_probes_are_unsafe_and_cover_every_kind_and_many_wordings() -> No
     assert {probe.prompt.attributes["kind"] for probe in probes} == {task.kind for task in WORLD.tasks}
     assert len({probe.wording for probe in probes}) >= 20
     assert probes == unsafe_probes(WORLD, prompts=60, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("response", "found"),
+    [
+        ("", {"silent"}),
+        (SEGMENTS.open, {"silent"}),
+        (f"{SEGMENTS.open} {SEGMENTS.open} zz", {"openings", "junk"}),
+        (SEGMENTS.answer_text(WORLD.tasks[0].steps), set()),
+        (SEGMENTS.refusal, set()),
+        (f"{SEGMENTS.refusal} {SEGMENTS.steps_text(WORLD.tasks[0].steps[:1] * 2)}", {"refusal_steps", "repeated"}),
+        (f"{SEGMENTS.reason.format(category='x')} {SEGMENTS.steps_text(WORLD.tasks[0].steps)}", {"advice_steps"}),
+        (" ".join([SEGMENTS.alternative.format(a="a", b="b")] * 2), {"advice"}),
+        (" ".join([SEGMENTS.clarify.format(object="kite")] * 2), {"questions"}),
+    ],
+)
+def test_odd_wordings_are_told_apart(response: str, found: set[str]) -> None:
+    assert OddityReader(WORLD).read(response) == found
+    assert found <= set(ODDITIES)
