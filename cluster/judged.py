@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from actors.crowd.tasks import judge_samples
-from actors.judging.samples import EvaluatedSample, read_samples
+from actors.judging.samples import EvaluatedSample, read_samples, write_samples
 from cluster.answers import draw_answers
 from cluster.context import RunContext
 from cluster.rounds.names import id_prefix
@@ -63,7 +63,10 @@ def judge_answers(
             "what they would have shown is not known"
         )
     samples = read_samples(path)
-    return [_with_scores(sample, scores) for sample in samples] if scores else samples
+    if scores:
+        samples = [_with_scores(sample, scores) for sample in samples]
+        write_samples(samples, path)  # who reads the file sees the models' word beside gold
+    return samples
 
 
 def is_unsafe(sample: EvaluatedSample, constraint: ConstraintSettings, labels: str) -> bool:

@@ -14,6 +14,8 @@ from configs.load import arm_settings
 from configs.schema.data import SignalScorerSettings
 from configs.schema.run import RunSettings
 
+GOLD = "actors.scoring.gold:"
+
 
 def check_scorers(settings: RunSettings) -> None:
     """Refuse functions and folders that are not there, of the run and of each arm. Importing a function runs its module.
@@ -46,11 +48,28 @@ def _check_all(settings: RunSettings, prefix: str) -> None:
     for key, scorer in scorers_of(settings).items():
         try:
             if scorer.python is not None:
+                _check_gold(settings, scorer)
                 check_call(load_function(scorer.python), scorer.arguments, scorer.python)
             else:
                 check_model_name(scorer.path or "", scorer.revision)
         except ConfigError as error:
             raise ConfigError(f"{prefix}{key}: {error}") from error
+
+
+def _check_gold(settings: RunSettings, scorer: SignalScorerSettings) -> None:
+    """The truth of another world than the run's would score every answer wrongly, and say nothing."""
+    if not (scorer.python or "").startswith(GOLD):
+        return
+    if settings.data is not None:
+        raise ConfigError(
+            f"{scorer.python} knows the sandbox's questions only, and this run is on data: take another scorer"
+        )
+    named, own = scorer.arguments.get("world"), settings.sandbox.world
+    if (None if named is None else Path(str(named)).resolve()) != (None if own is None else own.resolve()):
+        raise ConfigError(
+            f"{scorer.python} scores by {named or 'the packaged world'}, and the run's is {own or 'the packaged one'}: set "
+            "arguments.world and sandbox.world to the same file"
+        )
 
 
 def check_model_name(path: str, revision: str | None) -> None:

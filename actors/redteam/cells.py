@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from actors.redteam.labels import OUTCOMES
@@ -27,7 +28,7 @@ GROUPS: Mapping[str, Callable[[Row], str | None]] = {
 }
 """What the suite's results are broken down by."""
 TESTED = ("strategy", "category")
-"""Groups whose differences between models are tested; together with ``all`` they are one family for Holm."""
+"""Groups whose differences are tested; these and ``all``, of every two models, are one family for Holm."""
 
 
 def redteam_cells(rows: Iterable[Row], confidence: float = 0.95) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def redteam_cells(rows: Iterable[Row], confidence: float = 0.95) -> dict[str, An
     Returns:
         ``{models, confidence, cells, outcomes, differences}``. ``cells``: ``{model: {group: {name: {success, worst_of_n,
         partial, cut, cost}}}}`` with group ``all`` of the one name ``all``; ``outcomes``: ``{model: {strategy or all: {outcome:
-        cell}}}``; ``differences``: ``{model: {group: {name: cell with p and p_holm}}}`` of every model but the first, less the
-        first, paired by task.
+        cell}}}``; ``differences``: ``{model: {earlier model: {group: {name: cell with p and p_holm}}}}``, the model less each that
+        was named before it, paired by task.
     """
     by_model: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -48,7 +49,7 @@ def redteam_cells(rows: Iterable[Row], confidence: float = 0.95) -> dict[str, An
         "confidence": confidence,
         "cells": {model: _grouped(found, confidence) for model, found in by_model.items()},
         "outcomes": {model: _outcomes(found, confidence) for model, found in by_model.items()},
-        "differences": {model: _differences(by_model[models[0]], by_model[model], confidence) for model in models[1:]},
+        "differences": _all_differences(by_model, confidence),
     }
 
 
@@ -87,8 +88,22 @@ def _outcomes(rows: Sequence[Row], confidence: float) -> dict[str, Any]:
     }
 
 
-def _differences(first: Sequence[Row], second: Sequence[Row], confidence: float) -> dict[str, dict[str, Any]]:
-    """Second less first on the attacks that both had, so that a lost answer biases neither."""
+def _all_differences(by_model: Mapping[str, Sequence[Row]], confidence: float) -> dict[str, dict[str, Any]]:
+    pairs = list(combinations(by_model, 2))
+    found = {pair: _differences(by_model[pair[0]], by_model[pair[1]], confidence) for pair in pairs}
+    places = [(pair, place) for pair, cells in found.items() for place in cells]
+    corrected = adjusted([found[pair][place]["p"] for pair, place in places])
+    table: dict[str, dict[str, Any]] = {}
+    for ((earlier, later), (group, name)), p in zip(places, corrected, strict=True):
+        groups = table.setdefault(later, {}).setdefault(earlier, {})
+        groups.setdefault(group, {})[name] = found[earlier, later][group, name] | {"p_holm": p}
+    return table
+
+
+def _differences(
+    first: Sequence[Row], second: Sequence[Row], confidence: float
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Second less first on the attacks that both had, so that a lost answer biases neither; by group and name."""
     shared = {row.attack for row in first} & {row.attack for row in second}
     sides = [[row for row in rows if row.attack in shared] for rows in (first, second)]
     cells: dict[tuple[str, str], dict[str, Any]] = {}
@@ -99,11 +114,7 @@ def _differences(first: Sequence[Row], second: Sequence[Row], confidence: float)
             if name in after:
                 cell, p = paired_difference(_means(before[name]), _means(after[name]), confidence)
                 cells[group, name] = dict(cell) | {"p": p}
-    table: dict[str, dict[str, Any]] = defaultdict(dict)
-    corrected = adjusted([found["p"] for found in cells.values()])
-    for ((group, name), found), p in zip(cells.items(), corrected, strict=True):
-        table[group][name] = found | {"p_holm": p}
-    return dict(table)
+    return cells
 
 
 def _means(rows: Sequence[Row]) -> Mapping[Any, float]:

@@ -48,7 +48,9 @@ def layout_of(settings: RunSettings) -> RunLayout:
 
 def sentence(settings: RunSettings) -> str:
     """The configuration's objective and constraints as one sentence."""
-    goal = "minimise cost" if settings.objective.signal == "none" else f"maximise {settings.objective.signal}"
+    scorer = settings.objective.scorer
+    wanted = settings.objective.signal if scorer is None else scorer.python or scorer.path
+    goal = "minimise cost" if settings.objective.signal == "none" else f"maximise {wanted}"
     limits = []
     for name, constraint in settings.constraints.items():
         prompts = f"{', '.join(constraint.subset)} prompts" if constraint.subset else "every prompt"

@@ -18,6 +18,8 @@ NAMES = {"all": "all strategies"}
 def show_result(document: Mapping[str, Any], console: Console) -> None:
     """Print success per strategy and model, what differs, and what the automatic red team got. Names come from files: no markup."""
     console.print(_strategies(document))
+    if document["differences"]:
+        console.print(_differences(document))
     console.print(Text(f"Success by {document['labels_meaning']}.", style="dim"))
     if document["searches"]:
         console.print(_searches(document))
@@ -37,12 +39,25 @@ def _strategies(document: Mapping[str, Any]) -> Table:
     table.add_column(f"each attack {samples} times,\nbelow: any of {samples}")
     for model in models:
         table.add_column(Text(model), justify="right")
-    for model in models[1:]:
-        table.add_column(Text(f"{model}\nless {models[0]}"), justify="right")
     cells = document["cells"]
     for group, name in _places(cells[models[0]]):
         row = [Text(_cells(cells[model].get(group, {}).get(name))) for model in models]
-        row += [Text(_difference(document["differences"][model].get(group, {}).get(name))) for model in models[1:]]
+        table.add_row(Text(NAMES.get(name, name.replace("_", " "))), *row, end_section=True)
+    return table
+
+
+def _differences(document: Mapping[str, Any]) -> Table:
+    """Every two models, the later less the earlier."""
+    pairs = [(later, earlier) for later, found in document["differences"].items() for earlier in found]
+    table = Table(title="differences, paired by task; p by Holm", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
+    for later, earlier in pairs:
+        table.add_column(Text(f"{later}\nless {earlier}"), justify="right")
+    for group, name in _places(document["cells"][document["models"][0]]):
+        row = [
+            Text(_difference(document["differences"][later][earlier].get(group, {}).get(name)))
+            for later, earlier in pairs
+        ]
         table.add_row(Text(NAMES.get(name, name.replace("_", " "))), *row, end_section=True)
     return table
 

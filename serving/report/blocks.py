@@ -157,3 +157,8 @@ def plain(value: Any, digits: int = 2) -> Figure:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Figure(str(value))
     return Figure(f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}", value=float(value))
+
+
+def quantity(value: float, share: bool, key: str) -> Figure:
+    """Show a number without an interval, to three digits; a share in per cent."""
+    return Figure(f"{100 * value:.3g} %" if share else f"{value:.3g}", key=key, value=value)

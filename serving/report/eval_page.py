@@ -81,7 +81,7 @@ def write_evaluation_page(
 def render_evaluation(document: Mapping[str, Any], responses: Sequence[Response], labels: Sequence[Judgement]) -> str:
     """The HTML text."""
     models = [model["label"] for model in document["models"]]
-    script = (ASSETS / "search.js").read_text(encoding="utf-8")
+    script = (ASSETS / "filter.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from configs.exits import DataError
 from configs.layout import RunLayout
 from serving.report import labels
 from serving.report.blocks import Page, Tile, cell_figure, plain
-from serving.report.conversations import choose_conversations
+from serving.report.conversations import AGREEMENTS, choose_conversations, choose_judged
 from serving.report.labels import KIND_NAMES
 from serving.report.run_files import RunFiles, read_run
 from serving.report.scored_conversations import choose_scored, filters_of
@@ -49,11 +50,13 @@ def build_page(run: RunFiles) -> Page:
     name = str(run.settings.get("name") or run.layout.root.name)
     if run.on_data:
         return _scored_page(run, name)
-    conversations = choose_conversations(run.samples)
+    scored = [replace(sample, model="policy") for sample in run.judged]
+    conversations = [*choose_conversations(run.samples), *choose_judged(scored)]
     filters = {
         "split": [split for split in labels.SPLIT_NAMES if any(c.prompt.split == split for c in conversations)],
         "kind": [kind for kind in KIND_NAMES if any(c.prompt.kind == kind for c in conversations)],
         "model": list(dict.fromkeys(answer.model for c in conversations for answer in c.answers)),
+        "agreement": [each for each in AGREEMENTS if any(each in c.agreements.split("\n") for c in conversations)],
     }
     verdict, tone, subtitle = _head(run)
     return Page(
@@ -128,6 +131,7 @@ def render(page: Page) -> str:
             "split": labels.SPLIT_NAMES,
             "outcome": labels.OUTCOME_NAMES,
             "model": labels.MODEL_NAMES,
+            "agreement": AGREEMENTS,
         },
         style=(ASSETS / "style.css").read_text(encoding="utf-8"),
         script=script,

@@ -15,6 +15,8 @@ from serving.report.charts import Scheme, picture
 from serving.report.labels import KIND_NAMES, MODEL_NAMES
 from serving.summary import Reliability, ScoreModelFigures
 
+Cloud = Sequence[tuple[float, float]]
+"""(cost, reward) of responses."""
 POINTS_PER_MODEL = 400
 """Dots of one model in the scatter: more only blacken it."""
 
@@ -58,16 +60,20 @@ def score_planes(samples: Sequence[EvaluatedSample], split: str = "seen") -> lis
     """The papers' plane, one picture per constraint: a dot per response, reward up and cost across."""
     rows = [sample for sample in samples if sample.split == split and sample.reward is not None]
     names = list(dict.fromkeys(name for row in rows for name in row.costs))
-    return [_score_plane(rows, name) for name in names]
+    found = []
+    for name in names:
+        clouds = {
+            model: [(row.costs[name], row.reward or 0.0) for row in rows if row.model == model and name in row.costs]
+            for model in ("sft", "policy")
+        }
+        found.append(score_plane(clouds, MODEL_NAMES, name))
+    return found
 
 
-def _score_plane(rows: Sequence[EvaluatedSample], constraint: str) -> Picture:
-    clouds = {
-        model: [
-            (row.costs[constraint], row.reward or 0.0) for row in rows if row.model == model and constraint in row.costs
-        ]
-        for model in ("sft", "policy")
-    }
+def score_plane(
+    clouds: Mapping[str, Cloud], names: Mapping[str, str], constraint: str, right: str = "unsafe"
+) -> Picture:
+    """One plane: (cost, reward) of every response of ``sft`` and ``policy``, under these names; `right` of zero is that."""
     clouds = {model: points for model, points in clouds.items() if points}
 
     def draw(axes: Axes, scheme: Scheme) -> None:
@@ -76,16 +82,16 @@ def _score_plane(rows: Sequence[EvaluatedSample], constraint: str) -> Picture:
             shown = points[:: math.ceil(len(points) / POINTS_PER_MODEL)]
             xs, ys = zip(*shown, strict=True)
             axes.scatter(
-                xs, ys, s=6, alpha=0.5, color=colours[model], linewidths=0, rasterized=True, label=MODEL_NAMES[model]
+                xs, ys, s=6, alpha=0.5, color=colours[model], linewidths=0, rasterized=True, label=names[model]
             )
             axes.plot(*_centre(points), "D", color=colours[model], markeredgecolor=scheme.text, markersize=7)
         axes.axvline(0.0, color=scheme.limit, linewidth=0.9, linestyle="--")
-        axes.set_xlabel(f"cost/{constraint} (right of the line: unsafe)")
+        axes.set_xlabel(f"cost/{constraint} (right of the line: {right})")
         axes.set_ylabel("reward")
         axes.legend(markerscale=2.5)
 
     words = [
-        f"{model}: mean cost {x:.2f}, mean reward {y:.2f}"
+        f"{names[model]}: mean cost {x:.2f}, mean reward {y:.2f}"
         for model, (x, y) in ((m, _centre(p)) for m, p in clouds.items())
     ]
     return picture(f"Reward-cost plane by the run's models, cost “{constraint}”", "; ".join(words) + ".", draw)

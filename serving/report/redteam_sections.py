@@ -70,7 +70,7 @@ def _strategies(document: Mapping[str, Any]) -> Section:
         f"Wilson's with the effective sample size, since samples of one task are alike. “Any of {document['samples']}” is the share "
         "of attacks that worked at least once. Differences are paired by task; p is Holm's over every difference tested here."
     )
-    blocks: list[Any] = [_table(document, "strategy", "Success by strategy", differences=True)]
+    blocks: list[Any] = [_table(document, "strategy", "Success by strategy"), *_difference_tables(document, "strategy")]
     if (shown := _bars(document)) is not None:
         blocks.append(Gallery((shown,)))
     for model in models:
@@ -82,27 +82,50 @@ def _strategies(document: Mapping[str, Any]) -> Section:
     return Section("redteam", "Attacks and how often they succeed", blocks, lead)
 
 
-def _table(
-    document: Mapping[str, Any], group: str, caption: str, *, differences: bool = False, folded: bool = False
-) -> Table:  # fmt: skip
+def _table(document: Mapping[str, Any], group: str, caption: str, *, folded: bool = False) -> Table:
     models, samples = document["models"], document["samples"]
     cells = document["cells"]
-    places = [(group, name) for name in dict.fromkeys(name for model in models for name in cells[model].get(group, {}))]
-    places += [("all", "all")] if group == "strategy" else []
     columns = [column for model in models for column in (model, f"{model}, any of {samples}")]
-    columns += [f"{model} less {models[0]}" for model in models[1:]] if differences else []
     rows = []
-    for of, name in places:
+    for of, name in _places(document, group):
         figures: list[tuple[Figure, ...]] = []
         for model in models:
             found = cells[model].get(of, {}).get(name, {})
             key = f"redteam.cells.{model}.{of}.{name}"
             figures.append((cell_figure(found.get("success"), share=True, key=f"{key}.success"),))
             figures.append((cell_figure(found.get("worst_of_n"), share=True, key=f"{key}.worst_of_n"),))
-        if differences:
-            figures += [_difference(document["differences"][model].get(of, {}).get(name)) for model in models[1:]]
-        rows.append(Row("all strategies" if of == "all" else name.replace("_", " "), tuple(figures)))
+        rows.append(Row(_row_name(of, name), tuple(figures)))
     return Table(caption, group.replace("_", " ").capitalize(), tuple(columns), tuple(rows), folded=folded)
+
+
+def _difference_tables(document: Mapping[str, Any], group: str) -> list[Table]:
+    """Every two models' difference, a column each; none of one model alone."""
+    pairs = [(later, earlier) for later, found in document["differences"].items() for earlier in found]
+    if not pairs:
+        return []
+    rows = tuple(
+        Row(
+            _row_name(of, name),
+            tuple(
+                _difference(document["differences"][later][earlier].get(of, {}).get(name)) for later, earlier in pairs
+            ),
+        )
+        for of, name in _places(document, group)
+    )
+    columns = tuple(f"{later} less {earlier}" for later, earlier in pairs)
+    return [
+        Table(f"Differences by {group}, paired by task", group.capitalize(), columns, rows, folded=group != "strategy")
+    ]
+
+
+def _places(document: Mapping[str, Any], group: str) -> list[tuple[str, str]]:
+    cells = document["cells"]
+    names = dict.fromkeys(name for model in document["models"] for name in cells[model].get(group, {}))
+    return [*((group, name) for name in names), *([("all", "all")] if group == "strategy" else [])]
+
+
+def _row_name(group: str, name: str) -> str:
+    return "all strategies" if group == "all" else name.replace("_", " ")
 
 
 def _difference(cell: Mapping[str, Any] | None) -> tuple[Figure, ...]:
@@ -133,11 +156,12 @@ def _outcomes(document: Mapping[str, Any]) -> Section:
 
 def _groups(document: Mapping[str, Any]) -> Section:
     found = document["cells"][document["models"][0]]
-    tables = [
-        _table(document, group, caption, differences=group == "category", folded=group == "form")
-        for group, caption in GROUP_NAMES.items()
-        if group == "category" or len(found.get(group, {})) > 1
-    ]
+    tables: list[Table] = []
+    for group, caption in GROUP_NAMES.items():
+        if group == "category" or len(found.get(group, {})) > 1:
+            tables.append(_table(document, group, caption, folded=group == "form"))
+        if group == "category":
+            tables += _difference_tables(document, group)
     return Section("redteam-groups", "By category, form and split", tables)
 
 

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from serving.report import labels
 from serving.report.blocks import NOTHING, SHARES, Figure, Gallery, Note, Picture, Row, Section, Table, cell_figure
 from serving.report.charts import Scheme, picture, trend
+from serving.report.hacking_gap import gap_pictures
+from serving.report.lineage import lineage_picture
 from serving.report.run_files import RunFiles
 
 Records = Sequence[Mapping[str, Any]]
@@ -34,16 +36,25 @@ def rounds_sections(run: RunFiles) -> list[Section]:
             _training(run.rounds),
             _models(run.rounds),
             _results(run.rounds),
-            _lineage(run.rounds),
         ]
-    pictures = tuple(round_curves(run.round_steps))
-    if pictures:
-        blocks.append(Gallery(pictures))
     lead = (
         "Each round samples pairs from the policy before it, has them labelled, trains reward and cost models on all pairs so "
         "far, and runs the loop. Accuracies and calibration are on pairs of that round's own policy that nothing trained on."
     )
     return [Section("rounds", "Round by round", blocks, lead)]
+
+
+def lineage_sections(run: RunFiles) -> list[Section]:
+    """Curves over all rounds, and which model made what; nothing of a run of one round."""
+    if not run.rounds and len(run.round_steps) < 2:
+        return []
+    pictures = [*([lineage_picture(run.rounds)] if run.rounds else []), *round_curves(run.round_steps)]
+    if len(run.gold) > 1:
+        pictures += [each for number, steps in run.gold.items() for each in gap_pictures(steps, f", round {number}")]
+    blocks: list[Any] = [Gallery(tuple(pictures))] if pictures else []
+    return [
+        Section("lineage", "Rounds: lineage and curves", [*blocks, *([_lineage(run.rounds)] if run.rounds else [])])
+    ]
 
 
 def _table(

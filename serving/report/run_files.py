@@ -20,6 +20,7 @@ from serving.scored import is_scored
 from serving.summary import Summary, read_summary
 
 T = TypeVar("T")
+GOLD_STEPS = "training_gold.json"
 ROUND = 1
 """The round of a run of one round."""
 
@@ -45,6 +46,12 @@ class RunFiles:
     """Of a run of several rounds, the record of each finished one; every other part here is the last finished round's."""
     round_steps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """`steps` by round, also of a round that is not finished."""
+    number: int = ROUND
+    """The last finished round."""
+    gold: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """By round, what gold says of the samples of each step (training_gold.json); not of a run on data."""
+    judged: list[EvaluatedSample] = field(default_factory=list)
+    """The promoted snapshot's answers on the selection's prompts, with the scores of the run's own models beside gold."""
     missing: dict[str, str] = field(default_factory=dict)
     """Part → one sentence."""
 
@@ -90,6 +97,10 @@ def read_run(root: Path) -> RunFiles:
         figures = part("evaluation", folder / "evaluation.json", _read_json, nothing)
     settings = part("settings", layout.config, _read_yaml, nothing)
     on_data, file = is_scored(figures) or settings.get("data") is not None, folder / "samples.parquet"
+    gold = {
+        one: part("gold", layout.evaluation(one) / GOLD_STEPS, _read_gold, unrecorded) for one in range(1, number + 1)
+    }
+    promoted = layout.round(number) / "selection" / f"step-{_promoted(summary):05d}.parquet"
     return RunFiles(
         layout=layout,
         settings=settings,
@@ -103,6 +114,9 @@ def read_run(root: Path) -> RunFiles:
         answers=part("samples", file, read_answers, []) if on_data else [],
         rounds=rounds,
         round_steps=_steps_by_round(layout) if layout.rounds.exists() else {},
+        number=number,
+        gold={} if on_data else {one: steps for one, steps in gold.items() if steps},
+        judged=read_samples(promoted) if not on_data and promoted.is_file() else [],
         missing=missing,
     )
 
@@ -156,6 +170,18 @@ def _steps_by_round(layout: RunLayout) -> dict[int, list[dict[str, Any]]]:
             found[number] = []
         number += 1
     return found
+
+
+def _read_gold(path: Path) -> list[dict[str, Any]]:
+    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    if not isinstance(steps, list) or any(not isinstance(one, dict) or "step" not in one for one in steps):
+        raise DataError(f"{path} is no record of steps")
+    return steps
+
+
+def _promoted(summary: Summary | None) -> int:
+    """The promoted snapshot's step; 0, which no snapshot has, where there is none."""
+    return 0 if summary is None or summary.selection is None else summary.selection.promoted_step
 
 
 def _read_rounds(path: Path) -> list[dict[str, Any]]:

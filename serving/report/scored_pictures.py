@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,11 @@ from actors.judging.scored import ScoredAnswer
 from serving.report.blocks import Picture
 from serving.report.charts import Scheme, picture
 from serving.report.labels import MODEL_NAMES
-from serving.report.pictures import POINTS_PER_MODEL, short_category
+from serving.report.pictures import score_plane, short_category
 from serving.scored import number
 
 GROUPS_SHOWN = 30
 """Rows of one picture at most."""
-
-Points = Sequence[tuple[float, float]]
 
 
 def answer_planes(answers: Sequence[ScoredAnswer], prompts: str, labelled: Collection[str]) -> list[Picture]:
@@ -37,28 +34,7 @@ def _plane(rows: Sequence[ScoredAnswer], constraint: str, right: str) -> Picture
         model: [(row.costs[constraint], row.reward or 0.0) for row in rows if row.model == model]
         for model in MODEL_NAMES
     }
-    clouds = {model: points for model, points in clouds.items() if points}
-
-    def draw(axes: Axes, scheme: Scheme) -> None:
-        colours = {"sft": scheme.before, "policy": scheme.after}
-        for model, points in clouds.items():
-            shown = points[:: math.ceil(len(points) / POINTS_PER_MODEL)]
-            xs, ys = zip(*shown, strict=True)
-            style: Any = {"s": 6, "alpha": 0.5, "linewidths": 0, "rasterized": True}
-            axes.scatter(xs, ys, color=colours[model], label=MODEL_NAMES[model], **style)
-            axes.plot(*_centre(points), "D", color=colours[model], markeredgecolor=scheme.text, markersize=7)
-        axes.axvline(0.0, color=scheme.limit, linewidth=0.9, linestyle="--")
-        axes.set_xlabel(f"cost/{constraint} (right of the line: {right})")
-        axes.set_ylabel("reward")
-        axes.legend(markerscale=2.5)
-
-    centres = {MODEL_NAMES[model]: _centre(points) for model, points in clouds.items()}
-    words = [f"{model}: mean cost {number(x)}, mean reward {number(y)}" for model, (x, y) in centres.items()]
-    return picture(f"Reward-cost plane by the run's models, cost “{constraint}”", "; ".join(words) + ".", draw)
-
-
-def _centre(points: Points) -> tuple[float, float]:
-    return math.fsum(x for x, _ in points) / len(points), math.fsum(y for _, y in points) / len(points)
+    return score_plane(clouds, MODEL_NAMES, constraint, right)
 
 
 def group_picture(title: str, groups: Mapping[str, Any], figure: str, unit: str) -> Picture | None:

@@ -197,7 +197,7 @@ def test_one_red_team_from_plan_to_page(plan: Plan, tmp_path: Path):
     assert document["cells"]["mine:sft"]["all"]["all"]["success"]["value"] == 1.0
     assert cells["direct"]["success"]["value"] == 0.0
     assert 0 < cells["command_embedding"]["success"]["value"] < 1
-    assert document["differences"]["mine:policy"]["strategy"]["direct"]["value"] == -1.0
+    assert document["differences"]["mine:policy"]["mine:sft"]["strategy"]["direct"]["value"] == -1.0
     assert document["missing"] == {"mine:sft": 0, "mine:policy": 0}
     assert document["searches"]["mine:policy"]["trained"]["curve"][-1]["step"] == 3.0
     assert any("attacker step 3 of 3" in line for line in lines)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from actors.crowd.world import DEFAULT_WORLD_PATH
 from actors.scoring.sources import ForeignModel, PythonSignal
 from cluster.scorer_checks import absolute_scorers, check_scorers
 from cluster.signals import calibration_of, signal_sources, trains_reward
@@ -112,6 +113,36 @@ def test_a_folder_is_looked_at_and_made_absolute_and_a_hub_name_is_left(tmp_path
         check_scorers(moved)
     with pytest.raises(ConfigError, match="there is no folder /nowhere/at/all"):
         check_scorers(settings_of(tmp_path, BOTH.replace(KEYWORD, "{path: /nowhere/at/all}")))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            '  scorer: {python: "actors.scoring.gold:harm", arguments: {world: /other/world.json}}',
+            "scores by /other/world.json",
+        ),
+        (
+            '  scorer: {python: "actors.scoring.gold:harm"}\nsandbox: {world: "{world}"}',
+            "scores by the packaged world, and the run",
+        ),
+    ],
+)
+def test_gold_of_another_world_than_the_runs_is_refused(tmp_path: Path, change: str, text: str) -> None:
+    world = tmp_path / "world.json"
+    world.write_text(DEFAULT_WORLD_PATH.read_text())
+    given = f"extends: quickstart\nname: gold\nobjective:\n{change.replace('{world}', str(world))}\n"
+    with pytest.raises(ConfigError, match=text):
+        check_scorers(settings_of(tmp_path, given))
+
+
+@pytest.mark.parametrize("preset", ["gold_direct", "fool_cost_model"])
+def test_the_presets_that_train_on_gold_are_valid_and_ask_the_runs_own_world(preset: str) -> None:
+    settings = load_settings(preset)
+    check_scorers(settings)
+    assert dict(impossible_combinations(settings)) == {}
+    assert settings.objective.scorer is not None
+    assert (settings.constraints["harm"].scorer is None) == (preset == "fool_cost_model")
 
 
 # --- stages and sources -----------------------------------------------------------------------------------------------

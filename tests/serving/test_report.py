@@ -16,7 +16,11 @@ import pytest
 from configs.exits import DataError
 from serving.report import write_comparison, write_report
 from serving.report.comparison import compare_arms
-from tests.serving.fake_run import INJECTION, make_comparison, make_run
+from serving.report.hacking_gap import gap_table
+from serving.report.ladder import ladder_section, rate
+from serving.report.run_files import read_run
+from serving.summary import read_summary, write_summary
+from tests.serving.fake_run import INJECTION, made_up_gold, make_comparison, make_run, settings
 
 
 class Page(HTMLParser):
@@ -56,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "a run with spaces", per_cell=12)
+    return make_run(tmp_path_factory.mktemp("runs") / "a run with spaces", per_cell=12, snapshots=True)
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +150,85 @@ def test_every_promised_section_is_there(page: Page) -> None:
         "Outcome labels",
         "Look-alikes, dual use, questions and alternatives",
         "Reward and cost models",
+        "The hacking gap",
+        "Elo ladder",
+        "What these figures cannot show",
         "Time and throughput",
         "Configuration and provenance",
         "Conversations side by side",
     ):
         assert title in page.text
     assert "Missing:" not in page.text
+
+
+def test_tables_come_before_plots_and_conversations_last(html: str) -> None:
+    order = re.findall(r'<section id="([a-z]+)"', html)
+    assert order.index("results") < order.index("certificate") < order.index("finer") < order.index("plane")
+    assert (
+        order.index("plane")
+        < order.index("gap")
+        < order.index("categories")
+        < order.index("ladder")
+        < order.index("models")
+    )
+    assert order[-1] == "conversations"
+
+
+def test_the_hacking_gap_is_a_table_and_a_picture_per_signal(page: Page) -> None:
+    rows = dict(gap_rows(made_up_gold()))
+    assert rows["harm: gap, gold less cost model"] == pytest.approx((0.00375, 0.09375))
+    described = [a["alt"] or "" for tag, a in page.tags if tag == "img"]
+    assert sum("Reward beside gold helpfulness" in text for text in described) == 1
+    assert sum("called unsafe beside truly unsafe" in text for text in described) == 1
+
+
+def gap_rows(steps: list[dict[str, Any]]) -> list[tuple[str, tuple[float | None, ...]]]:
+    return [(row.header, tuple(cell[0].value for cell in row.cells)) for row in gap_table(steps).rows]
+
+
+def test_a_run_without_a_loop_has_no_hacking_gap(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "direct", per_cell=2)
+    summary = read_summary(root / "summary.json")
+    write_summary(summary.model_copy(update={"ppo": None}), root / "summary.json")
+    assert "This run has no loop" in write_report(root).read_text(encoding="utf-8")
+
+
+def test_the_ladder_has_sft_snapshots_and_the_policy(run: Path, page: Page) -> None:
+    section = ladder_section(read_run(run))
+    table = section.blocks[0]
+    assert [row.header for row in table.rows] == ["SFT", "step 30", "policy (step 40)"]
+    assert table.columns == ("Helpfulness", "comparisons", "Harmlessness", "comparisons")
+    sft, snapshot, policy = table.rows
+    assert sft.cells[0][0].text == "1000"
+    assert float(policy.cells[0][0].text) > 1000
+    assert policy.cells[1][0].text == "72", "36 prompts against SFT and 36 against the snapshot"
+    assert float(snapshot.cells[0][0].text) == float(policy.cells[0][0].text), "they gave the same answers"
+
+
+def test_a_ladder_of_one_model_that_never_lost_is_held_by_a_ridge() -> None:
+    won = {f"p{index}": {"SFT": 0.0, "policy": 1.0} for index in range(20)}
+    ladder = rate(won, ["SFT", "policy"])
+    assert ladder is not None
+    assert ladder.ridge > 0
+    assert (
+        rate({"p": {"SFT": 0.0, "policy": 1.0}, "q": {"SFT": 0.0, "policy": 1.0}}, ["SFT", "policy", "alone"]) is None
+    )
+
+
+def test_conversations_can_be_searched_and_show_where_costs_and_gold_disagree(page: Page) -> None:
+    assert any(tag == "input" and a.get("type") == "search" for tag, a in page.tags)
+    filters = [a.get("data-filter") for tag, a in page.tags if tag == "select"]
+    assert filters == ["split", "kind", "outcome", "outcome", "agreement"]
+    cards = [a for tag, a in page.tags if tag == "li" and a.get("class") == "conversation"]
+    disagreeing = [card for card in cards if "called-safe" in (card["data-agreement"] or "").split()]
+    assert disagreeing
+    assert "models: reward" in page.text and "cost harm −3.00" in page.text.replace("-", "−")
+
+
+def test_a_run_that_was_trained_on_gold_says_so_beside_its_figures(tmp_path: Path) -> None:
+    config = settings("direct", objective={"scorer": {"python": "actors.scoring.gold:helpfulness"}})
+    text = write_report(make_run(tmp_path / "direct", per_cell=2, config=config)).read_text(encoding="utf-8")
+    assert "Gold itself was given as the signal of the objective" in text
 
 
 def test_the_same_run_gives_the_same_report(run: Path, html: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from configs.exits import DataError
 from configs.layout import RunLayout
 from serving.report import write_report
+from serving.report.lineage import _arrows
 from serving.runs import last_round
 
 CELL = {"value": 0.02, "low": 0.01, "high": 0.04, "n": 300}
@@ -72,6 +73,16 @@ def test_the_table_has_what_each_round_collected_trained_and_reached(run: RunLay
         assert text in page, text
     assert 'data-key="rounds.1.red_team.found"' in page
     assert last_round(run.root) == 2
+
+
+def test_the_lineage_is_drawn_with_arrows_from_round_to_round(run: RunLayout) -> None:
+    second = record(2)
+    second["pairs"]["sources"] = [{"model": "round-1", "pairs": 800, "digest": "", "weight_version": 0}]
+    run.rounds.write_text(json.dumps({"schema_version": 1, "rounds": [record(1), second]}))
+    page = write_report(run.root).read_text()
+    assert "Round 2 starts from round-1, collects 800 pairs of round-1, trains on 4,321 and makes round-2" in page
+    crossing = [(start, end) for start, end, again in _arrows([record(1), second]) if again]
+    assert crossing == [(("policy", 0), ("start", 1)), (("policy", 0), ("pairs", 1)), (("pairs", 0), ("models", 1))]
 
 
 def test_no_round_is_finished_yet(run: RunLayout) -> None:

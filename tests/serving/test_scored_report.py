@@ -140,7 +140,7 @@ def test_what_a_model_said_is_text_and_conversations_can_be_searched(html: str, 
     assert any(tag == "input" and a.get("type") == "search" for tag, a in page.tags)
     filters = [a.get("data-filter") for tag, a in page.tags if tag == "select"]
     assert filters == ["set", "tag", "category", "outcome", "outcome"]
-    assert {side for card in cards for side in (card["data-outcomes"] or "").split()} <= {
+    assert {side for card in cards for side in (card["data-outcome"] or "").split()} <= {
         f"{model}:harm:{side}" for model in ("sft", "policy") for side in ("above", "below")
     }
     assert any("a tag with spaces" in (card["data-tag"] or "").split("\n") for card in cards)

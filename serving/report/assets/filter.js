@@ -4,21 +4,24 @@
   if (!bar) return;
   const PAGE = 10;
   const cards = Array.from(document.querySelectorAll(".conversation"));
-  const selects = Array.from(bar.querySelectorAll("select"));
-  const search = bar.querySelector("input[type=search]");
+  const texts = cards.map(function (card) { return card.textContent.toLowerCase(); });
+  const controls = Array.from(bar.querySelectorAll("select, input"));
   const more = document.querySelector(".more");
   const count = bar.querySelector("output");
   let shown = PAGE;
 
-  function matches(card) {
-    const words = search ? search.value.toLowerCase().split(/\s+/) : [];
-    const text = words.join("") ? card.textContent.toLowerCase() : "";
-    if (text && !words.every(function (word) { return text.includes(word); })) return false;
-    return selects.every(function (select) {
-      if (!select.value) return true;
-      if (select.dataset.filter === "tag") return card.dataset.tag.split("\n").includes(select.value);
-      if (select.dataset.filter !== "outcome") return card.dataset[select.dataset.filter] === select.value;
-      return card.dataset.outcomes.split(" ").includes(select.dataset.model + ":" + select.value);
+  // A select filters by the card's data of the same name: a value per line, or of one model "model:value" between spaces.
+  function chosen(card, select) {
+    const found = card.dataset[select.dataset.filter] || "";
+    const model = select.dataset.model;
+    return model ? found.split(" ").includes(model + ":" + select.value) : found.split("\n").includes(select.value);
+  }
+  function matches(card, index) {
+    return controls.every(function (control) {
+      if (!control.value.trim()) return true;
+      if (control.tagName === "SELECT") return chosen(card, control);
+      const words = control.value.toLowerCase().split(/\s+/);
+      return words.every(function (word) { return texts[index].includes(word); });
     });
   }
   function update() {
@@ -28,10 +31,9 @@
     count.textContent = Math.min(shown, found.length) + " of " + found.length + " shown";
     more.hidden = found.length <= shown;
   }
-  selects.forEach(function (select) {
-    select.addEventListener("change", function () { shown = PAGE; update(); });
+  controls.forEach(function (control) {
+    control.addEventListener("input", function () { shown = PAGE; update(); });
   });
-  if (search) search.addEventListener("input", function () { shown = PAGE; update(); });
   more.addEventListener("click", function () { shown += PAGE; update(); });
   bar.hidden = false;
   update();

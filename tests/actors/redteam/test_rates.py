@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_the_table_counts_what_is_there():
 
 
 def test_holm_covers_every_tested_difference_and_never_lowers_p():
-    found = redteam_cells(made_up_rows())["differences"]["policy"]
+    found = redteam_cells(made_up_rows())["differences"]["policy"]["sft"]
     cells = [cell for group in found.values() for cell in group.values()]
     assert set(found) == {"all", "strategy", "category"}
     assert all(cell["p_holm"] >= cell["p"] for cell in cells)
@@ -117,7 +118,25 @@ def test_holm_covers_every_tested_difference_and_never_lowers_p():
     assert found["strategy"]["direct"]["p_holm"] < 0.001
 
 
+def test_every_two_of_three_models_are_compared_in_one_family():
+    rows = made_up_rows()
+    rows += [replace(row, model="twin") for row in rows if row.model == "policy"]
+    found = redteam_cells(rows)["differences"]
+    assert {later: list(earlier) for later, earlier in found.items()} == {"policy": ["sft"], "twin": ["sft", "policy"]}
+    assert found["twin"]["policy"]["all"]["all"]["value"] == 0.0
+    cells = [
+        cell
+        for pairs in found.values()
+        for groups in pairs.values()
+        for group in groups.values()
+        for cell in group.values()
+    ]
+    made = [cell for cell in cells if cell["p"] is not None]
+    smallest = min(made, key=lambda cell: cell["p"])
+    assert smallest["p_holm"] == pytest.approx(len(made) * smallest["p"])
+
+
 def test_differences_use_the_attacks_that_both_models_have():
     rows = [row for row in made_up_rows() if not (row.model == "sft" and row.target == "t0")]
-    found = redteam_cells(rows)["differences"]["policy"]["all"]["all"]
+    found = redteam_cells(rows)["differences"]["policy"]["sft"]["all"]["all"]
     assert found["n"] == 11
