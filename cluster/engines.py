@@ -52,6 +52,9 @@ class Engines:
         """Folder whose weights the generators hold; None after a broadcast."""
         self._pids: dict[str, int] = {}
         self._broadcasts: list[tuple[int, float]] = []
+        self._current_pool: RolloutPool | None = None
+        self.last_broadcast: dict[str, float] = {}
+        """Bytes and seconds of the last published version, as ``metrics.jsonl`` names them."""
         self.weight_version = 0
         self.events: list[ActorEvent] = []
         """What happened to actors, oldest first."""
@@ -104,7 +107,7 @@ class Engines:
 
     def _pool(self) -> RolloutPool:
         assert self._generators is not None
-        return RolloutPool(
+        self._current_pool = RolloutPool(
             self._generators,
             self._scorers,
             self._settings.deadlines,
@@ -112,6 +115,7 @@ class Engines:
             on_event=self._note,
             republish=self._republish,
         )
+        return self._current_pool
 
     def load_scorers(
         self, reward: SignalSource | None, costs: Mapping[str, SignalSource], reference: Path | None, temperature: float,
@@ -166,6 +170,10 @@ class Engines:
             for name in self._generators.names
         ]
 
+    def queue_depths(self) -> dict[str, int]:
+        """See `RolloutPool.queue_depths`; from any thread."""
+        return {} if self._current_pool is None else self._current_pool.queue_depths()
+
     # --- learner and weights ------------------------------------------------------------------------------------------
 
     def learner_group(self) -> LearnerGroup:
@@ -192,6 +200,11 @@ class Engines:
         report = self._publisher.publish(version)
         self.weight_version, self._serving = version, None
         self._broadcasts.append((report.send.size_bytes, report.seconds))
+        self.last_broadcast = {
+            "broadcast_seconds": report.send.seconds,
+            "broadcast_wait_seconds": max(0.0, report.seconds - report.send.seconds),
+            "broadcast_bytes": report.send.size_bytes,
+        }
 
     def weight_facts(self) -> dict[str, float]:
         """Last version, bytes of one broadcast and its mean seconds."""
@@ -214,7 +227,7 @@ class Engines:
         for group in (self._learner, self._scorers, self._generators):
             if group is not None:
                 group.shutdown()
-        self._learner = self._scorers = self._generators = self._publisher = None
+        self._learner = self._scorers = self._generators = self._publisher = self._current_pool = None
         self.end_supervised()
 
     def _note(self, event: ActorEvent) -> None:

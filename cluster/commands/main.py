@@ -54,6 +54,18 @@ def redteam(context: typer.Context) -> None:
     _forward("redteam", context.args)
 
 
+@app.command(name="export", context_settings=_FORWARD, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Show a run's figures to Prometheus, from its folder."""
+    _forward("export", context.args)
+
+
+@app.command(name="metrics", context_settings=_FORWARD, add_help_option=False)
+def metrics(context: typer.Context) -> None:
+    """List every series that a run gives to Prometheus."""
+    _forward("metrics", context.args)
+
+
 app.command(name="eval")(evaluate.evaluate)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
