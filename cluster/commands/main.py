@@ -66,6 +66,12 @@ def metrics(context: typer.Context) -> None:
     _forward("metrics", context.args)
 
 
+@app.command(name="monitor", context_settings=_FORWARD, add_help_option=False)
+def monitor(context: typer.Context) -> None:
+    """Start Prometheus and Grafana with our rules and dashboards."""
+    _forward("monitor", context.args)
+
+
 app.command(name="eval")(evaluate.evaluate)
 app.command(name="doctor")(doctor.doctor)
 app.add_typer(results.app, name="results")
