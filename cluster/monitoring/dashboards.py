@@ -37,7 +37,7 @@ def dashboard_json(board: Board) -> str:
     for title, panels in board.rows:
         built.with_row(dashboard.Row(title))
         for panel in panels:
-            built.with_panel(_number(panel) if panel.kind == "number" else _lines(panel))
+            built.with_panel(_lines(panel) if panel.kind == "lines" else _number(panel))
     return JSONEncoder(sort_keys=True, indent=2).encode(built.build()) + "\n"
 
 
@@ -70,9 +70,11 @@ def _lines(panel: Panel) -> timeseries.Panel:
 
 def _number(panel: Panel) -> stat.Panel:
     built = stat.Panel().title(panel.title).unit(panel.unit).description(_about(panel)).datasource(_source())
-    built.height(HEIGHT // 2).span(NARROW).text_mode(BigValueTextMode.VALUE_AND_NAME)
+    mode = BigValueTextMode.NAME if panel.kind == "name" else BigValueTextMode.VALUE_AND_NAME
+    built.height(HEIGHT // 2).span(NARROW).text_mode(mode)
+    built.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     for query in _queries(panel):
-        built.with_target(query)
+        built.with_target(query.instant())
     return built
 
 

@@ -27,7 +27,8 @@ class Panel:
     """Grafana's: ``short``, ``s``, ``bytes``, ``percentunit`` …"""
     queries: tuple[Query, ...]
     about: str = ""
-    kind: Literal["lines", "number"] = "lines"
+    kind: Literal["lines", "number", "name"] = "lines"
+    """Over time; the value now; or which line there is now."""
     needs: str = ""
     """What a cluster must have for the queries to give anything; empty: nothing special."""
 
@@ -64,7 +65,7 @@ def _by(title: str, unit: str, name: str, label: str, about: str = "") -> Panel:
 _EACH = "{{run}} {{constraint}}"
 
 _NOW = (
-    Panel("State", "none", (Query(of_run("steelyard_run_state", "state") + " == 1", "{{run}}: {{state}}"),), kind="number"),
+    Panel("State", "none", (Query(of_run("steelyard_run_state", "state") + " == 1", "{{run}}: {{state}}"),), kind="name"),
     Panel("Step", "none", (Query(of_run("steelyard_step")),), kind="number"),
     Panel("Slack", "none", (Query(of_constraint("steelyard_slack"), _EACH),), "Below 0: violated.", kind="number"),
     Panel("Samples per second", "none", (Query(of_run("steelyard_samples_per_second", selector=', role="loop"')),),
@@ -169,7 +170,7 @@ _NODES = (
         Query("sum by (instance) (ray_node_network_send_speed)", "{{instance}} out"),
         Query("sum by (instance) (ray_node_network_receive_speed)", "{{instance}} in"),
     )),
-    Panel("Actors by state", "none", (Query("sum by (State) (ray_actors)", "{{State}}"),)),
+    Panel("Actors by state", "none", (Query('sum by (State) (ray_actors{Source="gcs"})', "{{State}}"),)),
     Panel("GPU in use", "percent", (Query("avg by (instance, GpuIndex) (ray_node_gpus_utilization)", "{{instance}} {{GpuIndex}}"),),
           needs="a GPU"),
     Panel("GPU memory per node", "decmbytes", (Query("sum by (instance, GpuIndex) (ray_node_gram_used)", "{{instance}} {{GpuIndex}}"),),

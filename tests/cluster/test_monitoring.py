@@ -106,7 +106,9 @@ def test_every_variable_of_a_dashboard_is_defined_and_used(board: Any):
             assert target["expr"] and target["legendFormat"]
             # What a legend names, the query keeps.
             names = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            assert all(re.search(rf"\b{name}\b", target["expr"]) or ":" in target["expr"] for name in names), panel["title"]
+            assert all(re.search(rf"\b{name}\b", target["expr"]) or ":" in target["expr"] for name in names), panel[
+                "title"
+            ]
 
 
 @needs_prometheus
@@ -189,7 +191,9 @@ def test_a_real_prometheus_scrapes_the_exporter_and_records(tmp_path: Path):
     try:
         with running([service]) as (process,):
             deadline = time.monotonic() + 20
-            while not (firing := ask(service.url, 'ALERTS{alertstate="firing", alertname="SteelyardConstraintViolated"}')):
+            while not (
+                firing := ask(service.url, 'ALERTS{alertstate="firing", alertname="SteelyardConstraintViolated"}')
+            ):
                 assert time.monotonic() < deadline, "the alert did not fire"
                 time.sleep(0.3)
             assert firing[0]["metric"]["constraint"] == "harm"
