@@ -90,6 +90,10 @@ def _algorithm(settings: RunSettings) -> Iterator[Problem]:
         )
     if name == "safe_dpo" and settings.preferences.crowd.mode == "mixed":
         yield "algorithm", "safe_dpo needs safety labels, and a mixed crowd gives none; take dpo, or mode: decoupled"
+    if name not in LOOP_ALGORITHMS:
+        for sink in ("tensorboard", "wandb", "mlflow"):
+            if getattr(settings.tracking, sink) is not None:
+                yield f"tracking.{sink}", f"shows the steps of a loop, and {name} has none; leave it out"
     if name not in LOOP_ALGORITHMS and settings.halves.enabled:
         yield "halves.enabled", f"{name} has no loop to watch; leave it off"
     if settings.reference.multiplier_per_minibatch and name != "ppo_lag":

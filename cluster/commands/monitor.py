@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,7 @@ def _start(place: Path, port: int, grafana_port: int) -> None:
         )
     if not services:
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then our processes end with us
     with running(services) as processes:
         for service in services:
             typer.echo(f"{service.name}: {service.url}")

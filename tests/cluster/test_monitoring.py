@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -172,6 +173,29 @@ def ask(url: str, query: str) -> list[Any]:
     with urllib.request.urlopen(f"{url}/api/v1/query?{words}") as response:
         found: list[Any] = json.load(response)["data"]["result"]
     return found
+
+
+@needs_prometheus
+def test_monitor_starts_prometheus_and_takes_it_along_when_it_ends(tmp_path: Path):
+    port = free_port()
+    command = [sys.executable, "-m", "cluster.commands.main", "monitor", "--port", str(port)]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        while not (said := process.stdout.readline()).startswith("Prometheus: "):
+            assert said or process.poll() is None, "it ended"
+        assert said == f"Prometheus: http://127.0.0.1:{port}\n"
+        assert ask(f"http://127.0.0.1:{port}", "vector(1)")
+        (child,) = psutil.Process(process.pid).children()
+        listening = {each.laddr.ip for each in child.net_connections(kind="inet") if each.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
+    finally:
+        process.terminate()
+        code = process.wait(20)
+        process.stdout.close()
+    assert code == 130
+    assert not psutil.pid_exists(child.pid)
 
 
 @needs_prometheus

@@ -243,6 +243,17 @@ def test_a_sink_that_fails_is_dropped_with_one_warning():
     assert warnings == ["Broken takes no more figures (the server is away); metrics.jsonl has them all"]
 
 
+def test_a_relative_folder_means_the_one_you_are_in():
+    settings = settings_of("tracking.tensorboard.folder=board")
+    assert settings.tracking.tensorboard is not None
+    assert settings.tracking.tensorboard.folder == Path.cwd() / "board"
+
+
+def test_a_run_without_a_loop_has_nothing_to_track():
+    with pytest.raises(ConfigError, match=r"tracking\.wandb: shows the steps of a loop, and dpo has none"):
+        settings_of("algorithm=dpo", "tracking.wandb={}")
+
+
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cluster.telemetry.sinks.find_spec", lambda module: None)
     with pytest.raises(ConfigError, match=r"tracking\.wandb: the package wandb is not installed; .*steelyard\[wandb\]"):
