@@ -71,11 +71,17 @@ class SinkSet:
 def missing_packages(settings: RunSettings) -> Iterator[tuple[str, str]]:
     """(key, what to do) of every sink that is asked for and whose package is not installed here."""
     for key, module in PACKAGES.items():
-        if getattr(settings.tracking, key) is not None and find_spec(module) is None:
+        if getattr(settings.tracking, key) is not None and not _installed(module):
             yield (
                 f"tracking.{key}",
                 f"the package {module} is not installed; `pip install 'steelyard[{key}]'`, or leave it out",
             )
+
+
+def _installed(module: str) -> bool:
+    """A package, not a mere folder of that name where you are, such as W&B's own ``wandb/``."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None
 
 
 def require_packages(settings: RunSettings) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import urllib.request
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ def test_a_run_without_a_loop_has_nothing_to_track():
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cluster.telemetry.sinks.find_spec", lambda module: None)
+    folder = ModuleSpec("wandb", None)  # W&B's folder of runs where you are looks like this
+    monkeypatch.setattr("cluster.telemetry.sinks.find_spec", lambda module: folder)
     with pytest.raises(ConfigError, match=r"tracking\.wandb: the package wandb is not installed; .*steelyard\[wandb\]"):
         require_packages(settings_of("tracking.wandb={}"))
     require_packages(settings_of())
