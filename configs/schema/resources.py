@@ -22,7 +22,7 @@ class GeneratorSettings(Settings):
     flush_samples: Count = 16
     """Finished samples are handed on in chunks of at least this many (fewer at the end of a batch)."""
     max_restarts: CountOrZero = 3
-    engine_metrics: bool = True
+    engine_metrics: bool = False
     """vLLM's own metrics, through Ray's, for a Prometheus that scrapes the cluster."""
 
 

@@ -88,6 +88,7 @@ def watched(folder: Path, head: Head, prometheus: Service) -> tuple[RunLayout, d
         "RAY_ADDRESS": head.gcs_address, STORAGE_VARIABLE: str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     overrides = [*TINY, "name=watched", f"ppo.steps={STEPS}", "ppo.kl_budget=1000", "selection.every=2"]
+    overrides.append("resources.generators.engine_metrics=true")
     rules = recording_rules()["groups"][0]["rules"]
     empty = panel_queries() | {rule["record"]: rule["record"] for rule in rules}
     log = folder / "job.log"
