@@ -178,15 +178,17 @@ _NODES = (
     Panel("GPU memory per learner rank", "bytes", (Query("max by (run, rank) (steelyard_gpu_memory_bytes)", "{{run}} learner-{{rank}}"),),
           needs="a GPU"),
 )  # fmt: skip
+ENGINE_METRICS = "resources.generators.engine_metrics"
 _ENGINES = (
     Panel("Sequences in the engines", "none", (
         Query("sum by (WorkerId) (ray_vllm_num_requests_running)", "{{WorkerId}} running"),
         Query("sum by (WorkerId) (ray_vllm_num_requests_waiting)", "{{WorkerId}} waiting"),
-    )),
-    Panel("KV cache in use", "percentunit", (Query("max by (WorkerId) (ray_vllm_kv_cache_usage_perc)", "{{WorkerId}}"),)),
+    ), needs=ENGINE_METRICS),
+    Panel("KV cache in use", "percentunit", (Query("max by (WorkerId) (ray_vllm_kv_cache_usage_perc)", "{{WorkerId}}"),),
+          needs=ENGINE_METRICS),
     Panel("Tokens drawn per second", "none", (
         Query("sum by (WorkerId) (rate(ray_vllm_generation_tokens_total[5m]))", "{{WorkerId}}"),
-    )),
+    ), needs=ENGINE_METRICS),
 )  # fmt: skip
 
 BOARDS: tuple[Board, ...] = (

@@ -17,7 +17,7 @@ import pytest
 from cluster.head import Head, clean_environment, ensure_head, stop_head
 from cluster.jobs import STORAGE_VARIABLE
 from cluster.monitoring.files import text_files, write_files
-from cluster.monitoring.panels import BOARDS, panels
+from cluster.monitoring.panels import BOARDS, ENGINE_METRICS, panels
 from cluster.monitoring.rules import recording_rules
 from cluster.monitoring.scrape import prometheus_config
 from cluster.monitoring.start import Service, prometheus_service, running
@@ -77,7 +77,7 @@ def panel_queries() -> dict[str, str]:
         for board in BOARDS
         for panel in panels(board)
         for index, query in enumerate(panel.queries)
-        if not panel.needs
+        if panel.needs in ("", ENGINE_METRICS)
     }
 
 
