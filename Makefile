@@ -1,7 +1,7 @@
 # Everything runs inside .venv; paths are relative, so a project folder with spaces in its name works.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo results setup test test-full lint lock clean help
+.PHONY: demo results setup test test-full lint lock generated clean help
 
 BIN := .venv/bin
 STAMP := .venv/.steelyard-installed
@@ -48,6 +48,10 @@ lint: $(STAMP)  ## Check style, imports and types
 lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
 	@$(COMPILE) --upgrade --extra cpu --override $(LOCKS)/cpu.overrides.txt -o $(LOCKS)/cpu.lock
 	@$(COMPILE) --upgrade --extra gpu --override $(LOCKS)/gpu.overrides.txt --python-platform x86_64-unknown-linux-gnu -o $(LOCKS)/gpu.lock
+
+generated: $(STAMP)  ## Write docs/metrics.md and cluster/deploy/monitoring again from the code
+	@$(BIN)/python -m cluster.commands.main metrics --markdown > docs/metrics.md
+	@$(BIN)/python -m cluster.monitoring.files
 
 clean:  ## Stop this folder's Ray head; remove caches and the head's files (runs/ and .venv stay)
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster.commands.main head stop --clean; fi

@@ -37,6 +37,8 @@ class Dispatch:
         self._delivered: set[str] = set()
         self.duplicates = 0
         """Samples that came a second time and were dropped."""
+        self.retries = 0
+        """Requests that were handed out again."""
         self._own: dict[str, deque[list[str]]] = {name: deque() for name in names}
         self._shared: deque[str] = deque()
         if deterministic:
@@ -62,6 +64,11 @@ class Dispatch:
     def remaining(self) -> int:
         """Requests not delivered yet."""
         return len(self._requests) - len(self._delivered)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no generator is drawing; a count for people, which another thread may ask for."""
+        return len(self._shared) + sum(len(wave) for waves in list(self._own.values()) for wave in list(waves))
 
     def next_wave(self, name: str, *, sharers: int) -> list[GenerationRequest]:
         """What an idle generator is to draw now; empty when nothing waits for it.
@@ -100,7 +107,7 @@ class Dispatch:
 
     def finished(self, name: str) -> None:
         """A generator's call has ended; what it did not deliver waits again."""
-        self._requeue(self._running.pop(name, []))
+        self.retries += self._requeue(self._running.pop(name, []))
 
     def lost(self, name: str) -> None:
         """A generator is gone; what it was drawing, and what was kept for it, waits for the others."""
@@ -111,7 +118,9 @@ class Dispatch:
     def undeliver(self, request_ids: Sequence[str]) -> None:
         """Samples that were delivered and then lost with a node: draw them again."""
         self._delivered.difference_update(request_ids)
-        self._requeue(request_ids)
+        self.retries += self._requeue(request_ids)
 
-    def _requeue(self, request_ids: Sequence[str]) -> None:
-        self._shared.extend(self._news(request_ids))
+    def _requeue(self, request_ids: Sequence[str]) -> int:
+        again = self._news(request_ids)
+        self._shared.extend(again)
+        return len(again)

@@ -60,7 +60,7 @@ class Engine:
             # Log-probs after the temperature: what PPO calls behaviour.
             logprobs_mode="processed_logprobs", generation_config="vllm",
             # Token ids in, token ids out: the engine needs no tokenizer.
-            skip_tokenizer_init=True, disable_log_stats=True,
+            skip_tokenizer_init=True, disable_log_stats=not settings.engine_metrics,
             # A prompt split over two steps breaks the CPU sampler of a request with its own seed: vLLM 0.32's
             # _bookkeeping_sync rewinds the generator by set_offset, which CPU generators lack.
             enable_chunked_prefill=False, max_num_batched_tokens=max(PREFILL_TOKENS, max_length),
@@ -71,7 +71,7 @@ class Engine:
             weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND), trust_remote_code=is_allowed(),
             enable_sleep_mode=settings.sleep and on_gpu,
         )  # fmt: skip
-        self._engine: Any = LLMEngine.from_engine_args(arguments)
+        self._engine: Any = LLMEngine.from_engine_args(arguments, stat_loggers=_stat_loggers(settings))
         config = self._engine.model_config.hf_config
         self._tied = bool(config.tie_word_embeddings)
         self._expected = self._loaded_from(model_path)
@@ -259,6 +259,15 @@ class Engine:
                 f"{self._name}: the prefix cache could not be emptied after the update to version {version}"
             )
         self._engine.set_weight_version(str(version))
+
+
+def _stat_loggers(settings: GeneratorSettings) -> list[Any] | None:
+    """vLLM's metrics as Ray's, in place of vLLM's own endpoint; none where they are not asked for."""
+    if not settings.engine_metrics:
+        return None
+    from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+    return [RayPrometheusStatLogger]
 
 
 def _tokens(token_ids: Sequence[int]) -> Any:

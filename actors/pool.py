@@ -89,6 +89,8 @@ class Collected:
     timings: CollectTimings
     scorer_faults: Mapping[str, int] = field(default_factory=dict)
     """``<signal>/<ScorerFault>`` to how many of `quarantined` have no such score for that reason."""
+    retries: int = 0
+    """Requests handed out again, after a generator died or a chunk was lost."""
 
     @property
     def scored(self) -> tuple[ScoredRow, ...]:
@@ -145,6 +147,14 @@ class RolloutPool:
     ) -> None:  # fmt: skip
         self._generators, self._scorers, self._deadlines = generators, scorers, deadlines
         self._deterministic, self._on_event, self._republish = deterministic, on_event, republish
+        self._collection: _Collection | None = None
+
+    def queue_depths(self) -> dict[str, int]:
+        """Requests waiting and running, and chunks at the scorers, at this moment; from any thread."""
+        collection = self._collection
+        if collection is None:
+            return {"requests_waiting": 0, "requests_running": 0, "chunks_scoring": 0}
+        return collection.depths()
 
     def collect(self, requests: Sequence[GenerationRequest]) -> Collected:
         """Draw and score all requests; a sample with a missing or non-finite score is quarantined.
@@ -153,11 +163,18 @@ class RolloutPool:
             RequestRefused: a request no engine can serve. FleetLost, ScorerLost: too many deaths.
         """
         assert self._scorers is not None, "collect needs scorers"
-        return _Collection(self, requests, self._scorers).run()
+        return self._run(_Collection(self, requests, self._scorers))
 
     def generate_only(self, requests: Sequence[GenerationRequest]) -> Collected:
         """Draw all requests. Raises as `collect`."""
-        return _Collection(self, requests, None).run()
+        return self._run(_Collection(self, requests, None))
+
+    def _run(self, collection: _Collection) -> Collected:
+        self._collection = collection
+        try:
+            return collection.run()
+        finally:
+            self._collection = None
 
 
 class _Collection:
@@ -181,6 +198,12 @@ class _Collection:
         self._begin = time.perf_counter()
         self._first = self._generated = self._busy = 0.0
         self._tokens = 0
+
+    def depths(self) -> dict[str, int]:
+        """See `RolloutPool.queue_depths`."""
+        left, waiting = self._dispatch.remaining, self._dispatch.waiting
+        running = max(0, left - waiting)
+        return {"requests_waiting": waiting, "requests_running": running, "chunks_scoring": len(self._calls)}
 
     def run(self) -> Collected:
         """Until everything is delivered."""
@@ -386,4 +409,5 @@ class _Collection:
             generator_deaths=self._deaths,
             timings=timings,
             scorer_faults=dict(sorted(self._faults.items())),
+            retries=self._dispatch.retries,
         )

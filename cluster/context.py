@@ -16,6 +16,7 @@ from cluster.promptsets import Splits
 from cluster.requests import Sampler
 from cluster.rounds.names import settings_in_round, stage_name
 from cluster.status import StatusWriter
+from cluster.telemetry.live import Telemetry, Unwatched
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 
@@ -40,6 +41,8 @@ class RunContext:
     warnings: list[str] = field(default_factory=list)
     whole: RunSettings | None = None
     """The run's settings, where `settings` are a later round's."""
+    telemetry: Telemetry | Unwatched = field(default_factory=Unwatched)
+    """Is told what the loop does; takes no part in it."""
 
     @property
     def run_settings(self) -> RunSettings:

@@ -57,6 +57,9 @@ class Engines:
         """Folder whose weights the generators hold; None after a broadcast."""
         self._pids: dict[str, int] = {}
         self._broadcasts: list[tuple[int, float]] = []
+        self._current_pool: RolloutPool | None = None
+        self.last_broadcast: dict[str, float] = {}
+        """Bytes and seconds of the last published version, as ``metrics.jsonl`` names them."""
         self.weight_version = 0
         self.events: list[ActorEvent] = []
         """What happened to actors, oldest first."""
@@ -116,7 +119,7 @@ class Engines:
 
     def _pool(self) -> RolloutPool:
         assert self._generators is not None
-        return RolloutPool(
+        self._current_pool = RolloutPool(
             self._generators,
             self._scorers,
             self._settings.deadlines,
@@ -124,6 +127,7 @@ class Engines:
             on_event=self._note,
             republish=self._republish,
         )
+        return self._current_pool
 
     def load_scorers(
         self, reward: SignalSource | None, costs: Mapping[str, SignalSource], reference: Path | None, temperature: float,
@@ -185,6 +189,10 @@ class Engines:
             for name in self._generators.names
         ]
 
+    def queue_depths(self) -> dict[str, int]:
+        """See `RolloutPool.queue_depths`; from any thread."""
+        return {} if self._current_pool is None else self._current_pool.queue_depths()
+
     # --- learner and weights ------------------------------------------------------------------------------------------
 
     def learner_group(self) -> LearnerGroup:
@@ -217,6 +225,11 @@ class Engines:
         report = self._awake(self._publisher, version)
         self.weight_version, self._serving = version, None
         self._broadcasts.append((report.send.size_bytes, report.seconds))
+        self.last_broadcast = {
+            "broadcast_seconds": report.send.seconds,
+            "broadcast_wait_seconds": max(0.0, report.seconds - report.send.seconds),
+            "broadcast_bytes": report.send.size_bytes,
+        }
 
     def _awake(self, publisher: WeightPublisher, version: int) -> PublishReport:
         if not self._settings.generators.sleep or self._generators is None:
@@ -253,7 +266,8 @@ class Engines:
         for group in (self._learner, self._scorers, self._generators):
             if group is not None:
                 group.shutdown()
-        self._learner = self._scorers = self._generators = self._publisher = self._serving = None
+        self._learner = self._scorers = self._generators = self._publisher = None
+        self._serving = self._current_pool = None
         for role in (GENERATORS, SCORERS, LEARNER):
             self._groups.release(role)
 

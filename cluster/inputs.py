@@ -10,6 +10,7 @@ from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.digests import digest
 from cluster.scorer_checks import absolute_scorers, check_model_name, check_scorers
+from cluster.telemetry.sinks import require_packages
 from configs.exits import ConfigError
 from configs.explain import suggestion
 from configs.load import arm_settings
@@ -62,6 +63,7 @@ def check_inputs(settings: RunSettings) -> RunInputs:
         DataError: the world, or a source, cannot be used.
         ConfigError: one line with key, reason and fix.
     """
+    require_packages(settings)
     check_scorers(settings)
     if settings.data is None:
         return check_against_world(settings)

@@ -63,6 +63,7 @@ class PpoLoop:
         prompts = prompts_of(self._context)
         done = self._prepare()
         log = MetricsLog(self._context.layout.metrics_of(self._context.round_number), keep_steps=done)
+        self._context.telemetry.begin_round(self._context.round_number, log.kept)
         baselines = self._inputs["normaliser"], self._inputs["test_normaliser"]
         halves = HalvesWatch(self._settings.halves, *baselines, earlier=log.kept)
         per_step = self._ppo.batch_size // self._group_size
@@ -72,7 +73,9 @@ class PpoLoop:
             result, readings, phases = self._step(step, prompts[(step - 1) * per_step : step * per_step])
             seconds = time.monotonic() - begin
             line = step_line(result, readings, phases, seconds)
-            log.append(line | halves.observe(line))
+            line |= halves.observe(line)
+            log.append(line)
+            self._context.telemetry.step(line)
             if (alarm := halves.alarm(step)) is not None:
                 self._context.warn(f"step {step}: {alarm}")
             self._tell(step, result, readings, seconds)
@@ -133,7 +136,13 @@ class PpoLoop:
         for phase, seconds in phases.items():
             self._phases[phase] = self._phases.get(phase, 0.0) + seconds
         self._samples += len(collected.scored)
-        metrics = {**result.metrics, **_collection_metrics(collected), **_watched_means(samples)}
+        metrics = {
+            **result.metrics,
+            **_collection_metrics(collected),
+            **_watched_means(samples),
+            **_staleness(samples, version),
+            **self._context.engines.last_broadcast,
+        }
         return replace(result, metrics=metrics), readings, phases
 
     def _dual_updates(self, samples: int) -> int:
@@ -233,7 +242,9 @@ class PpoLoop:
             "scorer_faults": dict(self._faults),
             "warnings": self._context.warnings,
         }
+        begin = time.monotonic()
         self.learner.save_checkpoint(path, step, state)
+        self._context.telemetry.checkpoint(path, time.monotonic() - begin)
         keep_newest(path.parent, KEPT_CHECKPOINTS)
 
     def _folder(self) -> Path:
@@ -301,6 +312,12 @@ def _watched_means(samples: Sequence[ScoredSample]) -> dict[str, float]:
     return {f"watched/{name}": sum(sample.watched[name] for sample in samples) / len(samples) for name in names}
 
 
+def _staleness(samples: Sequence[ScoredSample], version: int) -> dict[str, int]:
+    """How many samples were drawn how many weight versions before the one that is updated."""
+    lags = Counter(version - sample.rollout.weight_version for sample in samples)
+    return {f"staleness/{lag}": count for lag, count in sorted(lags.items())}
+
+
 def clear_rollouts(folder: Path, *, after_step: int) -> None:
     """Remove the samples of steps that will be taken again, or that an earlier run of other settings left."""
     for path in folder.glob("step-*.parquet"):
@@ -312,6 +329,7 @@ def _collection_metrics(collected: Collected) -> dict[str, float]:
     """What the batch's collection has to report."""
     timings = collected.timings
     return {
+        "samples": len(collected.scored),
         "overlap_efficiency": timings.overlap_efficiency,
         "first_sample_seconds": timings.first_sample_seconds,
         "generate_seconds": timings.generate_seconds,
@@ -320,4 +338,5 @@ def _collection_metrics(collected: Collected) -> dict[str, float]:
         **{f"scorer_faults/{name}": count for name, count in collected.scorer_faults.items()},
         "generator_deaths": collected.generator_deaths,
         "duplicates": collected.duplicates,
+        "retries": collected.retries,
     }

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.constraints import ConstraintReading
+from configs.exits import StoppedError
 from learner.records import StepResult
+
+
+class NotFinite(StoppedError, ValueError):
+    """A figure of a step is NaN or infinite; the step's own checks should have stopped it."""
 
 
 class MetricsLog:
@@ -29,11 +34,14 @@ class MetricsLog:
         """Add one step's line.
 
         Raises:
-            ValueError: a figure is not finite; the step's own checks should have stopped it.
+            NotFinite: a figure is not finite.
         """
         wrong = [name for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
         if wrong:
-            raise ValueError(f"step {line.get('step')}: the metrics {', '.join(wrong)} are not finite")
+            raise NotFinite(
+                f"step {line.get('step')}: the metrics {', '.join(wrong)} are not finite; go on from the last checkpoint with a "
+                "lower learning rate"
+            )
         with self._path.open("a") as file:
             file.write(json.dumps(dict(line)) + "\n")
 

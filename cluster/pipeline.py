@@ -35,6 +35,7 @@ from cluster.stages import (
 from cluster.stages.base import Stage, run_stages
 from cluster.status import OnStatus, StatusWriter
 from cluster.summarise import summarise, versions
+from cluster.telemetry.live import shown_to, telemetry_of
 from configs.exits import Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -103,7 +104,7 @@ def run_pipeline(
         summary = summarise(last, stages, time.monotonic() - started, records)
         write_summary(summary, layout.summary)
         write_report(layout.root)
-    context.status.finish("finished", summary.verdict)
+        context.status.finish("finished", summary.verdict)
     shutil.rmtree(layout.checkpoints, ignore_errors=True)
     return RunOutcome(summary, Exit.DONE if summary.meets_limits else Exit.INFEASIBLE)
 
@@ -117,7 +118,7 @@ def run_until(
     wanted = stages[: [stage.name for stage in stages].index(last) + 1]
     with _attempt(settings, layout, inputs, engines, wanted, donors, "", on_status) as context:
         run_stages(wanted, context)
-    context.status.finish("finished", f"stopped after {last}, as asked")
+        context.status.finish("finished", f"stopped after {last}, as asked")
 
 
 @contextmanager
@@ -132,21 +133,26 @@ def _attempt(
     layout.config.write_text(dump_settings(settings), encoding="utf-8")
     manifest = Manifest(layout.manifest)
     manifest.header = {"run": settings.name, "seed": settings.seed, "versions": versions(), **_origin(settings, inputs)}
+    telemetry = telemetry_of(settings, layout, engines)
     status = StatusWriter(
         layout.status,
         run=settings.name,
         stages=[stage.name for stage in stages],
         dashboard_url=dashboard_url,
         attempt=attempt,
-        on_change=on_status,
+        on_change=shown_to(on_status, telemetry.status),
     )
     log = _log_to(layout.logs(attempt) / "driver.log")
+    context = RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors), telemetry=telemetry)
     try:
-        yield RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors))
+        telemetry.open(context.warn)
+        yield context
     except BaseException as error:
+        telemetry.failed(error)
         status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
         raise
     finally:
+        telemetry.close()
         logging.getLogger().removeHandler(log)
         log.close()
 

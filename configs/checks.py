@@ -22,6 +22,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _shares(settings)
     yield from _lengths(settings)
     yield from _algorithm(settings)
+    yield from _tracking(settings)
     yield from _scorers(settings)
     yield from _certificate(settings)
     yield from _files(settings)
@@ -102,6 +103,12 @@ def _algorithm(settings: RunSettings) -> Iterator[Problem]:
                     "cost_model.calibration",
                     f"isotonic steps are flat, so {constraint} could not tell a safe answer from a safer one; take platt",
                 )
+
+
+def _tracking(settings: RunSettings) -> Iterator[Problem]:
+    for sink in ("tensorboard", "wandb", "mlflow"):
+        if getattr(settings.tracking, sink) is not None and settings.algorithm not in LOOP_ALGORITHMS:
+            yield f"tracking.{sink}", f"shows the steps of a loop, and {settings.algorithm} has none; leave it out"
 
 
 def scorers_of(settings: RunSettings) -> dict[str, SignalScorerSettings]:

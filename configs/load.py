@@ -23,7 +23,7 @@ from configs.yaml_reader import KeyPath, parse_value, read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
-_PATHS: tuple[KeyPath, ...] = (("storage",), ("scratch",), ("sandbox", "world"))
+_PATHS: tuple[KeyPath, ...] = (("storage",), ("scratch",), ("sandbox", "world"), ("tracking", "tensorboard", "folder"))
 _NOT_IN_ARMS = (
     "name",
     "seed",

@@ -86,7 +86,9 @@ class LearnerGroup:
         ]
         results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
         slowest = {phase: max(one.phase_seconds[phase] for one in results) for phase in results[0].phase_seconds}
-        return StepResult(step, results[0].weight_version, results[0].metrics, slowest, results[0].notes)
+        # The same on every rank, but for what names its rank; of numbers, rank 0's word counts.
+        metrics = {name: value for one in reversed(results) for name, value in one.metrics.items()}
+        return StepResult(step, results[0].weight_version, metrics, slowest, results[0].notes)
 
     def bucket_plan(self, *, dtype: str, bucket_bytes: int) -> BucketPlan:
         """The wire contract that generators and `publish` share; made anew after `load` of another model."""

@@ -204,7 +204,8 @@ class LearnerRank:
         if rollouts is not None:
             self._write(rollouts, update.experience, terms, step)
             seconds["write"] = time.perf_counter() - start - sum(seconds.values())
-        return StepResult(step, self._weight_version, update.metrics, seconds, update.notes)
+        metrics = {**update.metrics, **_gpu_memory(self._rank)}
+        return StepResult(step, self._weight_version, metrics, seconds, update.notes)
 
     def _fetch(self, shard: RankShard, fetch_seconds: float) -> Samples:
         assert self._request is not None
@@ -356,6 +357,13 @@ def _excluded_token_ids(request: LoadRequest) -> tuple[int, ...]:
         return ()
     tokenizer = load_tokenizer(request.policy_path)
     return tuple(int(one) for one in (tokenizer.pad_token_id, tokenizer.unk_token_id) if one is not None)
+
+
+def _gpu_memory(rank: int) -> dict[str, float]:
+    """Bytes that this rank has held at most; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    return {f"gpu_memory/{rank}": float(torch.cuda.max_memory_allocated())}
 
 
 def _seed_everything(seed: int) -> None:

@@ -55,6 +55,24 @@ def redteam(context: typer.Context) -> None:
     _forward("redteam", context.args)
 
 
+@app.command(name="export", context_settings=_FORWARD, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Show a run's figures to Prometheus, from its folder."""
+    _forward("export", context.args)
+
+
+@app.command(name="metrics", context_settings=_FORWARD, add_help_option=False)
+def metrics(context: typer.Context) -> None:
+    """List every series that a run gives to Prometheus."""
+    _forward("metrics", context.args)
+
+
+@app.command(name="monitor", context_settings=_FORWARD, add_help_option=False)
+def monitor(context: typer.Context) -> None:
+    """Start Prometheus and Grafana with our rules and dashboards."""
+    _forward("monitor", context.args)
+
+
 app.command(name="eval")(evaluate.evaluate)
 app.command(name="study")(study.study)
 app.command(name="plan")(plan.plan)

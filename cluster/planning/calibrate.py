@@ -67,7 +67,9 @@ def calibrate_here(settings: RunSettings, question: Question, *, say: Callable[[
     from cluster.job import warm_engines
 
     trial = trial_settings(settings)
-    storage = settings.storage or Path.cwd() / "runs"
+    storage = (  # a store is no place for a trial
+        settings.storage if isinstance(settings.storage, Path) else Path.cwd() / "runs"
+    )
     storage.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".calibration-", dir=storage))
     try:

@@ -24,6 +24,8 @@ class GeneratorSettings(Settings):
     max_restarts: CountOrZero = 3
     sleep: bool = False
     """Give the GPU's memory back while the learner works (vLLM's sleep mode, level 1); `placement: colocated` sets it."""
+    engine_metrics: bool = False
+    """vLLM's own metrics, through Ray's, for a Prometheus that scrapes the cluster."""
 
 
 class ScorerSettings(Settings):

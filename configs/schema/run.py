@@ -27,6 +27,7 @@ from configs.schema.supervised import (
     SftSettings,
     SplitSettings,
 )
+from configs.schema.tracking import TrackingSettings
 
 Algorithm = Literal["ppo_lag", "grpo_lag", "gdpo", "rvpo", "dpo", "safe_dpo", "best_of_k"]
 LOOP_ALGORITHMS = frozenset({"ppo_lag", "grpo_lag", "gdpo", "rvpo"})
@@ -80,6 +81,7 @@ class RunSettings(Settings):
     certificate: CertificateSettings = CertificateSettings()
     rounds: RoundsSettings = RoundsSettings()
     resources: ResourceSettings = ResourceSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     reuse_from: tuple[str, ...] = ()
     """Names of runs in the same storage whose complete stages are taken over where nothing that matters differs."""

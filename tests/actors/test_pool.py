@@ -96,6 +96,17 @@ def test_samples_lost_with_a_node_are_drawn_again() -> None:
     assert [one.request_id for one in dispatch.next_wave("g0", sharers=1)] == ["r0001"]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_waits_and_what_is_handed_out_again_is_counted(deterministic: bool) -> None:
+    dispatch = Dispatch(requests(8), ["g0", "g1"], wave_size=4, deterministic=deterministic)
+    assert (dispatch.waiting, dispatch.remaining, dispatch.retries) == (8, 8, 0)
+    wave = dispatch.next_wave("g0", sharers=2)
+    assert (dispatch.waiting, dispatch.remaining) == (8 - len(wave), 8)
+    dispatch.deliver([meta(wave[0])])
+    dispatch.lost("g0")
+    assert (dispatch.waiting, dispatch.remaining, dispatch.retries) == (7, 7, len(wave) - 1)
+
+
 def test_two_requests_with_one_id_are_refused() -> None:
     with pytest.raises(DuplicateRequest):
         Dispatch([*requests(2), *requests(1)], ["g0"], wave_size=8, deterministic=False)

@@ -38,6 +38,9 @@ def test_help_lists_every_verb(tmp_path: Path):
         "redteam",
         "results",
         "threshold",
+        "monitor",
+        "export",
+        "metrics",
     ):
         assert f"\n  {verb} " in done.stdout
 

@@ -1,0 +1,1 @@
+"""What watches runs from outside: Prometheus, its rules, and Grafana's dashboards, as files and as processes."""
