@@ -184,6 +184,8 @@ def _role_fits(question: Question, resources: ResourceSettings, role: str) -> bo
 def _differences(before: ResourceSettings, after: ResourceSettings) -> Iterator[str]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     for section, values in new.items():
+        if not isinstance(values, dict):  # of the cluster as a whole; a split changes none
+            continue
         for key, value in values.items():
             if value != old[section][key]:
                 text = (
