@@ -27,7 +27,7 @@ def test_weights_wake_before_they_are_loaded_and_the_cache_after(tmp_path: Path,
     done: list[str] = []
     monkeypatch.setattr(sleep, "put_to_sleep", lambda group, seconds: done.append("sleep"))
     monkeypatch.setattr(sleep, "wake", lambda group, part, seconds: done.append(f"wake {part}"))
-    report = SimpleNamespace(send=SimpleNamespace(size_bytes=1), seconds=0.1)
+    report = SimpleNamespace(send=SimpleNamespace(size_bytes=1, seconds=0.0), seconds=0.1)
 
     def publish(version: int) -> Any:
         done.append(f"publish {version}")
