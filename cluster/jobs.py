@@ -124,7 +124,9 @@ def connect(address: str) -> JobSubmissionClient:
     with _cluster_errors(f"the cluster at {address}"):
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # its notes on uploads are no news to whoever submits
+        logging.getLogger("ray.dashboard").setLevel(
+            logging.WARNING
+        )  # its notes on uploads are no news to whoever submits
         with own_cluster_only():
             _knock(address, token)
             # As a header: Ray itself would look at the mode that this process had when it was first imported.
