@@ -42,6 +42,7 @@ CONFIG_VARIABLE = "STEELYARD_CONFIG"
 """Holds the resolved configuration of a job that nothing was uploaded for."""
 FROM_ENVIRONMENT = "--from-environment"
 ANSWER_SECONDS = 20.0
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.lock")
 
 
@@ -113,19 +114,22 @@ class RayJob:
             return self.client.get_job_info(self.id)
 
 
-def connect(address: str) -> JobSubmissionClient:
+def connect(address: str, token: str | None = None) -> JobSubmissionClient:
     """A client of the cluster whose dashboard is at `address`, whatever RAY_ADDRESS says, with the token for it.
+
+    Args:
+        token: none looks for it (`token_for`).
 
     Raises:
         ClusterError: nothing answers there, or it refuses the token. ConfigError: the token file cannot be used.
     """
     address = (address if "://" in address else f"http://{address}").rstrip("/")
-    token = token_for(address)
+    token = token or token_for(address)
     with _cluster_errors(f"the cluster at {address}"):
         from ray.job_submission import JobSubmissionClient
 
-        # Ray's notes on uploads are no news to whoever submits.
-        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+        for name in _TALKATIVE:  # their notes on uploads are no news to whoever submits
+            logging.getLogger(name).setLevel(logging.WARNING)
         with own_cluster_only():
             _knock(address, token)
             # As a header: Ray itself would look at the mode that this process had when it was first imported.

@@ -42,7 +42,8 @@ def submit(
 ) -> None:
     """Submit a configuration as a Ray job and follow it; the same command goes on where it stopped."""
     if resume is not None and config is not None and "=" in config:  # then what comes first is an override
-        overrides, config = [config, *(overrides or ())], None
+        overrides = [config, *(overrides or ())]
+        config = None
     if sum(given is not None for given in (config, stop, resume, attach)) != 1:
         raise ConfigError("give one of: a configuration, --stop RUN, --resume RUN, --attach RUN")
     if stop is not None:

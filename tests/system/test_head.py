@@ -29,7 +29,7 @@ def test_our_head_starts_runs_a_job_and_stops_without_a_trace(tmp_path: Path, mo
         print(f"head started in {head.started_seconds:.1f} s")
         assert ensure_head(state) == head
         assert listening_addresses(head.main.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-        client = connect(head.dashboard_url)
+        client = connect(head.dashboard_url, head.token())
         with own_cluster_only():
             script = "import ray; ray.init(address='auto'); raise SystemExit(3)"
             job = RayJob(client, client.submit_job(entrypoint=f'"{sys.executable}" -c "{script}"'))
