@@ -175,6 +175,14 @@ def ask(url: str, query: str) -> list[Any]:
     return found
 
 
+def wait_for(url: str, query: str) -> list[Any]:
+    deadline = time.monotonic() + 30
+    while not (found := ask(url, query)):
+        assert time.monotonic() < deadline, f"{query} gave nothing"
+        time.sleep(0.3)
+    return found
+
+
 @needs_prometheus
 def test_monitor_starts_prometheus_and_takes_it_along_when_it_ends(tmp_path: Path):
     port = free_port()
@@ -214,14 +222,9 @@ def test_a_real_prometheus_scrapes_the_exporter_and_records(tmp_path: Path):
     assert service is not None
     try:
         with running([service]) as (process,):
-            deadline = time.monotonic() + 20
-            while not (
-                firing := ask(service.url, 'ALERTS{alertstate="firing", alertname="SteelyardConstraintViolated"}')
-            ):
-                assert time.monotonic() < deadline, "the alert did not fire"
-                time.sleep(0.3)
-            assert firing[0]["metric"]["constraint"] == "harm"
-            (share,) = ask(service.url, "run_constraint:steelyard_multiplier:share_of_cap")
+            (firing,) = wait_for(service.url, 'ALERTS{alertstate="firing", alertname="SteelyardConstraintViolated"}')
+            assert firing["metric"]["constraint"] == "harm"
+            (share,) = wait_for(service.url, "run_constraint:steelyard_multiplier:share_of_cap")
             assert float(share["value"][1]) == 0.5
         assert process.poll() is not None
     finally:
