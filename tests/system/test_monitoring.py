@@ -84,8 +84,8 @@ def panel_queries() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def watched(folder: Path, head: Head, prometheus: Service) -> tuple[RunLayout, dict[str, str]]:
     """One tiny run; returns it, and the panels' queries that never gave anything while it ran."""
-    environment = clean_environment(os.environ) | {
-        "RAY_ADDRESS": head.gcs_address, STORAGE_VARIABLE: str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+    environment = clean_environment(os.environ) | head.environment() | {
+        STORAGE_VARIABLE: str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     overrides = [*TINY, "name=watched", f"ppo.steps={STEPS}", "ppo.kl_budget=1000", "selection.every=2"]
     overrides.append("resources.generators.engine_metrics=true")
