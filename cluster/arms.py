@@ -12,7 +12,7 @@ from cluster.engines import Engines
 from cluster.inputs import check_inputs
 from cluster.pipeline import RunOutcome, one_line, run_pipeline
 from cluster.status import OnStatus, StatusWriter
-from configs.exits import Exit, StoppedError
+from configs.exits import Exit, request_to_stop
 from configs.layout import RunLayout
 from configs.load import arm_settings, dump_settings
 from configs.schema.run import RunSettings
@@ -44,7 +44,7 @@ def run_comparison(
             known.append(layout.arm(arm, seed))
         report = write_comparison(layout.root)
     except BaseException as error:
-        status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
+        status.finish("failed" if request_to_stop(error) is None else "stopped", one_line(error))
         raise
     status.finish("finished", f"{len(cells)} runs compared")
     print(f"report: {report}")

@@ -36,7 +36,7 @@ from cluster.stages.base import Stage, run_stages
 from cluster.status import OnStatus, StatusWriter
 from cluster.summarise import summarise, versions
 from cluster.telemetry.live import shown_to, telemetry_of
-from configs.exits import Exit, StoppedError
+from configs.exits import Exit, request_to_stop
 from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
@@ -149,7 +149,7 @@ def _attempt(
         yield context
     except BaseException as error:
         telemetry.failed(error)
-        status.finish("stopped" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed", one_line(error))
+        status.finish("failed" if request_to_stop(error) is None else "stopped", one_line(error))
         raise
     finally:
         telemetry.close()

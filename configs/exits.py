@@ -50,3 +50,14 @@ class ClusterError(SteelyardError):
     """The cluster is not there, or cannot give what was asked."""
 
     exit_code = Exit.UNSATISFIABLE
+
+
+def request_to_stop(error: BaseException) -> StoppedError | KeyboardInterrupt | None:
+    """The request to stop that an error is, or hides; None where nobody asked.
+
+    A signal's exception that comes up inside compiled code, such as Ray's, arrives as a SystemError caused by it.
+    """
+    found: BaseException | None = error
+    while isinstance(found, SystemError):
+        found = found.__cause__
+    return found if isinstance(found, StoppedError | KeyboardInterrupt) else None

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from configs.exits import Exit, SteelyardError
+from configs.exits import Exit, SteelyardError, StoppedError, request_to_stop
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -26,12 +26,22 @@ def guarded(command: Callable[[], object]) -> int:
     except SteelyardError as error:
         _say(f"error: {' '.join(str(error).split())}")
         return int(error.exit_code)
+    except SystemError as error:
+        stopped = request_to_stop(error)
+        if stopped is None:
+            return _bug(error)
+        _say(f"error: {stopped}" if isinstance(stopped, StoppedError) else "stopped")
+        return int(Exit.STOPPED) if isinstance(stopped, StoppedError) else 130
     except Exception as error:  # noqa: BLE001  the process boundary: whatever got here becomes one line and a log
-        log = _write_log()
-        reason = " ".join(str(error).split()) or "no message"
-        _say(f"error: {type(error).__name__}: {reason[:300]} (a bug of Steelyard; the traceback is in {log})")
-        return int(Exit.BUG)
+        return _bug(error)
     return 0
+
+
+def _bug(error: Exception) -> int:
+    log = _write_log()
+    reason = " ".join(str(error).split()) or "no message"
+    _say(f"error: {type(error).__name__}: {reason[:300]} (a bug of Steelyard; the traceback is in {log})")
+    return int(Exit.BUG)
 
 
 def _say(text: str) -> None:
