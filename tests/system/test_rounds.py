@@ -20,6 +20,8 @@ from serving.report import write_report
 from serving.summary import read_summary
 from serving.why import explain, list_samples
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "name=tiny-rounds", "deterministic=true",
     "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
