@@ -17,6 +17,8 @@ from cluster.studies.sitting import run_cell
 from configs.layout import RunLayout
 from tests.system.test_pipeline import TINY
 
+pytestmark = pytest.mark.slow
+
 WHOLE, MODELS = "whole.yaml", "models.yaml"
 
 
