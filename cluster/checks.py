@@ -72,10 +72,7 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
         for tag in constraint.subset:
             if tag not in tags:
                 yield f"constraints.{name}.subset", f"no prompt has the tag '{tag}'; {suggestion(tag, tags)}"
-        for category in constraint.categories:
-            if category not in world.categories.values():
-                key = f"constraints.{name}.categories"
-                yield key, f"no category '{category}'; {_category_hint(category, world)}"
+    yield from _unknown_categories(settings, world)
     present = [kind for kind in KINDS if any(task.kind == kind and task.split == "seen" for task in world.tasks)]
     weights = {
         "ppo.kind_weights": settings.ppo.kind_weights,
@@ -98,6 +95,16 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
             f"{length} is too short: this world's longest prompt has {longest} tokens and a response up to "
             f"ppo.max_response_tokens = {response}; give at least {longest + response}",
         )
+
+
+def _unknown_categories(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
+    named = {f"constraints.{name}.categories": one.categories for name, one in settings.constraints.items()}
+    if settings.preferences.tampering is not None:
+        named["preferences.tampering.categories"] = settings.preferences.tampering.categories
+    for key, categories in named.items():
+        for category in categories:
+            if category not in world.categories.values():
+                yield key, f"no category '{category}'; {_category_hint(category, world)}"
 
 
 def _empty_splits(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,8 @@ def study(
 
     rows = docs / "results" / "rows"
     if show_list:
-        _show_list(standings(rows, logic_digest()), as_json=as_json)
+        listed = standings(rows, logic_digest())
+        _show(listed, [line for each in listed for line in _entry(each)], as_json=as_json)
         return
     if name is None:
         raise ConfigError("give the name of a study, `all`, or --list")
@@ -50,23 +51,21 @@ def study(
 
         sit(studies, storage, rows, minutes, lambda text: typer.echo(text, err=True), progress_lines())
     found = standings(rows, logic_digest(), studies)
-    if as_json:
-        typer.echo(json.dumps([each.document() for each in found], indent=1))
-        return
-    for each in found:
-        typer.echo(each.line)
+    _show(found, [each.line for each in found], as_json=as_json)
 
 
-def _show_list(found: list[StudyStanding], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps([each.document() for each in found], indent=1))
-        return
-    for each in found:
-        runs = len(each.study.cells())
-        left = "–" if each.minutes_left is None else f"about {each.minutes_left:.0f} min left"
-        cost = "all there" if not each.missing else f"{left}"
-        typer.echo(
-            f"({each.study.letter}) {each.study.name:<20} {runs - len(each.missing):>2} of {runs:>2} runs, {cost}"
-        )
-        typer.echo(f"    {each.study.claim}")
-        typer.echo(f"    {each.line}")
+def _show(found: list[StudyStanding], lines: list[str], *, as_json: bool) -> None:
+    typer.echo(json.dumps([each.document() for each in found], indent=1) if as_json else "\n".join(lines))
+
+
+def _entry(standing: StudyStanding) -> list[str]:
+    """What the list says of one study."""
+    study, runs, missing = standing.study, len(standing.study.cells()), len(standing.missing)
+    left = "" if standing.minutes_left is None else f", about {standing.minutes_left:.0f} min left"
+    stale = f"; {standing.stale} stale: `steelyard results probe` says whether they hold" if standing.stale else ""
+    state = f"{left}{stale}" if missing else ", all there"
+    return [
+        f"({study.letter}) {study.name:<20} {runs - missing:>2} of {runs:>2} runs{state}",
+        f"    {study.claim}",
+        f"    {standing.line}",
+    ]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cluster.results.cells import SWEEP, TABLE, Cell, preset_settings
+from cluster.results.cells import TABLE, Cell, preset_settings
 from cluster.results.plan import Scope, make_plan, next_cell
 from cluster.results.probe import same_code
 from cluster.results.rows import Row, present_origin, read_rows, row_of_run, write_row
@@ -87,11 +87,6 @@ def declare(layout: RunLayout, preset: str) -> None:
 
 
 def donors(storage: Path, cell: Cell) -> list[RunLayout]:
-    """Runs of either comparison with the same seed: their earlier stages may be taken over."""
+    """Every arm's run with the same seed, of any comparison in the storage: its earlier stages may be taken over."""
     own = RunLayout(storage / preset_settings(cell.preset).name).arm(cell.arm, cell.seed).root
-    found = [
-        path
-        for preset in (TABLE, SWEEP)
-        for path in sorted((storage / preset_settings(preset).name / "arms").glob(f"*-seed{cell.seed}"))
-    ]
-    return [RunLayout(path) for path in found if path != own]
+    return [RunLayout(path) for path in sorted(storage.glob(f"*/arms/*-seed{cell.seed}")) if path != own]

@@ -172,6 +172,7 @@ STUDIES: tuple[Study, ...] = (
             Effect("R² of reward on sqrt(KL)", of(REWARD_ONLY, r_squared_sqrt), "above", 0.8),
             Effect("R² on sqrt(KL) less R² on KL", of(REWARD_ONLY, better_fit)),
         ),
+        note="Over the 30 points of a row's curve, each the mean of two steps; the fits further up take every step.",
     ),
     Study(
         "k", "unusual_prompts", "A model's own activations tell harmful requests from helpful ones without having seen a harmful one.",

@@ -21,7 +21,7 @@ from cluster.job import warm_engines
 from cluster.pipeline import run_until
 from cluster.results.cells import Cell, config_digest, preset_settings, settings_of_result
 from cluster.results.rows import Origin, Row, now_text, present_origin, row_of_run, write_row
-from cluster.results.sitting import Say, declare
+from cluster.results.sitting import Say, declare, donors
 from cluster.stages import score_models
 from cluster.status import OnStatus
 from cluster.studies.catalogue import MODELS_ONLY, Study
@@ -70,14 +70,14 @@ def run_cell(cell: Cell, storage: Path, engines: Engines, origin: Origin, on_sta
     layout = RunLayout(storage / comparison.name)
     declare(layout, cell.preset)
     own = layout.arm(cell.arm, cell.seed)
-    donors = [RunLayout(path) for path in sorted(storage.glob(f"*/arms/*-seed{cell.seed}")) if path != own.root]
+    found = donors(storage, cell)
     if cell.preset in MODELS_ONLY:
         settings = cell.settings()
         run_until(
-            score_models.REWARD, settings, own, check_inputs(settings), engines, donors=donors, on_status=on_status
+            score_models.REWARD, settings, own, check_inputs(settings), engines, donors=found, on_status=on_status
         )
         return row_of_models(cell, own, origin)
-    run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=donors, on_status=on_status)
+    run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=found, on_status=on_status)
     return row_with_figures(cell, own, origin)
 
 

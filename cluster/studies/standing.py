@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.results.cells import TABLE, Cell
+from cluster.results.cells import TABLE, Cell, preset_settings
 from cluster.results.plan import own_seconds, shared_seconds
 from cluster.results.probe import same_code
 from cluster.results.rows import Row, read_rows
-from cluster.studies.catalogue import STUDIES, Study
+from cluster.studies.catalogue import MODELS_ONLY, STUDIES, Study
 from cluster.studies.effects import Finding, Verdict, find, together, verdict_line
 
 
@@ -26,6 +26,8 @@ class StudyStanding:
     """Fresh and with the figures that the studies read; stale rows count as missing."""
     minutes_left: float | None
     """Of the missing runs; None before any run was measured."""
+    stale: int = 0
+    """Of the missing runs, those that other code, another configuration or another world has made."""
 
     @property
     def missing(self) -> list[Cell]:
@@ -66,6 +68,7 @@ class StudyStanding:
             ],
             "runs": len(self.study.cells()),
             "missing": [cell.name for cell in self.missing],
+            "stale": self.stale,
             "minutes_left": self.minutes_left,
         }
 
@@ -75,7 +78,15 @@ def standings(folder: Path, code_digest: str, studies: Sequence[Study] = STUDIES
     codes = same_code(folder.parent, code_digest)
     known = read_rows(folder, {TABLE}.union(*(study.presets for study in studies)))
     fresh = {cell: row for cell, row in known.items() if not row.stale(codes)}
-    return [StudyStanding(study, usable(study, fresh), minutes_left(study, known, fresh)) for study in studies]
+    return [
+        StudyStanding(
+            study,
+            usable(study, fresh),
+            minutes_left(study, known, fresh),
+            sum(cell in known and cell not in fresh for cell in study.cells()),
+        )
+        for study in studies
+    ]
 
 
 def usable(study: Study, fresh: Mapping[Cell, Row]) -> dict[Cell, Row]:
@@ -89,17 +100,29 @@ def usable(study: Study, fresh: Mapping[Cell, Row]) -> dict[Cell, Row]:
 
 
 def minutes_left(study: Study, known: Mapping[Cell, Row], fresh: Mapping[Cell, Row]) -> float | None:
-    """About how long the missing runs take: as long as that arm, or any arm, took on another seed."""
-    missing = [cell for cell in study.cells() if cell not in usable(study, fresh)]
-    if not missing or not known:
-        return 0.0 if not missing else None
-    every = [own_seconds(row) for row in known.values()]
-    seconds = 0.0
-    for cell in missing:
-        alike = [
-            own_seconds(row) for row in known.values() if (row.preset, row.arm) == (cell.preset, cell.arm)
-        ] or every
-        seconds += math.fsum(alike) / len(alike)
-    shared = [shared_seconds(row) for row in known.values()]
-    seeds = {cell.seed for cell in missing} - {cell.seed for cell in fresh}
-    return (seconds + len(seeds) * math.fsum(shared) / len(shared)) / 60
+    """About how long the missing runs take: as long as that arm, or any arm, took on another seed.
+
+    The stages that arms share count once for each seed and size of model that has no fresh row.
+    """
+    there = usable(study, fresh)
+    missing = [cell for cell in study.cells() if cell not in there]
+    whole = [row for row in known.values() if row.preset not in MODELS_ONLY]
+    if not missing or not whole:
+        return None if missing else 0.0
+    seconds = math.fsum(_own_estimate(cell, list(known.values()), whole) for cell in missing)
+    begun = {_beginning(cell) for cell in fresh}
+    shared = math.fsum(shared_seconds(row) for row in whole) / len(whole)
+    return (seconds + shared * len({_beginning(cell) for cell in missing} - begun)) / 60
+
+
+def _own_estimate(cell: Cell, known: Sequence[Row], whole: Sequence[Row]) -> float:
+    trained = [row.seconds["reward_model"] for row in known if "reward_model" in row.seconds]
+    if cell.preset in MODELS_ONLY and trained:
+        return math.fsum(trained) / len(trained)
+    alike = [row for row in known if (row.preset, row.arm) == (cell.preset, cell.arm)] or whole
+    return math.fsum(own_seconds(row) for row in alike) / len(alike)
+
+
+def _beginning(cell: Cell) -> tuple[int, str]:
+    """Runs that are equal in this share their first stages."""
+    return cell.seed, preset_settings(cell.preset).model.model_dump_json()

@@ -21,6 +21,7 @@ def test_presets_fit_the_packaged_world():
     [
         ("constraints.harm.subset=[harmfull]", "no prompt has the tag 'harmfull'; did you mean 'harmful'?"),
         ("constraints.harm.categories=[nonsense]", "no category 'nonsense'"),
+        ("preferences.tampering={how: flip, share: 0.1, categories: [nonsense]}", "no category 'nonsense'"),
         ("ppo.kind_weights={harmfl: 1}", "no kind 'harmfl'; did you mean 'harmful'?"),
         ("preferences.kind_weights={benign: 0}", "every weight is 0"),
         ("arms={a: {constraints.harm.subset: [nothing]}}", "arms.a: constraints.harm.subset: no prompt has the tag"),

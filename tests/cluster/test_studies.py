@@ -189,3 +189,10 @@ def test_bad_input_is_one_clear_line(words, says, docs):
 
 def test_models_only_presets_are_studies(docs):
     assert {preset for study in STUDIES for preset in study.presets} >= MODELS_ONLY
+
+
+def test_a_row_of_other_code_is_stale_and_the_list_says_so(docs):
+    row = replace(a_row(REWARD_ONLY, seed=1, harm=0.9), code_digest="0" * 64)
+    write_row(row, docs / "results" / "rows")
+    found = CliRunner().invoke(app, ["study", "--list", "--docs", str(docs)])
+    assert re.search(r"\(a\) helpful_only +2 of  3 runs.*; 1 stale: `steelyard results probe`", found.output)
