@@ -232,44 +232,6 @@ def _bucket(resources: ResourceSettings, shape: ModelShape, width: int) -> float
     return float(min(width * shape.parameters, max(resources.transport.bucket_bytes, largest)))
 
 
-# --- does it fit ------------------------------------------------------------------------------------------------------
-
-
 def usable(cluster: Cluster) -> float:
     """Bytes of one GPU that a role can have."""
     return cluster.hardware.memory_bytes - RESERVE
-
-
-def shortages(
-    roles: list[RoleMemory], resources: ResourceSettings, shape: ModelShape, work: Workload, cluster: Cluster
-) -> list[Shortage]:
-    """Everything that does not fit, the most basic first."""
-    found: list[Shortage] = []
-    kind = cluster.hardware.kind
-    for role in roles:
-        share = usable(cluster) * min(role.gpus, 1.0) if role.gpus else math.inf
-        if role.device_bytes > share:
-            where = f"one {kind}" if role.gpus >= 1 else f"{role.gpus:g} of a {kind}"
-            found.append(Shortage(role.role, where, role.device_bytes, share))
-    one_row = float(work.longest_row * shape.kv_bytes_per_token(dtype_bytes(resources.generators.dtype)))
-    if one_row > resources.generators.kv_cache_bytes:
-        found.append(
-            Shortage(
-                "one sequence", "resources.generators.kv_cache_bytes", one_row, resources.generators.kv_cache_bytes
-            )
-        )
-    loop = [role for role in roles if role.role != "supervised workers"]
-    before = [role for role in roles if role.role in ("generators", "supervised workers")]
-    for phase, busy in (("the loop", loop), ("training before the loop", before)):
-        gpus = sum(role.gpus * role.actors for role in busy)
-        if gpus > cluster.gpus:
-            found.append(Shortage(f"{phase}'s actors", "the cluster", gpus, cluster.gpus, "GPUs"))
-        needed = _host_bytes(busy, cluster)
-        if needed > cluster.hardware.host_memory_bytes:
-            found.append(Shortage(phase, "a node's memory", needed, cluster.hardware.host_memory_bytes))
-    return found
-
-
-def _host_bytes(roles: list[RoleMemory], cluster: Cluster) -> float:
-    """Of the fullest node, were actors spread evenly."""
-    return HOST_RESERVE + sum(role.host_bytes * math.ceil(role.actors / cluster.nodes) for role in roles)

@@ -85,6 +85,8 @@ def _line(row: Row) -> str:
     resources, sharding = plan.question.resources, plan.question.sharding
     scorers = resources.scorers.replicas * (1 if resources.scorers.colocate else 1 + plan.question.work.signals)
     split = f"{resources.generators.count} + {scorers} + {resources.learner.ranks}"
+    if resources.placement != "disaggregated":
+        split += f", {resources.placement}"
     lacks = [] if not sharding.sharded_load else ["sharded loading"]
     lacks += [f"engines over {sharding.tensor_parallel} GPUs"] if sharding.tensor_parallel > 1 else []
     seconds = plan.step_seconds

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cluster.planning.fit import shortages
 from cluster.planning.hardware import Cluster
-from cluster.planning.memory import AS_BUILT, RoleMemory, Sharding, Shortage, role_memory, shortages
+from cluster.planning.memory import AS_BUILT, RoleMemory, Sharding, Shortage, role_memory
 from cluster.planning.rates import Rates, assumed_rates
+from cluster.planning.sharing import Pair, loop_gpus, pair_of
 from cluster.planning.sizes import ModelShape
 from cluster.planning.timing import Phase, Task, phases
 from cluster.planning.workload import Workload
@@ -61,7 +63,12 @@ class Plan:
     @property
     def gpus_in_use(self) -> float:
         """By the loop."""
-        return sum(role.gpus * role.actors for role in self.memory if role.role != "supervised workers")
+        return loop_gpus(self.question.resources, self.memory)
+
+    @property
+    def pair(self) -> Pair | None:
+        """The roles that share GPUs."""
+        return pair_of(self.question.resources, self.memory)
 
     @property
     def bottleneck(self) -> str:
@@ -153,6 +160,8 @@ def _changes(resources: ResourceSettings) -> Iterator[tuple[str, ResourceSetting
         ("supervised", "workers"): list(range(workers - 1, 0, -1)),
         ("scorers", "replicas"): list(range(scorers.replicas - 1, 0, -1)),
     }
+    if resources.placement == "mixed":
+        wanted.pop(("scorers", "colocate"))  # one scorer beside each rank holds every model
     for (section, key), values in wanted.items():
         for value in values:
             if value != getattr(getattr(resources, section), key):
@@ -197,6 +206,9 @@ def document(plan: Plan, *, price: float | None, better: Mapping[str, Any] | Non
             }
             for one in plan.memory
         ],
+        "shared_gpus": None
+        if (pair := plan.pair) is None
+        else {"roles": pair.name, "gpus": pair.gpus, "device_bytes": pair.device_bytes},
         "phases": {one.name: {"seconds": one.seconds, "parts": dict(one.parts)} for one in plan.phases},
         "step_seconds": plan.step_seconds,
         "samples_per_second": plan.samples_per_second,

@@ -14,7 +14,7 @@ from configs.schema.resources import ResourceSettings
 VERSION = 1
 MOST_OCTAVES = 2.0
 """How far from the measured width the gain is believed to go on."""
-_LEARN_SHARE, _SCORE_SHARE, _DECODE_SHARE, _BANDWIDTH_SHARE, _LINK_SHARE = 0.4, 0.6, 0.4, 0.6, 0.7
+_LEARN_SHARE, _SCORE_SHARE, _DECODE_SHARE, _BANDWIDTH_SHARE, LINK_SHARE = 0.4, 0.6, 0.4, 0.6, 0.7
 _GPU_FIXED = {
     "pass_layer_seconds": 3e-4, "step_layer_seconds": 3e-5, "sequence_seconds": 1e-5, "update_seconds": 2e-2,
     "rollout_seconds": 0.05, "learn_seconds": 0.05, "publish_seconds": 0.1,
@@ -99,7 +99,7 @@ def assumed_rates(resources: ResourceSettings, cluster: Cluster) -> Rates:
         decode_flops=_DECODE_SHARE * hardware.flops(resources.generators.dtype) * cores["decode"],
         decode_bytes=_BANDWIDTH_SHARE * hardware.bandwidth,
         optimiser_bytes=optimiser,
-        collective_bytes=_LINK_SHARE * link,
+        collective_bytes=LINK_SHARE * link,
         fill_bytes=_FILL,
         hop_bytes=min(_GLOO, hardware.network),
         load_bytes=_CPU_LOAD if cpu else _LOAD,

@@ -64,6 +64,13 @@ def _memory(plan: Plan) -> Table:
         table.add_row(
             role.role, str(role.actors), _largest(role, on_gpu), gigabytes(needed), gigabytes(there), style=style
         )
+    if on_gpu and (pair := plan.pair) is not None:
+        how = "the engine sleeps while the rank works" if pair.sleeps else "both at once"
+        there = usable(plan.question.cluster)
+        style = "red" if pair.device_bytes > there else ""
+        table.add_row(
+            pair.name, f"{pair.gpus:g} GPUs", how, gigabytes(pair.device_bytes), gigabytes(there), style=style
+        )
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.planning.memory import learner_memory, role_memory, usable
 from cluster.planning.plan import Plan, Question, make_plan, task_of, with_value
+from cluster.planning.sharing import pair_of, pair_shortage
 from cluster.planning.timing import learn
 from configs.schema.resources import LearnerSettings, ResourceSettings, ScorerSettings
 from configs.schema.run import RunSettings
@@ -74,25 +75,49 @@ def _shares(resources: ResourceSettings) -> list[float]:
     return [getattr(role, _FRACTIONS) for role in roles]
 
 
-def _candidates(settings: RunSettings, question: Question) -> Iterator[ResourceSettings]:
-    devices, shards = question.cluster.devices, question.sharding.tensor_parallel
-    on_gpu = question.cluster.gpus > 0
-    scorer_options = _scorers_that_fit(question)
-    for ranks in _ranks(settings, devices):
-        learner = _fastest_learner(question, ranks)
-        if learner is None:
-            continue
-        for generators in _counts(devices):
-            for scorers in scorer_options:
-                actors = scorers.replicas * (1 if scorers.colocate else 1 + question.work.signals)
-                asked = ranks + shards * (generators + actors)
-                if on_gpu and asked > devices:
-                    continue
-                resources = question.resources.model_copy(update={"learner": learner, "scorers": scorers})
-                resources = with_value(resources, "generators", "count", generators)
-                workers = _workers(settings, devices - shards * generators if on_gpu else devices)
-                if workers is not None:
-                    yield _with_workers(question, resources, workers)
+def _candidates(settings: RunSettings, asked: Question) -> Iterator[ResourceSettings]:
+    devices = asked.cluster.devices
+    on_gpu = asked.cluster.gpus > 0
+    for placement in _placements(asked):
+        question = asked.with_resources(asked.resources.model_copy(update={"placement": placement}))
+        scorer_options = _scorers_that_fit(question)
+        for ranks in _ranks(settings, devices):
+            learner = _fastest_learner(question, ranks)
+            if learner is None:
+                continue
+            for generators in _counts(devices):
+                for scorers in scorer_options:
+                    if on_gpu and _gpus(question, ranks, generators, scorers) > devices:
+                        continue
+                    resources = question.resources.model_copy(update={"learner": learner, "scorers": scorers})
+                    resources = with_value(resources, "generators", "count", generators)
+                    workers = _workers(settings, _free_for_trainers(question, generators))
+                    if workers is not None:
+                        yield _with_workers(question, resources, workers)
+
+
+def _placements(question: Question) -> tuple[str, ...]:
+    """Those that can be had: engines over several GPUs, which are on paper only, share none."""
+    if not question.cluster.gpus or question.sharding.tensor_parallel > 1:
+        return (question.resources.placement,)
+    return ("disaggregated", "colocated", "mixed")
+
+
+def _gpus(question: Question, ranks: int, generators: int, scorers: ScorerSettings) -> int:
+    """Of the loop, one for each actor or pair."""
+    shards = question.sharding.tensor_parallel
+    actors = scorers.replicas * (1 if scorers.colocate else 1 + question.work.signals)
+    if question.resources.placement == "colocated":
+        return max(ranks, generators) + actors
+    if question.resources.placement == "mixed":
+        return max(ranks, actors) + generators
+    return ranks + shards * (generators + actors)
+
+
+def _free_for_trainers(question: Question, generators: int) -> int:
+    """Devices that the trainers find before the loop; beside colocated generators they would have none, so they come first."""
+    beside = question.cluster.gpus and question.resources.placement != "colocated"
+    return question.cluster.devices - (question.sharding.tensor_parallel * generators if beside else 0)
 
 
 def _counts(most: int) -> list[int]:
@@ -161,7 +186,7 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
 def _scorers_that_fit(question: Question) -> list[ScorerSettings]:
     """Of each arrangement the largest passes that fit."""
     present, found = question.resources.scorers, []
-    for colocate in (True, False):
+    for colocate in (True,) if question.resources.placement == "mixed" else (True, False):
         for replicas in _counts(question.cluster.devices):
             for share in (1, 2, 4, 8):
                 tokens = max(1024, present.tokens_per_batch // share)
@@ -178,13 +203,19 @@ def _role_fits(question: Question, resources: ResourceSettings, role: str) -> bo
     if not question.cluster.gpus:
         return True  # one memory for all: looked at with the whole plan
     roles = role_memory(resources, question.shape, question.work, sharding=question.sharding)
-    return all(one.device_bytes <= usable(question.cluster) for one in roles if one.role.startswith(role))
+    alone = all(one.device_bytes <= usable(question.cluster) for one in roles if one.role.startswith(role))
+    pair = pair_of(resources, roles)
+    if not alone or pair is None or not pair.ranks.role.startswith(role):
+        return alone
+    return pair_shortage(pair, question.cluster) is None
 
 
 def _differences(before: ResourceSettings, after: ResourceSettings) -> Iterator[str]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     for section, values in new.items():
-        if not isinstance(values, dict):  # of the cluster as a whole; a split changes none
+        if not isinstance(values, dict):
+            if values != old[section]:
+                yield f"resources.{section}={values}"
             continue
         for key, value in values.items():
             if value != old[section][key]:

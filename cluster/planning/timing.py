@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.planning.hardware import Cluster
 from cluster.planning.memory import AS_BUILT, Sharding, dtype_bytes, micro_tokens
-from cluster.planning.rates import Rates
+from cluster.planning.rates import LINK_SHARE, Rates
 from cluster.planning.sizes import ModelShape
 from cluster.planning.workload import Workload
 from configs.schema.resources import ResourceSettings
@@ -222,6 +222,9 @@ def publish(task: Task) -> Phase:
     }
     if resources.learner.zero_stage == 3 and resources.learner.ranks > 1:
         parts["gathering"] = size / rates.collective_bytes
+    if resources.placement == "colocated" and not task.cluster.hardware.is_cpu:
+        # to the host and back: vLLM's sleep mode, level 1
+        parts["sleeping and waking"] = 2 * size / (LINK_SHARE * task.cluster.hardware.host_link)
     parts = {name: rates.publish_factor * part for name, part in parts.items()}
     fixed = rates.publish_seconds
     return Phase("publish", sum(parts.values()) + fixed, parts | {"calls": fixed})

@@ -134,6 +134,38 @@ def test_what_does_not_fit_is_told_with_how_much_and_what_would() -> None:
     assert make_plan(question(settings, gpu="h200:8")).fits
 
 
+def test_colocated_and_mixed_actors_share_gpus_and_must_fit_on_them_together() -> None:
+    apart = make_plan(question(beaver(), gpu="h200:8"))
+    colocated = make_plan(question(beaver("resources.placement=colocated"), gpu="h200:8"))
+    assert apart.pair is None and apart.gpus_in_use == 8
+    assert colocated.gpus_in_use == 7 and colocated.fits  # one engine sits beside one of four ranks
+    assert colocated.pair is not None and colocated.pair.sleeps
+    guest, ranks = colocated.pair.guest.device_bytes, colocated.pair.ranks.device_bytes
+    assert max(guest, ranks) < colocated.pair.device_bytes < guest + ranks
+    assert "sleeping and waking" in colocated.phase("publish").parts
+    one_scorer = ("resources.scorers.colocate=true", "resources.learner.tokens_per_micro_batch=2048")
+    mixed = make_plan(question(beaver("resources.placement=mixed", *one_scorer), gpu="h200:8"))
+    assert mixed.gpus_in_use == 5 and mixed.pair is not None and not mixed.pair.sleeps
+    assert mixed.pair.device_bytes > mixed.pair.guest.device_bytes + mixed.pair.ranks.device_bytes
+
+
+def test_two_actors_that_fit_alone_and_not_together_are_told() -> None:
+    plan = make_plan(question(beaver("resources.placement=mixed", "resources.scorers.colocate=true"), gpu="h200:8"))
+    assert [one.role for one in plan.shortages] == ["scorers and learner ranks together"]
+    assert "need" in plan.shortages[0].describe() and remedies(plan)
+    for text in remedies(plan):
+        again = beaver("resources.placement=mixed", "resources.scorers.colocate=true", *text.split())
+        assert make_plan(question(again, gpu="h200:8")).fits, text
+
+
+def test_engines_that_sleep_keep_their_weights_on_the_host_and_trainers_come_before_them() -> None:
+    plan = make_plan(question(beaver("resources.placement=colocated", "resources.supervised.workers=8"), gpu="h200:8"))
+    assert plan.fits  # eight trainers and no generator beside them
+    crowded = make_plan(question(beaver("resources.supervised.workers=8"), gpu="h200:8"))
+    assert any(one.role == "training before the loop's actors" for one in crowded.shortages)
+    assert plan.pair is not None and plan.pair.host_bytes == pytest.approx(2 * named_shape("7b").parameters)
+
+
 def test_too_few_gpus_are_a_shortage_too() -> None:
     plan = make_plan(question(beaver(), gpu="h100:4"))
     assert any(one.unit == "GPUs" and one.missing == 4 for one in plan.shortages)
@@ -204,6 +236,19 @@ def test_the_better_split_fits_and_is_faster() -> None:
     again = beaver("resources.learner.ranks=1", "resources.scorers.colocate=true", *better.overrides)
     assert make_plan(question(again)).step_seconds == pytest.approx(better.plan.step_seconds)
     assert better_split(again, make_plan(question(again))) is None
+
+
+def test_the_better_split_may_share_gpus_and_its_overrides_say_so() -> None:
+    settings = beaver()
+    asked = question(settings, gpu="h200:8")
+    better = better_split(settings, make_plan(asked))
+    assert better is not None
+    again = beaver(*better.overrides)
+    assert make_plan(question(again, gpu="h200:8")).step_seconds == pytest.approx(better.plan.step_seconds)
+    shared = better_split(
+        beaver("resources.placement=colocated"), make_plan(question(beaver("resources.placement=colocated")))
+    )
+    assert shared is not None and shared.plan.fits
 
 
 def test_shared_gpus_are_left_as_they_are() -> None:
