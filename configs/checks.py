@@ -28,6 +28,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _files(settings)
     yield from _placement(settings)
     yield from _crowd(settings)
+    yield from _labels(settings)
     yield from _windows(settings)
     yield from _repeatable(settings)
     yield from _rounds(settings)
@@ -262,6 +263,34 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
             "reward_model.harmlessness_share",
             "a mixed crowd ranks by one order only; leave it out, or mode: decoupled",
         )
+
+
+def _labels(settings: RunSettings) -> Iterator[Problem]:
+    """What belongs to one kind of labeller and not to the others."""
+    asked = settings.preferences
+    if asked.labels == "judge" and asked.judge is None:
+        yield "preferences.judge", "labels: judge asks a language model; give its url, such as http://127.0.0.1:8000/v1"
+    if asked.labels != "judge" and asked.judge is not None:
+        yield "preferences.judge", f"is never asked, for labels is {asked.labels}; set labels: judge, or leave it out"
+    if asked.labels == "crowd":
+        return
+    if asked.tampering is not None:
+        yield "preferences.tampering", f"changes the crowd's labels, and labels is {asked.labels}; leave it out"
+    if asked.crowd.mode == "mixed":
+        yield "preferences.crowd.mode", f"is of labels: crowd, and labels is {asked.labels}; leave it out"
+    if asked.labels != "people":
+        return
+    if isinstance(settings.storage, str):
+        yield (
+            "preferences.labels",
+            "people fill in a file of the run folder; give storage a folder that they reach, not a URL",
+        )
+    for name, one in settings.constraints.items():
+        if one.categories and one.scorer is None:
+            yield (
+                f"constraints.{name}.categories",
+                "the people's file asks for no categories of harm; leave them out, or take labels: judge",
+            )
 
 
 def _windows(settings: RunSettings) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ _NAMES: Mapping[str, frozenset[str]] = {
     "harmlessness": frozenset({"mark", "conversation", "answer_a", "answer_b"}),
     "safety": frozenset({"mark", "conversation", "answer", "categories"}),
 }
+PROMPT_FILES = tuple(f"{name}.txt" for name in _NAMES)
 _VERDICTS: Mapping[str, Verdict] = {"VERDICT: A": "first", "VERDICT: B": "second", "VERDICT: TIE": "tie"}
 _REFUSALS: Mapping[str, Refusal] = {"none": "none", "bare": "bare", "explained": "explained"}
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)

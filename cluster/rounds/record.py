@@ -73,7 +73,7 @@ def agreement(votes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """By question, how far the annotators agree: the raw share of agreeing pairs, and Krippendorff's alpha with its interval.
 
     Args:
-        votes: ``{unit, question, choice, is_safe}`` as the crowd casts them.
+        votes: ``{unit, question, choice, is_safe}`` as the crowd casts them; of a judge, one for each order of showing.
     """
     tables: dict[str, dict[tuple[str, str], list[int]]] = {}
     for vote in votes:
@@ -147,6 +147,7 @@ def _pairs(context: RunContext) -> dict[str, Any]:
         "splits": dict(Counter(row["split"] for row in rows)),
         "training": int(facts.get("training_pairs", train)),
         "from_earlier_rounds": int(facts.get("earlier_pairs", 0)),
+        "labelled_by": str(facts.get("labelled_by", context.settings.preferences.labels)),
         "questions": int(facts["questions_asked"]),
         "unsafe_share": facts.get("unsafe_share"),
         "better_is_safer": facts["better_is_safer"],

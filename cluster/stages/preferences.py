@@ -1,6 +1,6 @@
-"""Stages `pairs` and `preferences`: two responses per prompt from the current policy, then the crowd's labels.
+"""Stages `pairs` and `preferences`: two responses per prompt from the current policy, then somebody's labels.
 
-They are two stages so that arms with different crowds share the same pairs.
+They are two stages so that arms with different labels share the same pairs.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.rounds import join_pairs, join_training
-from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
+from actors.crowd.tasks import Provenance, pair_request_id, write_pairs
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.promptsets import labelled_prompts
 from cluster.requests import Sampler
 from cluster.rounds.prompts import with_finds
 from cluster.rounds.sources import pair_sources
-from cluster.seeds import stable_seed
 from cluster.stages import sft
 from cluster.stages.base import Stage, StageOutput
+from cluster.stages.labelling import label, labeller
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
 from learner.records import GenerationRequest, Prompt, SamplingSettings
@@ -34,7 +34,9 @@ def pairs_stage(settings: RunSettings) -> Stage:
         inputs=(sft.NAME,),
         settings={
             "seed": settings.seed,
-            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "tampering"}),
+            "preferences": settings.preferences.model_dump(
+                mode="json", exclude={"labels", "crowd", "judge", "people", "tampering"}
+            ),
             "splits": settings.splits.model_dump(mode="json"),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "deterministic": settings.deterministic,
@@ -56,11 +58,8 @@ def preferences_stage(settings: RunSettings) -> Stage:
     return Stage(
         name=NAME,
         inputs=(PAIRS,),
-        settings={
-            "seed": settings.seed,
-            **settings.preferences.model_dump(mode="json", include={"crowd", "tampering"}),
-        },
-        code=("actors/crowd",),
+        settings={"seed": settings.seed, **labeller(settings)},
+        code=("actors/crowd",) if settings.preferences.labels == "crowd" else ("actors/crowd", "actors/judging"),
         run=_label,
     )
 
@@ -118,21 +117,9 @@ def _pair(prompt: Prompt, sampler: Sampler, context: RunContext) -> list[Generat
 
 
 def _label(context: RunContext) -> StageOutput:
-    settings = context.settings
     folder = context.layout.preferences(context.round_number)
-    path = folder / "preferences.parquet"
-    call = label_pairs.remote(
-        context.world_path,
-        settings.preferences.crowd.model_dump(mode="json"),
-        stable_seed(context.run_settings.seed, "crowd"),  # the same people in every round
-        str(folder / "pairs.parquet"),
-        str(path),
-        None if settings.preferences.tampering is None else settings.preferences.tampering.model_dump(mode="json"),
-    )
-    facts = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
-    if settings.preferences.tampering is not None:
-        changed = f"{facts['tampered']:.0f} of {facts['pairs']:.0f}"
-        context.warn(f"preferences.tampering: the harmlessness labels of {changed} pairs were changed on purpose")
+    pairs, path = folder / "pairs.parquet", folder / "preferences.parquet"
+    facts = label(context, pairs, path)
     if context.round_number == 1:
         return StageOutput((path,), facts)
     return _with_earlier(context, path, facts)

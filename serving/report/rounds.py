@@ -79,6 +79,7 @@ def _data(rounds: Records) -> Table:
             ("Answered by", lambda one, key: tuple(_source(each) for each in one["pairs"]["sources"])),
             ("Pairs on red-team prompts", _number("pairs.red_team")),
             ("Training pairs, all rounds so far", _number("pairs.training")),
+            ("Labelled by", _text("pairs", "labelled_by")),
             ("Questions asked", _number("pairs.questions")),
             ("Answers labelled unsafe", _share("pairs.unsafe_share")),
             ("Better is also safer", _share("pairs.better_is_safer")),
