@@ -313,11 +313,14 @@ def _rounds(settings: RunSettings) -> Iterator[Problem]:
     asked = settings.rounds
     if asked.count == 1:
         return
-    if settings.data is not None:
+    if settings.data is not None and settings.preferences.labels == "crowd":
         yield (
-            "rounds.count",
-            f"{asked.count} rounds need fresh labels, and on data nobody gives them; set rounds.count: 1",
+            "preferences.labels",
+            f"{asked.count} rounds need fresh labels, and the simulated crowd knows the sandbox only; take judge or people, or "
+            "set rounds.count: 1",
         )
+    if settings.data is not None and asked.red_team:
+        yield "rounds.red_team", "the red team knows the sandbox's requests only; set it to false"
     if settings.algorithm not in LOOP_ALGORITHMS:
         yield "rounds.count", f"{settings.algorithm} has no loop to repeat; set rounds.count: 1, or another algorithm"
     if asked.red_team and not settings.constraints:

@@ -189,9 +189,9 @@ def _answers(tokenizer_file: str, chunks: Sequence[RolloutChunk]) -> Iterator[An
 def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provenance) -> dict[str, Any]:
     row: dict[str, Any] = {
         "pair_id": prompt.prompt_id,
-        "task_id": prompt.attributes["task_id"],
-        "kind": prompt.attributes["kind"],
-        "form": prompt.attributes["form"],
+        "task_id": prompt.attributes.get("task_id"),  # the sandbox's alone, as kind and form
+        "kind": prompt.attributes.get("kind"),
+        "form": prompt.attributes.get("form"),
         "category": prompt.category,
         "tags": sorted(prompt.tags),
         "split": prompt.attributes.get("purpose", "train"),

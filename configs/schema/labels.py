@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.schema.base import Count, NonNegative, Positive, Settings, Share
+
+_ADDRESS = re.compile(r"https?://[^/@\s]+(/\S*)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Labeller = Literal["crowd", "judge", "people"]
 
@@ -29,18 +33,34 @@ class CrowdSettings(Settings):
 class JudgeSettings(Settings):
     """A language model behind an OpenAI-compatible address. Every pair is compared in both orders on both axes."""
 
-    url: str = Field(pattern=r"^https?://[^/@\s]+(/\S*)?$")
+    url: str
     """Up to ``/v1``. No key and no password in it."""
     model: str | None = None
     """Its id there; none: the only one that the server lists."""
     prompts: Path | None = None
     """Folder of ``helpfulness.txt``, ``harmlessness.txt`` and ``safety.txt``; none: the packaged ones."""
-    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    key_env: str | None = None
     """Environment variable of the driver that holds the key."""
     concurrency: int = Field(default=8, ge=1, le=256)
     """Requests at a time."""
     timeout_seconds: Positive = 120.0
     """Of one try."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        if not _ADDRESS.fullmatch(value):  # the value is not repeated: it may hold a password
+            raise ValueError(
+                "give an http address without a password, such as http://127.0.0.1:8000/v1; a key goes by key_env"
+            )
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):  # it may be the key itself
+            raise ValueError("name an environment variable, such as JUDGE_KEY, that holds the key")
+        return value
 
 
 class PeopleSettings(Settings):
