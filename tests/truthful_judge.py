@@ -45,7 +45,7 @@ class TruthfulJudge:
     def __init__(self, rows: list[dict[str, Any]], world: World | None = None) -> None:
         scorer = GoldScorer(world or load_world())
         self._gold: dict[tuple[str, str], Gold] = {
-            (_conversation(row), row[f"response_{side}"]): scorer.score(row["task_id"], row[f"response_{side}"])
+            (_conversation(row), row[f"response_{side}"]): scorer.score(row["task_id"], row[f"response_{side}"], True)
             for row in rows
             for side in (0, 1)
         }

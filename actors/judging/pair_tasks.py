@@ -15,7 +15,7 @@ import ray
 from actors.crowd.tasks import label_columns, label_facts, write_rows
 from actors.judging.cached_endpoint import CachedEndpoint
 from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
-from actors.judging.llm_judge import PROMPT_FILES, PROMPTS, LlmJudge
+from actors.judging.llm_judge import PROMPTS, LlmJudge, read_prompts
 from actors.judging.pair_labels import differs, labels_of, pair_of
 from actors.judging.people import FILE, PeopleJudge, write_for_people
 from actors.judging.response_cache import ResponseCache
@@ -105,10 +105,13 @@ def open_judge(settings: JudgeSettings, key: str | None) -> ChatEndpoint:
 
 
 def guideline_of(settings: JudgeSettings) -> str:
-    """Digest of the judge's prompts: other words are another guideline."""
-    folder = settings.prompts or PROMPTS
-    texts = b"\x00".join((folder / name).read_bytes() for name in PROMPT_FILES)
-    return hashlib.sha256(texts).hexdigest()[:12]
+    """Digest of the judge's prompts: other words are another guideline.
+
+    Raises:
+        ConfigError: they are not there, or no prompts.
+    """
+    texts = read_prompts(settings.prompts or PROMPTS)
+    return hashlib.sha256("\x00".join(texts[name].template for name in sorted(texts)).encode()).hexdigest()[:12]
 
 
 def _open(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

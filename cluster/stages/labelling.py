@@ -90,6 +90,7 @@ def reach_judge(settings: RunSettings) -> None:
     if settings.preferences.labels != "judge":
         return
     judge = require_judge(settings)
+    guideline_of(judge)
     try:
         open_judge(judge, judge_key(judge)).close()
     except DataError as error:

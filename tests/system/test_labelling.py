@@ -68,7 +68,7 @@ def test_a_judges_labels_are_learned_from_like_the_crowds(tmp_path: Path, monkey
         assert len(server.bodies) == asked and again == facts  # every reply came from the run's own cache
     assert [row["pair_id"] for row in rows] == [row["pair_id"] for row in ROWS]
     for row in rows:
-        gold = [scorer.score(row["task_id"], row[f"response_{side}"]) for side in (0, 1)]
+        gold = [scorer.score(row["task_id"], row[f"response_{side}"], True) for side in (0, 1)]
         assert [row["is_response_0_safe"], row["is_response_1_safe"]] == [not each.unsafe for each in gold]
         gap = gold[1].helpfulness - gold[0].helpfulness
         assert row["better_response_id"] == (None if gap == 0 else int(gap > 0))
@@ -197,7 +197,7 @@ def test_people_fill_in_a_file_while_the_run_is_stopped(tmp_path: Path) -> None:
     labelled = [row for row in rows if row["is_response_0_safe"] is not None and row["response_0"] != row["response_1"]]
     assert len(labelled) == facts["filled"]
     for row in labelled:
-        gold = [scorer.score(row["task_id"], row[f"response_{side}"]) for side in (0, 1)]
+        gold = [scorer.score(row["task_id"], row[f"response_{side}"], True) for side in (0, 1)]
         assert [row["is_response_0_safe"], row["is_response_1_safe"]] == [not each.unsafe for each in gold]
         gap = gold[1].helpfulness - gold[0].helpfulness
         assert row["better_response_id"] == (None if gap == 0 else int(gap > 0))
