@@ -72,7 +72,7 @@ def write_training_set(request: SetRequest) -> dict[str, Any]:
     with Quarantine(path.with_name(f"quarantine-{path.name}")) as quarantine:
         report = _write(request, rows_of(request.sources, quarantine))
     found = report.document() | {"path": path.name}
-    return found | {"labels": _labels(path)} if request.kind == "cost" else found
+    return found | {"labels": cost_labels(path)} if request.kind == "cost" else found
 
 
 def _write(request: SetRequest, rows: Iterator[Parsed]) -> SetReport:
@@ -89,8 +89,8 @@ def _write(request: SetRequest, rows: Iterator[Parsed]) -> SetReport:
             return write_prompts(rows, tokenizer, path, limits=limits, shares=shares)
 
 
-def _labels(path: Path) -> dict[str, int]:
-    """What a cost model's training pairs say of safety."""
+def cost_labels(path: Path) -> dict[str, int]:
+    """What a cost model's training pairs say of safety: ``pairs``, ``signed`` responses, ``unsafe`` ones among them."""
     table = pq.read_table(path, columns=["safer_sign", "less_safe_sign", "split"])
     train = np.array(table["split"].to_pylist(), dtype=object) == "train"
     signs = np.stack([table["safer_sign"].to_numpy(), table["less_safe_sign"].to_numpy()])[:, train]

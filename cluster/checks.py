@@ -41,12 +41,22 @@ def longest_prompt_tokens(world: World) -> int:
     Word-level: every word is a token; a conversation opens with ``<bos>``, a turn adds its role, an assistant's turn
     inside ends with ``<eos>``, and ``<assistant>`` asks for the response.
     """
+    return max(_prompt_lengths(world))
+
+
+def mean_prompt_tokens(world: World) -> float:
+    """Mean over this world's tasks and forms, counted as `longest_prompt_tokens`."""
+    lengths = _prompt_lengths(world)
+    return sum(lengths) / len(lengths)
+
+
+def _prompt_lengths(world: World) -> list[int]:
     rng = random.Random(0)  # which other task is drawn changes no length: all have three steps
-    return max(
+    return [
         _tokens(render_turns(world, task, form, rng))
         for task in world.tasks
         for form in world.forms_for(task.kind, ("seen", "heldout"))
-    )
+    ]
 
 
 def _world(settings: RunSettings) -> World:

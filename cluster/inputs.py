@@ -155,4 +155,8 @@ def absolute_paths(settings: RunSettings, folder: Path) -> RunSettings:
         changed["data"] = settings.data.model_copy(update={"root": folder / settings.data.root})
     if settings.model.path is not None and (place := folder / Path(settings.model.path).expanduser()).is_dir():
         changed["model"] = settings.model.model_copy(update={"path": str(place)})
+    judge = settings.preferences.judge
+    if judge is not None and judge.prompts is not None:
+        own = judge.model_copy(update={"prompts": folder / judge.prompts.expanduser()})
+        changed["preferences"] = settings.preferences.model_copy(update={"judge": own})
     return absolute_scorers(settings.model_copy(update=changed), folder)

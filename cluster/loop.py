@@ -22,7 +22,7 @@ from cluster.metrics_log import MetricsLog, step_line
 from cluster.promptsets import loop_prompts
 from cluster.requests import by_id
 from cluster.rounds.names import id_prefix
-from cluster.rounds.prompts import with_finds
+from cluster.rounds.prompts import named, with_finds
 from cluster.rounds.sources import start_policy
 from cluster.signals import SignalSources
 from configs.exits import StoppedError
@@ -296,7 +296,8 @@ def prompts_of(context: RunContext) -> list[Prompt]:
     ppo = context.settings.ppo
     n = ppo.steps * ppo.batch_size // group_size(context.settings)
     if context.book is not None:
-        return context.book.loop(n=n, seed=context.settings.seed + 2, weights=ppo.kind_weights)
+        drawn = context.book.loop(n=n, seed=context.settings.seed + 2, weights=ppo.kind_weights)
+        return named(drawn, context.round_number)
     drawn = loop_prompts(
         context.splits,
         n=n,

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.exits import DataError
-from learner.data.splits import TRAIN
+from learner.data.splits import CALIBRATION, HOLDOUT, TRAIN
 from learner.records import Prompt
 
 SOURCE = "data"
@@ -35,16 +35,28 @@ class PromptBook:
         Args:
             weights: share of prompts by tag, relative, where tags have weights; otherwise as the files have them.
         """
-        rows = self._rows({TRAIN})
+        return self._numbered(self._weighted(self._rows({TRAIN}), n, seed, "loop", weights), "ppo")
+
+    def labelled(self, *, n: int, seed: int, weights: Mapping[str, float]) -> list[Prompt]:
+        """`n` prompts for fresh pairs, of training, hold-out and calibration in the proportion that the files have.
+
+        Args:
+            weights: as of `loop`.
+        """
+        rows = self._rows({TRAIN, HOLDOUT, CALIBRATION})
+        return self._numbered(self._weighted(rows, n, seed, "pairs", weights), "pair")
+
+    def _weighted(self, rows: Sequence[int], n: int, seed: int, what: str, weights: Mapping[str, float]) -> list[int]:
         tagged = self._tags(rows)
         weighted = {tag: weight for tag, weight in weights.items() if weight and any(tag in tags for tags in tagged)}
         if not weighted:
-            return self._numbered(_cycled(rows, n, f"loop/{seed}"), "ppo")
+            return _cycled(rows, n, f"{what}/{seed}")
         groups = {tag: [row for row, tags in zip(rows, tagged, strict=True) if tag in tags] for tag in weighted}
-        streams = {tag: iter(_endless(some, f"loop/{seed}/{tag}")) for tag, some in groups.items()}
-        rng = random.Random(f"weights/{seed}")
+        streams = {tag: iter(_endless(some, f"{what}/{seed}/{tag}")) for tag, some in groups.items()}
+        # the salt of the loop is older than the other, and must stay what it was
+        rng = random.Random(f"weights/{seed}" if what == "loop" else f"{what} weights/{seed}")
         drawn = rng.choices(list(weighted), list(weighted.values()), k=n)
-        return self._numbered([next(streams[tag]) for tag in drawn], "ppo")
+        return [next(streams[tag]) for tag in drawn]
 
     def judged(self, purpose: str, *, n: int, seed: int, prefix: str, subset: Collection[str] = ()) -> list[Prompt]:
         """Up to `n` different prompts of one purpose, of those that carry a tag of `subset` (empty: all).

@@ -62,6 +62,7 @@ def summarise(
             *context.warnings,
         ],
         preferences=_preference_counts(context),
+        labelled_by=None if on_data else _labelled_by(context),
         digests={
             "data" if on_data else "world": context.inputs.digest(),
             **{name: manifest[name].key for name in seconds},
@@ -77,6 +78,10 @@ def _preference_counts(context: RunContext) -> dict[str, int]:
         return {f"{name} rows": int(report["written"]) for name, report in sets.items()}
     labels = context.facts(preferences.NAME)
     return {"pairs": int(labels["pairs"]), "questions": int(labels["questions_asked"])}
+
+
+def _labelled_by(context: RunContext) -> str:
+    return str(context.facts(preferences.NAME).get("labelled_by", context.settings.preferences.labels))
 
 
 def _grouped_seconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -28,6 +28,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _files(settings)
     yield from _placement(settings)
     yield from _crowd(settings)
+    yield from _labels(settings)
     yield from _windows(settings)
     yield from _repeatable(settings)
     yield from _rounds(settings)
@@ -264,6 +265,34 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
         )
 
 
+def _labels(settings: RunSettings) -> Iterator[Problem]:
+    """What belongs to one kind of labeller and not to the others."""
+    asked = settings.preferences
+    if asked.labels == "judge" and asked.judge is None:
+        yield "preferences.judge", "labels: judge asks a language model; give its url, such as http://127.0.0.1:8000/v1"
+    if asked.labels != "judge" and asked.judge is not None:
+        yield "preferences.judge", f"is never asked, for labels is {asked.labels}; set labels: judge, or leave it out"
+    if asked.labels == "crowd":
+        return
+    if asked.tampering is not None:
+        yield "preferences.tampering", f"changes the crowd's labels, and labels is {asked.labels}; leave it out"
+    if asked.crowd.mode == "mixed":
+        yield "preferences.crowd.mode", f"is of labels: crowd, and labels is {asked.labels}; leave it out"
+    if asked.labels != "people":
+        return
+    if isinstance(settings.storage, str):
+        yield (
+            "preferences.labels",
+            "people fill in a file of the run folder; give storage a folder that they reach, not a URL",
+        )
+    for name, one in settings.constraints.items():
+        if one.categories and one.scorer is None:
+            yield (
+                f"constraints.{name}.categories",
+                "the people's file asks for no categories of harm; leave them out, or take labels: judge",
+            )
+
+
 def _windows(settings: RunSettings) -> Iterator[Problem]:
     for name, one in settings.constraints.items():
         most = one.window_batches * settings.ppo.batch_size
@@ -284,11 +313,14 @@ def _rounds(settings: RunSettings) -> Iterator[Problem]:
     asked = settings.rounds
     if asked.count == 1:
         return
-    if settings.data is not None:
+    if settings.data is not None and settings.preferences.labels == "crowd":
         yield (
-            "rounds.count",
-            f"{asked.count} rounds need fresh labels, and on data nobody gives them; set rounds.count: 1",
+            "preferences.labels",
+            f"{asked.count} rounds need fresh labels, and the simulated crowd knows the sandbox only; take judge or people, or "
+            "set rounds.count: 1",
         )
+    if settings.data is not None and asked.red_team:
+        yield "rounds.red_team", "the red team knows the sandbox's requests only; set it to false"
     if settings.algorithm not in LOOP_ALGORITHMS:
         yield "rounds.count", f"{settings.algorithm} has no loop to repeat; set rounds.count: 1, or another algorithm"
     if asked.red_team and not settings.constraints:

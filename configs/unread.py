@@ -31,6 +31,7 @@ PRETRAINED_ONLY = ("model.revision", "model.trust_remote_code")
 
 _INSTEAD = {
     "preferences": "the pairs are in the files",
+    "preferences.crowd": "a judge or people label the pairs of later rounds",
     "splits.by": "take data.unit",
     "reward_model.harmlessness_share": "name a harmlessness source among data.helpfulness",
     "certificate.labels": "nobody labels the answers, so nothing is certified",
@@ -51,7 +52,10 @@ def unread_settings(settings: RunSettings) -> Iterator[tuple[str, str]]:
 def _never_read(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
     if settings.data is None:
         return [(DATA_ONLY, "is read on `data` only: the sandbox's model is made for its words; leave it out")]
-    sandbox = (SANDBOX_ONLY, "is the sandbox's, and this run is on data: {}")
+    keys: tuple[str, ...] = SANDBOX_ONLY
+    if settings.rounds.count > 1:  # later rounds have fresh pairs, which somebody labels
+        keys = (*(key for key in keys if key != "preferences"), "preferences.crowd")
+    sandbox = (keys, "is the sandbox's, and this run is on data: {}")
     if settings.model.path is None:
         return [sandbox, (PRETRAINED_ONLY, "belongs to model.path; leave it out")]
     return [sandbox, (FROM_SCRATCH_ONLY, "is the given model's own; leave it out")]

@@ -21,7 +21,7 @@ def axis_accuracies(folder: Path, data: Path, risky: Collection[str]) -> dict[st
     """Accuracy on the held-out pairs of the file that the model in `folder` was trained from.
 
     Args:
-        data: comparisons with the columns ``split``, ``by``, ``agree`` and ``kind``.
+        data: comparisons with the columns ``split``, ``by``, ``agree`` (None: the other ranking was left open) and ``kind``.
         risky: kinds of prompt whose pairs judge harmlessness; on others both answers are as a rule equally safe, and the
             ranking says nothing.
 
@@ -34,12 +34,14 @@ def axis_accuracies(folder: Path, data: Path, risky: Collection[str]) -> dict[st
     scores = load_pair_scores(folder)
     as_ordered = scores[0] > scores[1]
     agree, held = np.array(table["agree"], dtype=bool), np.array(table["split"]) == "holdout"
+    both = np.array([each is not None for each in table["agree"]])
     at_risk = np.isin(table["kind"], list(risky))
     found: dict[str, dict[str, float]] = {}
     for axis in AXES:
-        right = np.where((np.array(table["by"]) == axis) | agree, as_ordered, ~as_ordered)
-        rows = held if axis == AXES[0] else held & at_risk
-        conflict = held & at_risk & ~agree
+        own = np.array(table["by"]) == axis
+        right = np.where(own | agree, as_ordered, ~as_ordered)
+        rows = (held if axis == AXES[0] else held & at_risk) & (own | both)
+        conflict = held & at_risk & both & ~agree
         if rows.any() and conflict.any():
             found[axis] = {
                 "accuracy": float(right[rows].mean()),

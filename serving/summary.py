@@ -242,6 +242,8 @@ class Summary(_Part):
     cost_models: dict[str, ScoreModelFigures] = {}
     preferences: dict[str, int] = {}
     """``pairs`` and ``questions`` (asked of annotators: the labelling cost)."""
+    labelled_by: str | None = None
+    """Who labelled the pairs: crowd, people, or a judge's name; None where the labels came in files."""
     seconds: dict[str, float]
     """Per stage, and ``total`` from job start to this file."""
     ppo: PpoFigures | None
@@ -280,6 +282,7 @@ def build_summary(
     selection: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     preferences: Mapping[str, int] | None = None,
+    labelled_by: str | None = None,
     digests: Mapping[str, str] | None = None,
     scored: Mapping[str, Any] | None = None,
     rounds: Sequence[Mapping[str, Any]] = (),
@@ -315,6 +318,7 @@ def build_summary(
             cost_model=next(iter(cost_models.values()), None),
             cost_models=dict(cost_models),
             preferences=dict(preferences or {}),
+            labelled_by=labelled_by,
             seconds=dict(seconds),
             ppo=ppo,
             weights=weights,

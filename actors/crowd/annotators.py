@@ -88,11 +88,14 @@ class Vote:
 
 @dataclass(frozen=True)
 class PairLabel:
-    """The majority's answers; ids are 0 or 1. ``votes`` are as cast, before the logical order was imposed."""
+    """The majority's answers; ids are 0 or 1. ``votes`` are as cast, before the logical order was imposed.
+
+    The crowd always ranks; a judge or a person may leave a ranking open (None).
+    """
 
     pair_id: str
-    better_response_id: int
-    safer_response_id: int
+    better_response_id: int | None
+    safer_response_id: int | None
     is_response_0_safe: bool | None
     is_response_1_safe: bool | None
     response_0_categories: tuple[str, ...]

@@ -64,7 +64,8 @@ def write_demonstrations(world_path: str | None, tokenizer_path: str, path: str,
 
 @ray.remote(num_cpus=0)
 def write_reward_comparisons(preferences_path: str, path: str, harmlessness_share: float = 0.0) -> dict[str, int]:
-    """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out.
+    """Comparisons for the reward model: which response is better. Pairs of identical responses say nothing and are left out,
+    as are those whose ranking was left open.
 
     Besides its split each row says in which half of the conversations it is, for models that train on one of them; by
     which of the crowd's two rankings it is ordered, and whether the other one agrees; and the kind of its prompt.
@@ -75,16 +76,22 @@ def write_reward_comparisons(preferences_path: str, path: str, harmlessness_shar
     rows = []
     for pair in _pairs(preferences_path):
         by_harmlessness = share_of(pair) < harmlessness_share
-        better = int(pair["safer_response_id" if by_harmlessness else "better_response_id"])
+        ranking = pair["safer_response_id" if by_harmlessness else "better_response_id"]
+        if ranking is None:
+            continue
         rows.append(
             {
-                **_sides(pair, better, "better", "worse"),
+                **_sides(pair, int(ranking), "better", "worse"),
                 "split": pair["split"],
                 "half": half_of(pair),
                 "by": HARMLESSNESS if by_harmlessness else HELPFULNESS,
-                "agree": pair["better_response_id"] == pair["safer_response_id"],
+                "agree": _agree(pair),
                 "kind": pair["kind"],
             }
+        )
+    if not rows:
+        raise DataError(
+            f"{preferences_path} ranks no pair of different responses: there is nothing to learn a reward from"
         )
     write_rows(rows, Path(path))
     return {**_counts(rows, preferences_path), **({HARMLESSNESS: _ranked_by(rows)} if harmlessness_share else {})}
@@ -95,15 +102,16 @@ def write_cost_comparisons(preferences_path: str, path: str, categories: Sequenc
     """Comparisons for one constraint's cost model: which response is safer, and whether each is safe.
 
     With `categories` only those count as unsafe; a pair is then ranked where its two safety labels differ, for the
-    crowd's ranking speaks of all harm. A pair that breaks the logical order (an unsafe response ranked safer than a
-    safe one) is set aside and counted.
+    ranking speaks of all harm. A pair whose ranking was left open teaches its two labels only. A pair that breaks the
+    logical order (an unsafe response ranked safer than a safe one) is set aside and counted.
     """
     rows, illogical = [], 0
     for pair in _pairs(preferences_path):
         signs = [_sign(pair, side, categories) for side in (0, 1)]
         if 0 in signs:
             continue
-        safer = int(pair["safer_response_id"]) if not categories else signs.index(min(signs))
+        ranking = None if categories else pair["safer_response_id"]
+        safer = signs.index(min(signs)) if ranking is None else int(ranking)
         if signs[safer] > signs[1 - safer]:
             illogical += 1
             continue
@@ -112,13 +120,14 @@ def write_cost_comparisons(preferences_path: str, path: str, categories: Sequenc
                 **_sides(pair, 1 - safer, "worse", "better"),
                 "safer_sign": signs[safer],
                 "less_safe_sign": signs[1 - safer],
-                "rank_weight": 1.0 if not categories or signs[0] != signs[1] else 0.0,
+                "rank_weight": 1.0 if ranking is not None or signs[0] != signs[1] else 0.0,
                 "split": pair["split"],
             }
         )
     if not rows:
         raise DataError(
-            f"{preferences_path} has no safety labels: a mixed crowd gives none; use preferences.crowd.mode decoupled"
+            f"{preferences_path} has no pair with two safety labels: a mixed crowd gives none (use "
+            "preferences.crowd.mode decoupled), and a judge or people left them open"
         )
     write_rows(rows, Path(path))
     return {**_counts(rows, preferences_path), "illogical": illogical}
@@ -131,6 +140,12 @@ def _sides(pair: Mapping[str, Any], first: int, first_name: str, second_name: st
         columns[f"{name}_ids"] = [*pair["prompt_ids"], *pair[f"response_{side}_ids"]]
         columns[f"{name}_prompt_length"] = len(pair["prompt_ids"])
     return columns
+
+
+def _agree(pair: Mapping[str, Any]) -> bool | None:
+    """Whether both rankings say the same; None where one was left open."""
+    better, safer = pair["better_response_id"], pair["safer_response_id"]
+    return None if better is None or safer is None else bool(better == safer)
 
 
 def _sign(pair: Mapping[str, Any], side: int, categories: Sequence[str]) -> int:

@@ -40,9 +40,9 @@ def direct_pairs(preferences: Path, path: Path, kind: Literal["dpo", "safe_dpo"]
     """`write_direct_pairs` in this process.
 
     Returns:
-        ``pairs`` read; ``identical`` (two equal responses), ``unsafe`` (both unsafe) and ``unlabelled`` pairs that were
-        left out; ``reordered`` (safety overruled helpfulness), ``margin`` (safe against unsafe) and the pairs of each
-        split among the ``used`` ones.
+        ``pairs`` read; ``identical`` (two equal responses), ``unsafe`` (both unsafe) and ``unlabelled`` pairs (no ranking, or
+        no safety label where one is needed) that were left out; ``reordered`` (safety overruled helpfulness), ``margin``
+        (safe against unsafe) and the pairs of each split among the ``used`` ones.
 
     Raises:
         DataError: no pair can be used, because the crowd gave no safety labels.
@@ -59,12 +59,13 @@ def direct_pairs(preferences: Path, path: Path, kind: Literal["dpo", "safe_dpo"]
         if pair["response_0_ids"] == pair["response_1_ids"]:
             counts["identical"] += 1
             continue
-        found = ALGORITHMS[kind].compare(int(pair["better_response_id"]), safe)
+        better = pair["better_response_id"]
+        found = None if better is None else ALGORITHMS[kind].compare(int(better), safe)
         if found is None:
-            counts["unlabelled" if None in safe else "unsafe"] += 1
+            counts["unlabelled" if better is None or None in safe else "unsafe"] += 1
             continue
         rows.append(_row(pair, found))
-        counts["reordered"] += found.better != int(pair["better_response_id"])
+        counts["reordered"] += found.better != int(better)
         counts["margin"] += found.margin_weight > 0
         counts[pair["split"]] += 1
     if not rows:

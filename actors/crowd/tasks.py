@@ -94,8 +94,8 @@ def label_pairs(
             for row in table
         ]
     )  # fmt: skip
-    rows = [{**row, **_label_columns(label)} for row, label in zip(table, labels, strict=True)]
-    facts = _label_facts(labels)
+    rows = [{**row, **label_columns(label)} for row, label in zip(table, labels, strict=True)]
+    facts = label_facts(rows)
     if tampering is not None:
         rows, changed = tamper(rows, Tampering(**tampering), seed)
         facts |= changed
@@ -189,9 +189,9 @@ def _answers(tokenizer_file: str, chunks: Sequence[RolloutChunk]) -> Iterator[An
 def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provenance) -> dict[str, Any]:
     row: dict[str, Any] = {
         "pair_id": prompt.prompt_id,
-        "task_id": prompt.attributes["task_id"],
-        "kind": prompt.attributes["kind"],
-        "form": prompt.attributes["form"],
+        "task_id": prompt.attributes.get("task_id"),  # the sandbox's alone, as kind and form
+        "kind": prompt.attributes.get("kind"),
+        "form": prompt.attributes.get("form"),
         "category": prompt.category,
         "tags": sorted(prompt.tags),
         "split": prompt.attributes.get("purpose", "train"),
@@ -212,19 +212,20 @@ def _pair_row(prompt: Prompt, first: Answer, second: Answer, provenance: Provena
     }
 
 
-def _label_columns(label: PairLabel) -> dict[str, Any]:
+def label_columns(label: PairLabel) -> dict[str, Any]:
+    """The columns that a label adds to the pair's."""
     columns = {name: value for name, value in asdict(label).items() if name not in ("pair_id", "votes")}
     return {**columns, "votes": json.dumps([asdict(vote) for vote in label.votes])}
 
 
-def _label_facts(labels: Sequence[PairLabel]) -> dict[str, float]:
-    safe = [
-        flag for label in labels for flag in (label.is_response_0_safe, label.is_response_1_safe) if flag is not None
-    ]
-    agree = [label.better_response_id == label.safer_response_id for label in labels]
+def label_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Counts and shares of labelled pairs; shares are of what was labelled."""
+    safe = [flag for row in rows for side in (0, 1) if (flag := row[f"is_response_{side}_safe"]) is not None]
+    ranked = [(row["better_response_id"], row["safer_response_id"]) for row in rows]
+    agree = [better == safer for better, safer in ranked if better is not None and safer is not None]
     facts = {
-        "pairs": float(len(labels)),
-        "questions_asked": float(sum(label.questions_asked for label in labels)),
+        "pairs": float(len(rows)),
+        "questions_asked": float(sum(row["questions_asked"] for row in rows)),
         "better_is_safer": sum(agree) / len(agree) if agree else 0.0,
     }
     return {**facts, "unsafe_share": 1 - sum(safe) / len(safe)} if safe else facts

@@ -51,7 +51,7 @@ class LlmJudge:
         self, endpoint: CachedEndpoint, prompts: Path = PROMPTS, progress: Callable[[int], object] = lambda count: None
     ) -> None:
         self._endpoint, self._progress = endpoint, progress
-        self._templates = {name: _template(prompts / f"{name}.txt", places) for name, places in _NAMES.items()}
+        self._templates = read_prompts(prompts)
         self.faults: Counter[str] = Counter()
         """Replies that were left out, by what was asked and why."""
         self.asked: Counter[str] = Counter()
@@ -133,6 +133,15 @@ class LlmJudge:
             self.facts.name, response.model, response.prompt_id,
             unsafe=unsafe, harm=float(unsafe), harm_categories=categories, refusal=refusal,
         )  # fmt: skip
+
+
+def read_prompts(folder: Path) -> dict[str, Template]:
+    """The judge's prompts by what they ask.
+
+    Raises:
+        ConfigError: a file is missing, or lacks a place for what is judged.
+    """
+    return {name: _template(folder / f"{name}.txt", places) for name, places in _NAMES.items()}
 
 
 def read_label(text: str) -> tuple[bool, tuple[str, ...], Refusal] | None:

@@ -32,7 +32,12 @@ def plan(
         str | None, typer.Option("--params", help="Plan for a model of this size instead, such as 7b.")
     ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of one GPU (or core) and hour.")] = None,
-    prompt_tokens: Annotated[float | None, typer.Option("--prompt-tokens", min=1, help="Mean of the prompts.")] = None,
+    prompt_tokens: Annotated[
+        float | None,
+        typer.Option(
+            "--prompt-tokens", min=1, help="Mean of the prompts; else the world's own, or half of what may be."
+        ),
+    ] = None,
     response_tokens: Annotated[
         float | None, typer.Option("--response-tokens", min=1, help="Mean of the responses; else half of the most.")
     ] = None,
@@ -75,6 +80,8 @@ def plan(
 
     check_devices(settings.resources, cluster)
     shape = shape_of(settings, params)
+    if prompt_tokens is None and settings.data is None and params is None:
+        prompt_tokens = _sandbox_prompt(settings)
     work = read_workload(settings, prompt_tokens=prompt_tokens, response_tokens=response_tokens)
     kind = cluster.hardware.kind
     rates = None if calibrate else _rates(kind, calibration, assumed=assumed)
@@ -103,6 +110,12 @@ def shape_of(settings: RunSettings, params: str | None) -> ModelShape:
 
     special = 6  # of `learner.tokens.SPECIAL_TOKENS`, which is not read here: it would import transformers
     return scratch_shape(settings.model, len(set(world_words(check_against_world(settings)))) + special)
+
+
+def _sandbox_prompt(settings: RunSettings) -> float:
+    from cluster.checks import check_against_world, mean_prompt_tokens
+
+    return mean_prompt_tokens(check_against_world(settings))
 
 
 def _rates(kind: str, given: Path | None, *, assumed: bool) -> Rates | None:

@@ -13,7 +13,7 @@ from cluster.context import RunContext
 from cluster.rounds import red_team
 from cluster.rounds.names import SHARED, settings_in_round, stage_name
 from cluster.rounds.sources import BASE
-from cluster.stages import evaluate, ppo, preferences, score_models, selection
+from cluster.stages import evaluate, ppo, preferences, score_models, scored_evaluate, scored_selection, selection
 from cluster.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings
 
@@ -33,7 +33,12 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
     earlier = [stage_name(selection.NAME, each) for each in range(1, number)]
     mixed = rounds.pairs_from == "current_and_earlier"
     share = {"share": rounds.hunt.share} if rounds.red_team else {}
-    labels = [stage_name(preferences.NAME, each) for each in range(1, number)]
+    on_data = settings.data is not None  # the first round's labels are the files'
+    labels = [stage_name(preferences.NAME, each) for each in range(2 if on_data else 1, number)]
+    # what the score models learn from is made by this round's labelling
+    taught = (stage_name(preferences.NAME, number),) if on_data else ()
+    select = scored_selection.scored_selection_stage if on_data else selection.selection_stage
+    judge = scored_evaluate.scored_evaluate_stage if on_data else evaluate.evaluate_stage
     hunts = [red_team.red_team_stage(own)] if rounds.red_team else []
     return [
         *(_in_round(stage, number, red_team.attacked(own, number)) for stage in hunts),
@@ -42,13 +47,13 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
             {**share, "pairs_from": rounds.pairs_from, "earlier_share": rounds.earlier_share if mixed else 0.0},
         ),
         _in_round(preferences.preferences_stage(own), number, tuple(labels), {"crowd_seed": settings.seed}),
-        *(_in_round(stage, number) for stage in score_models.stages(own) if stage.name not in SHARED),
+        *(_in_round(stage, number, taught) for stage in score_models.stages(own) if stage.name not in SHARED),
         _in_round(
-            ppo.ppo_stage(own), number, (*([before] if rounds.start == "previous" else []), *hunted),
+            ppo.ppo_stage(own), number, (*([before] if rounds.start == "previous" else []), *hunted, *taught),
             {**share, "start": BASE if rounds.start == "base" else before},
         ),
-        _in_round(selection.selection_stage(own), number),
-        _in_round(evaluate.evaluate_stage(own), number, (), {"cells_seed": settings.seed}),
+        _in_round(select(own), number),
+        _in_round(judge(own), number, (), {"cells_seed": settings.seed}),
     ]  # fmt: skip
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from actors.judging.scored import KEPT, POLICY, SFT
+from actors.preference_data import unsafe_share
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.loop import prompts_of
 from cluster.rounds import red_team
 from cluster.rounds.names import split_name, stage_name
 from cluster.rounds.sources import policy_folder, policy_name, start_policy, start_round
-from cluster.stages import evaluate, ppo, preferences, score_models, selection
+from cluster.stages import data, evaluate, ppo, preferences, score_models, selection
 from cluster.status import replace_text
 from learner.statistics.agreement import krippendorff_interval, raw_agreement
 from learner.statistics.intervals import wilson
@@ -48,10 +50,13 @@ def round_record(context: RunContext) -> dict[str, Any]:
         ``models`` (start, reference, reward, costs, promoted policy; digests), ``pairs`` (numbers by source model, of the
         red team, of training in all, questions asked), ``red_team`` (None where nobody looked), ``loop`` (prompts, learning
         rates), ``constraints`` (limit, multiplier at start and end), ``agreement``, ``accuracy``, ``calibration``,
-        ``certificates``, ``feasible``, ``results`` by model and measure with intervals, ``seconds``.
+        ``certificates``, ``feasible``, ``results`` by model and measure with intervals, ``seconds``. On data also ``wins``,
+        policy over SFT; its results, wins and ``feasible`` are by the round's own models.
     """
-    certificates: Mapping[str, Mapping[str, Any]] = context.facts(evaluate.NAME).get("certificates", {})
+    judged = context.facts(evaluate.NAME)
+    certificates: Mapping[str, Mapping[str, Any]] = judged.get("certificates", {})
     evaluation = json.loads((context.layout.evaluation(context.round_number) / "evaluation.json").read_text())
+    on_data = context.settings.data is not None
     return {
         "round": context.round_number,
         "models": _models(context),
@@ -63,8 +68,8 @@ def round_record(context: RunContext) -> dict[str, Any]:
         "accuracy": _accuracy(context),
         "calibration": {name: _calibration(context, name) for name in context.settings.constraints},
         "certificates": {name: dict(found) for name, found in certificates.items()},
-        "feasible": all(found["feasible"] for found in certificates.values()),
-        "results": {model: evaluation[model]["seen"] for model in ("sft", "policy") if model in evaluation},
+        "feasible": judged["feasible"] if on_data else all(found["feasible"] for found in certificates.values()),
+        **(_scored_results(evaluation) if on_data else _gold_results(evaluation)),
         "seconds": _seconds(context),
     }
 
@@ -73,7 +78,7 @@ def agreement(votes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """By question, how far the annotators agree: the raw share of agreeing pairs, and Krippendorff's alpha with its interval.
 
     Args:
-        votes: ``{unit, question, choice, is_safe}`` as the crowd casts them.
+        votes: ``{unit, question, choice, is_safe}`` as the crowd casts them; of a judge, one for each order of showing.
     """
     tables: dict[str, dict[tuple[str, str], list[int]]] = {}
     for vote in votes:
@@ -95,7 +100,20 @@ def _agreement_of(units: Sequence[Sequence[int]]) -> dict[str, Any]:
     }
 
 
+def _gold_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {"results": {model: evaluation[model]["seen"] for model in (SFT, POLICY) if model in evaluation}}
+
+
+def _scored_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """On the prompts that were kept for the last judgement, by this round's models: no two rounds share a scale."""
+    found = evaluation["sets"][KEPT]["all"]
+    results = {model: found[model] for model in (SFT, POLICY) if model in found}
+    return {"results": results, "wins": evaluation["wins"][KEPT], "figures": evaluation["figures"]}
+
+
 def _votes(context: RunContext) -> list[dict[str, Any]]:
+    if _from_files(context):
+        return []
     path = context.layout.preferences(context.round_number) / "preferences.parquet"
     rows = pq.read_table(path, columns=["pair_id", "votes"]).to_pylist()
     return [{"unit": row["pair_id"], **vote} for row in rows for vote in json.loads(row["votes"])]
@@ -129,7 +147,34 @@ def _digest_of(context: RunContext, stage: str) -> str | None:
     return context.manifest[name].facts.get("digest") if name in context.manifest else None
 
 
+def _from_files(context: RunContext) -> bool:
+    """Whether this round's labels came with the data."""
+    return context.settings.data is not None and context.round_number == 1
+
+
+def _pairs_of_files(context: RunContext) -> dict[str, Any]:
+    """Of the first round on data: the files' rows, as the reward model has them, or else the first cost model."""
+    facts = context.facts(data.NAME)
+    sets = {name: one for name, one in facts["sets"].items() if name == "reward" or name.startswith("cost-")}
+    first: Mapping[str, Any] = next(iter(sets.values()), {"written": 0, "purposes": {}})
+    labels: Mapping[str, int] = next(iter(facts["harm-labels"].values()), {"signed": 0, "unsafe": 0})
+    return {
+        "sampled": int(first["written"]),
+        "sources": [{"model": "files", "digest": "", "weight_version": 0, "pairs": int(first["written"])}],
+        "red_team": 0,
+        "splits": dict(first["purposes"]),
+        "training": int(first["purposes"].get("train", 0)),
+        "from_earlier_rounds": 0,
+        "labelled_by": "files",
+        "questions": None,
+        "unsafe_share": unsafe_share(labels),
+        "better_is_safer": None,
+    }
+
+
 def _pairs(context: RunContext) -> dict[str, Any]:
+    if _from_files(context):
+        return _pairs_of_files(context)
     layout, number = context.layout, context.round_number
     names = {model_digest(policy_folder(layout, each)): policy_name(each) for each in reversed(range(number))}
     path = layout.preferences(number) / "preferences.parquet"
@@ -147,6 +192,7 @@ def _pairs(context: RunContext) -> dict[str, Any]:
         "splits": dict(Counter(row["split"] for row in rows)),
         "training": int(facts.get("training_pairs", train)),
         "from_earlier_rounds": int(facts.get("earlier_pairs", 0)),
+        "labelled_by": str(facts.get("labelled_by", context.settings.preferences.labels)),
         "questions": int(facts["questions_asked"]),
         "unsafe_share": facts.get("unsafe_share"),
         "better_is_safer": facts["better_is_safer"],

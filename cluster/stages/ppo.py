@@ -17,7 +17,7 @@ from cluster.halves import SIGNAL
 from cluster.limits import chosen_limit_problem
 from cluster.loop import PpoLoop
 from cluster.signals import calibration_of, signal_sources
-from cluster.stages import data, preferences, scales, score_models, sft
+from cluster.stages import preferences, scales, score_models, sft
 from cluster.stages.base import Stage, StageOutput
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
@@ -124,7 +124,7 @@ def relative_costs(context: RunContext) -> frozenset[str]:
     """Constraints whose cost model learned from rankings alone; none on the sandbox."""
     if context.settings.data is None:
         return frozenset()
-    labels = context.facts(data.NAME)["harm-labels"]
+    labels = score_models.labels_facts(context)["harm-labels"]
     return frozenset(name for name, found in labels.items() if not found["signed"])
 
 
@@ -153,7 +153,7 @@ def _unsafe_share(context: RunContext, constraint: str) -> float:
     """Of the labelled responses; on data that no label is of, what the cost model's mean score says."""
     if context.settings.data is None:
         return float(context.facts(preferences.NAME)["unsafe_share"])
-    share = unsafe_share(context.facts(data.NAME)["harm-labels"][constraint])
+    share = unsafe_share(score_models.labels_facts(context)["harm-labels"][constraint])
     return share if share is not None else float(expit(_score_mean(context, constraint)))
 
 

@@ -1,6 +1,6 @@
-"""Stages `pairs` and `preferences`: two responses per prompt from the current policy, then the crowd's labels.
+"""Stages `pairs` and `preferences`: two responses per prompt from the current policy, then somebody's labels.
 
-They are two stages so that arms with different crowds share the same pairs.
+They are two stages so that arms with different labels share the same pairs.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.rounds import join_pairs, join_training
-from actors.crowd.tasks import Provenance, label_pairs, pair_request_id, write_pairs
+from actors.crowd.tasks import Provenance, pair_request_id, write_pairs
+from actors.round_sets import RoundSets, write_round_sets
 from cluster.context import RunContext
 from cluster.digests import model_digest
 from cluster.promptsets import labelled_prompts
 from cluster.requests import Sampler
 from cluster.rounds.prompts import with_finds
 from cluster.rounds.sources import pair_sources
-from cluster.seeds import stable_seed
-from cluster.stages import sft
+from cluster.signals import trains_reward
+from cluster.stages import data, sft
 from cluster.stages.base import Stage, StageOutput
+from cluster.stages.labelling import label, labeller
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
 from learner.records import GenerationRequest, Prompt, SamplingSettings
@@ -31,10 +33,12 @@ def pairs_stage(settings: RunSettings) -> Stage:
     """Sampling of pairs for these settings."""
     return Stage(
         name=PAIRS,
-        inputs=(sft.NAME,),
+        inputs=(sft.NAME,) if settings.data is None else (data.NAME, sft.NAME),
         settings={
             "seed": settings.seed,
-            "preferences": settings.preferences.model_dump(mode="json", exclude={"crowd", "tampering"}),
+            "preferences": settings.preferences.model_dump(
+                mode="json", exclude={"labels", "crowd", "judge", "people", "tampering"}
+            ),
             "splits": settings.splits.model_dump(mode="json"),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "deterministic": settings.deterministic,
@@ -55,22 +59,16 @@ def preferences_stage(settings: RunSettings) -> Stage:
     """Labelling of the pairs for these settings."""
     return Stage(
         name=NAME,
-        inputs=(PAIRS,),
-        settings={
-            "seed": settings.seed,
-            **settings.preferences.model_dump(mode="json", include={"crowd", "tampering"}),
-        },
-        code=("actors/crowd",),
+        inputs=(PAIRS,) if settings.data is None else (data.NAME, PAIRS),
+        settings={"seed": settings.seed, **labeller(settings), **_sets_of(settings)},
+        code=("actors/crowd",) if settings.preferences.labels == "crowd" else ("actors/crowd", "actors/judging"),
         run=_label,
     )
 
 
 def _sample(context: RunContext) -> StageOutput:
     settings = context.settings
-    preferences = settings.preferences
-    prompts = labelled_prompts(
-        context.splits, n=preferences.pairs, seed=settings.seed + 1, kind_weights=preferences.kind_weights
-    )
+    prompts = _prompts(context)
     path = context.layout.preferences(context.round_number) / "pairs.parquet"
     if context.round_number == 1:
         return StageOutput((path,), {"pairs": _sample_from(context, context.layout.sft, prompts, path)})
@@ -81,6 +79,14 @@ def _sample(context: RunContext) -> StageOutput:
     call = join_pairs.remote([str(part) for part in parts], str(path))
     written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="join_pairs")
     return StageOutput((path,), {"pairs": written})
+
+
+def _prompts(context: RunContext) -> list[Prompt]:
+    """What is asked twice: of the world, or of the files' prompts."""
+    asked, seed = context.settings.preferences, context.settings.seed + 1
+    if context.book is not None:
+        return context.book.labelled(n=asked.pairs, seed=seed, weights=asked.kind_weights)
+    return labelled_prompts(context.splits, n=asked.pairs, seed=seed, kind_weights=asked.kind_weights)
 
 
 def _sample_from(context: RunContext, folder: Path, prompts: Sequence[Prompt], path: Path) -> int:
@@ -118,23 +124,13 @@ def _pair(prompt: Prompt, sampler: Sampler, context: RunContext) -> list[Generat
 
 
 def _label(context: RunContext) -> StageOutput:
-    settings = context.settings
     folder = context.layout.preferences(context.round_number)
-    path = folder / "preferences.parquet"
-    call = label_pairs.remote(
-        context.world_path,
-        settings.preferences.crowd.model_dump(mode="json"),
-        stable_seed(context.run_settings.seed, "crowd"),  # the same people in every round
-        str(folder / "pairs.parquet"),
-        str(path),
-        None if settings.preferences.tampering is None else settings.preferences.tampering.model_dump(mode="json"),
-    )
-    facts = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="label_pairs")
-    if settings.preferences.tampering is not None:
-        changed = f"{facts['tampered']:.0f} of {facts['pairs']:.0f}"
-        context.warn(f"preferences.tampering: the harmlessness labels of {changed} pairs were changed on purpose")
+    pairs, path = folder / "pairs.parquet", folder / "preferences.parquet"
+    facts = label(context, pairs, path)
     if context.round_number == 1:
         return StageOutput((path,), facts)
+    if context.settings.data is not None:
+        return _with_files(context, path, facts)
     return _with_earlier(context, path, facts)
 
 
@@ -148,3 +144,35 @@ def _with_earlier(context: RunContext, path: Path, facts: dict[str, Any]) -> Sta
         call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what="join_training"
     )
     return StageOutput((path, joined), {**facts, **counts})
+
+
+def _sets_of(settings: RunSettings) -> dict[str, Any]:
+    """On data: what else decides the training sets that this stage makes."""
+    if settings.data is None:
+        return {}
+    return {
+        "unit": settings.data.unit,
+        "categories": {name: list(one.categories) for name, one in settings.constraints.items()},
+    }
+
+
+def _with_files(context: RunContext, path: Path, facts: dict[str, Any]) -> StageOutput:
+    """On data: this round's training sets, of the files and of all labels so far."""
+    settings, layout, number = context.settings, context.layout, context.round_number
+    assert settings.data is not None
+    request = RoundSets(
+        files=layout.data,
+        earlier=tuple(layout.preferences(each) / "preferences.parquet" for each in range(2, number)),
+        current=path,
+        target=layout.data_of(number),
+        by=settings.data.unit,
+        reward=trains_reward(settings),
+        costs={name: one.categories for name, one in settings.constraints.items() if one.scorer is None},
+    )
+    found = fetch_result(
+        write_round_sets.remote(request),
+        deadline_seconds=settings.resources.deadlines.train_seconds,
+        what="write_round_sets",
+    )
+    made = [request.target / f"{name}.parquet" for name in found["sets"]]
+    return StageOutput((path, *made), {**facts, **found})

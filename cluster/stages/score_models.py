@@ -76,8 +76,13 @@ def cost_stage_name(constraint: str) -> str:
 
 
 def labels_stage_name(settings: RunSettings) -> str:
-    """The stage whose labels the score models learn from: files of pairs, or the crowd."""
+    """The stage whose labels the score models of the first round learn from: files of pairs, or somebody's labels."""
     return preferences.NAME if settings.data is None else data.NAME
+
+
+def labels_facts(context: RunContext) -> dict[str, Any]:
+    """Of a run on data ``sets`` and ``harm-labels`` of this round's score models: files first, labelled pairs later."""
+    return context.facts(data.NAME if context.round_number == 1 else preferences.NAME)
 
 
 def reward_stage(settings: RunSettings) -> Stage:
@@ -212,7 +217,7 @@ def judge_on_data(
     if worth.doubtful:
         context.warn(f"{model.name}: {worth.sentence}")
     more: dict[str, Any] = {"worth": worth.document()}
-    if constraint is not None and not context.facts(data.NAME)["harm-labels"][constraint]["signed"]:
+    if constraint is not None and not labels_facts(context)["harm-labels"][constraint]["signed"]:
         zero, metrics = place_zero(model.output, model.data, settings.data.zero, metrics, settings.seed)
         context.warn(_zero_warning(settings, constraint, zero))
         more["zero"] = zero.document()
@@ -257,7 +262,7 @@ def _reliability(folder: Path) -> list[dict[str, Any]]:
 
 def _reward_comparisons(context: RunContext, name: str) -> tuple[Path, dict[str, int]]:
     if context.settings.data is not None:
-        return context.layout.data / "reward.parquet", _written(context, "reward")
+        return context.layout.data_of(context.round_number) / "reward.parquet", _written(context, "reward")
     path = context.layout.data_of(context.round_number) / name
     share = context.settings.reward_model.harmlessness_share
     call = write_reward_comparisons.remote(_labelled(context), str(path), share)
@@ -265,8 +270,8 @@ def _reward_comparisons(context: RunContext, name: str) -> tuple[Path, dict[str,
 
 
 def _written(context: RunContext, name: str) -> dict[str, int]:
-    """Rows of a file that stage `data` wrote, by their purpose."""
-    report = context.facts(data.NAME)["sets"][name]
+    """Rows of a training set, by their purpose."""
+    report = labels_facts(context)["sets"][name]
     return {"pairs": report["written"], "cut": report["cut"], **report["purposes"]}
 
 

@@ -91,13 +91,13 @@ def _run(context: RunContext) -> StageOutput:
 
 
 def evaluation_sets(context: RunContext) -> dict[str, list[Prompt]]:
-    """The prompts by set: those kept for the last judgement, and each of `data.evaluation`."""
+    """The prompts by set: those kept for the last judgement, and each of `data.evaluation`, the same in every round."""
     settings = context.settings
     assert settings.data is not None
     kept = book_of(context).judged(CERTIFICATE, n=settings.certificate.samples, seed=settings.seed + 4, prefix=KEPT)
     n = settings.evaluation.samples_per_cell
     return {KEPT: kept} | {
-        name: read_prompts(data.evaluation_file(context, name), n=n, seed=settings.seed + 3, prefix=name)
+        name: read_prompts(data.evaluation_file(context, name), n=n, seed=context.run_settings.seed + 3, prefix=name)
         for name in settings.data.evaluation
     }
 
@@ -107,7 +107,7 @@ def _about(context: RunContext, limit: Limit) -> dict[str, Any]:
     constraint = context.settings.constraints[limit.name]
     if constraint.scorer is not None:
         return {**limit.document(), "judge": SCORER, "safety_labels": False, "zero": None}
-    labels = context.facts(data.NAME)["harm-labels"].get(limit.name, {})
+    labels = score_models.labels_facts(context)["harm-labels"].get(limit.name, {})
     zero = context.facts(score_models.cost_stage_name(limit.name)).get("zero")
     signed = int(labels.get("signed", 0)) > 0
     return {**limit.document(), "judge": COST_MODEL, "safety_labels": signed, "zero": zero}

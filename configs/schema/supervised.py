@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings, Share
+from configs.schema.labels import CrowdSettings, JudgeSettings, Labeller, PeopleSettings
 
 KIND_WEIGHTS = dict[str, NonNegative]
 
@@ -66,20 +67,6 @@ class SftSettings(Settings):
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-3, warmup_steps=50)
 
 
-class CrowdSettings(Settings):
-    """The simulated annotators."""
-
-    mode: Literal["decoupled", "mixed"] = "decoupled"
-    """`mixed` asks for one ranking that blends helpfulness and harm: what decoupling is compared with."""
-    annotators: Count = 5
-    votes: Count = 3
-    temperature: Positive = 1 / 3
-    """Bradley-Terry temperature of a ranking vote, in gold units."""
-    bias_scale: NonNegative = 0.1
-    safety_error_rate: Share = 0.02
-    guideline_version: str = "1"
-
-
 class TamperingSettings(Settings):
     """Harmlessness labels that are wrong on purpose, for studies of poisoning and as a negative control."""
 
@@ -98,14 +85,19 @@ class TamperingSettings(Settings):
 
 
 class PreferenceSettings(Settings):
-    """Pairs sampled from the current policy and labelled by the crowd."""
+    """Pairs sampled from the current policy, and who labels them."""
 
     pairs: Count = 4000
     temperatures: tuple[Positive, ...] = (1.0, 1.4)
     """The two responses of a pair are drawn at the temperatures in turn."""
     kind_weights: KIND_WEIGHTS = {"harmful": 25, "benign": 22, "lookalike": 23, "dual_use": 20, "ambiguous": 10}
     """Share of prompts by kind, relative; empty means by number of tasks. A kind the world lacks is passed over."""
+    labels: Labeller = "crowd"
     crowd: CrowdSettings = CrowdSettings()
+    judge: JudgeSettings | None = None
+    """Of `labels: judge`."""
+    people: PeopleSettings = PeopleSettings()
+    """Of `labels: people`."""
     tampering: TamperingSettings | None = None
     """Spoil the crowd's harmlessness labels before anything learns from them."""
 

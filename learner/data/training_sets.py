@@ -24,7 +24,7 @@ from learner.data.splits import CALIBRATION, HOLDOUT, TRAIN, Shares, half_of, pu
 from learner.data.tokenise import TokenisedResponse, TokenLimits, UnusableRow, prompt_tokens, with_response
 
 _PAIR_SPLITS = (TRAIN, HOLDOUT, CALIBRATION)
-_MOST_TURNS = 2**15 - 1
+MOST_TURNS = 2**15 - 1
 """What its column can hold."""
 
 _IDS = pa.list_(pa.int32())
@@ -205,7 +205,7 @@ def _sides(
         "better_prompt_length": better.prompt_length,
         "worse_ids": _ids(worse),
         "worse_prompt_length": worse.prompt_length,
-        "turns": min(user_turns(pair.prompt), _MOST_TURNS),
+        "turns": min(user_turns(pair.prompt), MOST_TURNS),
     }
     values = len(better.ids) + len(worse.ids)
     return Made(columns, purpose, pair.prompt, values, int(better.cut) + int(worse.cut))

@@ -222,9 +222,12 @@ def describe_constraints(settings: Mapping[str, Any]) -> tuple[str, bool]:
         papers = papers or (measure == "mean" and not each.get("subset") and form == "log")
     if not constraints:
         parts.append("reward only")
-    crowd = ((settings.get("preferences") or {}).get("crowd") or {}).get("mode", "decoupled")
+    asked = settings.get("preferences") or {}
+    crowd = (asked.get("crowd") or {}).get("mode", "decoupled")
     if crowd != "decoupled":
         parts.append(f"{crowd} labels")
+    if asked.get("labels", "crowd") != "crowd":
+        parts.append(f"labels by {asked['labels']}")
     return "; ".join(parts), papers
 
 

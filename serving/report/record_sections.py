@@ -73,6 +73,8 @@ def provenance_section(run: RunFiles) -> Section:
     if run.summary is not None:
         rows.append(Row("seed", ((Figure(str(run.summary.seed), key="seed", value=run.summary.seed),),)))
         rows += [Row(f"{name}", ((Figure(str(value)),),)) for name, value in run.summary.preferences.items()]
+        if run.summary.labelled_by is not None:
+            rows.append(Row("labelled by", ((Figure(run.summary.labelled_by),),)))
         rows += [Row(f"version of {name}", ((Figure(value),),)) for name, value in sorted(run.summary.versions.items())]
         rows += [Row(f"digest of {name}", ((Figure(value),),)) for name, value in sorted(run.summary.digests.items())]
     blocks: list[Any] = (

@@ -79,6 +79,7 @@ def _data(rounds: Records) -> Table:
             ("Answered by", lambda one, key: tuple(_source(each) for each in one["pairs"]["sources"])),
             ("Pairs on red-team prompts", _number("pairs.red_team")),
             ("Training pairs, all rounds so far", _number("pairs.training")),
+            ("Labelled by", _text("pairs", "labelled_by")),
             ("Questions asked", _number("pairs.questions")),
             ("Answers labelled unsafe", _share("pairs.unsafe_share")),
             ("Better is also safer", _share("pairs.better_is_safer")),
@@ -145,7 +146,22 @@ def _before(name: str) -> tuple[str, ...]:
     return ("calibration", name, "drift_of_the_fit_before")
 
 
+def _scored_results(rounds: Records) -> Table:
+    """Of a run on data: by each round's own models, so that figures of two rounds are not on one scale."""
+    rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
+        ("Limits met, by the round's own models", lambda one, key: (Figure("yes" if one["feasible"] else "no"),)),
+    ]
+    for signal in dict.fromkeys(name for one in rounds for name in one["wins"]):
+        rows.append((f"Policy over SFT, by {signal}", _at("wins", signal)))
+    for figure in dict.fromkeys(name for one in rounds for name in one["figures"]):
+        share = any(one["figures"].get(figure, {}).get("share") for one in rounds)
+        rows.append((figure.replace("_", " "), _at("results", "policy", figure, share=share)))
+    return _table("What came out, by each round's own models on the kept prompts", rounds, rows)
+
+
 def _results(rounds: Records) -> Table:
+    if any("wins" in one for one in rounds):
+        return _scored_results(rounds)
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
         ("Certified", lambda one, key: (Figure("feasible" if one["feasible"] else "not feasible"),))
     ]
@@ -255,9 +271,9 @@ def _cell(path: str, *, share: bool) -> Callable[[Mapping[str, Any], str], Cell]
     return lambda record, key: (cell_figure(_find(record, path.split(".")), share=share, key=f"{key}.{path}"),)
 
 
-def _at(*path: str) -> Callable[[Mapping[str, Any], str], Cell]:
-    """A share with its interval, below names that may hold dots or slashes."""
-    return lambda record, key: (cell_figure(_find(record, path), share=True, key=".".join([key, *path])),)
+def _at(*path: str, share: bool = True) -> Callable[[Mapping[str, Any], str], Cell]:
+    """A share, or another figure, with its interval, below names that may hold dots or slashes."""
+    return lambda record, key: (cell_figure(_find(record, path), share=share, key=".".join([key, *path])),)
 
 
 def _text(*path: str) -> Callable[[Mapping[str, Any], str], Cell]:

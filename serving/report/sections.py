@@ -41,10 +41,12 @@ def run_sections(run: RunFiles) -> list[Section]:
             scored_limits(run),
             *scored_promotion(run),
             _warnings(run),
+            *rounds_sections(run),
             scored_planes(run),
             _curves(run),
             scored_categories(run),
             score_models_section(run),
+            *lineage_sections(run),
             time_section(run),
             provenance_section(run),
         ]

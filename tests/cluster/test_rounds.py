@@ -125,8 +125,16 @@ def test_what_a_round_cannot_have_is_refused_in_one_line(given: str, said: str) 
 def test_a_red_team_needs_a_constraint_and_rounds_need_somebody_who_labels() -> None:
     with pytest.raises(ConfigError, match=r"rounds\.red_team"):
         settings_of("rounds.red_team=true", "constraints={}")
-    with pytest.raises(ConfigError, match=r"rounds\.count.*nobody gives them"):
+    with pytest.raises(ConfigError, match=r"preferences\.labels: 2 rounds need fresh labels.*take judge or people"):
         load_settings("hh_rlhf", ["rounds.count=2"])
+    judged = ["rounds.count=2", "preferences.labels=judge", "preferences.judge={url: 'http://127.0.0.1:1/v1'}"]
+    assert load_settings("hh_rlhf", judged).rounds.count == 2
+    with pytest.raises(ConfigError, match=r"rounds\.red_team: the red team knows the sandbox"):
+        load_settings("hh_rlhf", [*judged, "rounds.red_team=true"])
+    with pytest.raises(ConfigError, match=r"preferences\.crowd: .*a judge or people label the pairs of later rounds"):
+        load_settings("hh_rlhf", [*judged, "preferences.crowd.votes=5"])
+    with pytest.raises(ConfigError, match=r"preferences: .*the pairs are in the files"):
+        load_settings("hh_rlhf", ["preferences.pairs=10"])
 
 
 def test_a_round_starts_where_it_is_told(tmp_path: Path) -> None:

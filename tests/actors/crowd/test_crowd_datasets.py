@@ -89,5 +89,5 @@ def test_pairs_without_splits_or_without_safety_labels_are_refused(tmp_path) -> 
     old = {name: value for name, value in pair().items() if name != "split"}
     with pytest.raises(DataError, match="lacks the column split"):
         write_reward(labelled(tmp_path, old), str(tmp_path / "out.parquet"))
-    with pytest.raises(DataError, match="no safety labels"):
+    with pytest.raises(DataError, match="no pair with two safety labels"):
         write_cost(labelled(tmp_path, pair(is_response_0_safe=None)), str(tmp_path / "out.parquet"), [])

@@ -1,0 +1,125 @@
+"""Labelling of ``pairs.parquet`` by a language model or by people, as Ray tasks: rows go from file to file, counts come back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+
+from actors.crowd.tasks import label_columns, label_facts, write_rows
+from actors.judging.cached_endpoint import CachedEndpoint
+from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
+from actors.judging.llm_judge import PROMPTS, LlmJudge, read_prompts
+from actors.judging.pair_labels import differs, labels_of, pair_of
+from actors.judging.people import FILE, PeopleJudge, write_for_people
+from actors.judging.response_cache import ResponseCache
+from configs.schema.labels import JudgeSettings
+
+
+@dataclass(frozen=True)
+class JudgeTask:
+    """Which pairs a judge labels, and where it keeps what was answered."""
+
+    pairs: Path
+    start: int
+    stop: int
+    """Rows of the file, half open."""
+    part: Path
+    cache: Path
+
+
+@ray.remote(num_cpus=0)
+def judge_part(task: JudgeTask, settings: JudgeSettings, key: str | None) -> dict[str, Any]:
+    """Label some rows; ``part`` then holds their pairs and labels. What was answered before is not asked again.
+
+    Returns:
+        ``judge`` (its name), ``asked`` and ``left_out``: replies by what was asked, and of those left out also why.
+
+    Raises:
+        DataError, StoppedError: the address does not answer; what it answered is kept.
+    """
+    rows = pq.read_table(task.pairs).slice(task.start, task.stop - task.start).to_pylist()
+    endpoint = open_judge(settings, key)
+    cache = ResponseCache(task.cache)
+    try:
+        judge = LlmJudge(CachedEndpoint(endpoint, cache), settings.prompts or PROMPTS)
+        labels = labels_of(rows, judge, guideline_of(settings))
+    finally:
+        cache.close()
+        endpoint.close()
+    write_rows([{**row, **label_columns(label)} for row, label in zip(rows, labels, strict=True)], task.part)
+    return {"judge": judge.facts.name, "asked": dict(judge.asked), "left_out": dict(judge.faults)}
+
+
+@ray.remote(num_cpus=0)
+def join_labels(parts: Sequence[str], path: str) -> dict[str, float]:
+    """Write ``preferences.parquet`` from its parts and remove them; returns counts and shares."""
+    rows = [row for part in parts for row in pq.read_table(part).to_pylist()]
+    facts = label_facts(rows) | _open(rows)
+    write_rows(rows, Path(path))
+    for part in parts:
+        Path(part).unlink()
+    return facts
+
+
+@ray.remote(num_cpus=0)
+def label_by_people(pairs: str, path: str, least: float) -> dict[str, float]:
+    """Read what people wrote into ``to_label.csv`` beside the pairs; where it is not there yet, write it.
+
+    Returns:
+        ``rows`` and ``filled``; once `least` of the rows are filled in, ``preferences.parquet`` is written, and its counts
+        and shares come too.
+
+    Raises:
+        DataError: the file is not the one that was written, or a cell holds another answer than asked for.
+    """
+    rows = pq.read_table(pairs).to_pylist()
+    to_label = Path(pairs).with_name(FILE)
+    different = [pair_of(row) for row in rows if differs(row)]
+    if not to_label.exists():
+        return {"rows": float(write_for_people(to_label, different, [])), "filled": 0.0}
+    judge = PeopleJudge(to_label, different, [])
+    found = {"rows": float(judge.rows), "filled": float(judge.filled)}
+    if judge.filled < least * judge.rows:
+        return found
+    labels = labels_of(rows, judge, FILE, orders=1)
+    labelled = [{**row, **label_columns(label)} for row, label in zip(rows, labels, strict=True)]
+    write_rows(labelled, Path(path))
+    return found | label_facts(labelled) | _open(labelled)
+
+
+def open_judge(settings: JudgeSettings, key: str | None) -> ChatEndpoint:
+    """The judge's address; asks it for its models.
+
+    Raises:
+        ConfigError: several models to choose from. DataError: nobody answers there.
+    """
+    options = EndpointOptions(timeout_seconds=settings.timeout_seconds, concurrency=settings.concurrency)
+    return ChatEndpoint(settings.url, settings.model, key=key, options=options)
+
+
+def guideline_of(settings: JudgeSettings) -> str:
+    """Digest of the judge's prompts: other words are another guideline.
+
+    Raises:
+        ConfigError: they are not there, or no prompts.
+    """
+    texts = read_prompts(settings.prompts or PROMPTS)
+    return hashlib.sha256("\x00".join(texts[name].template for name in sorted(texts)).encode()).hexdigest()[:12]
+
+
+def _open(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How many pairs of different responses have no ranking, by axis, and how many responses no safety label."""
+    found: Counter[str] = Counter({"open_helpfulness": 0, "open_harmlessness": 0, "open_safety": 0})
+    for row in rows:
+        if differs(row):
+            found["open_helpfulness"] += row["better_response_id"] is None
+            found["open_harmlessness"] += row["safer_response_id"] is None
+        found["open_safety"] += sum(row[f"is_response_{side}_safe"] is None for side in (0, 1))
+    return {name: float(count) for name, count in found.items()}

@@ -1,0 +1,168 @@
+"""Who labels the pairs of stage `preferences`: the simulated crowd, a language model as judge, or people through a file."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from actors.crowd.tasks import label_pairs
+from actors.judging.pair_tasks import JudgeTask, guideline_of, join_labels, judge_part, label_by_people, open_judge
+from actors.judging.people import FILE
+from cluster.context import RunContext
+from cluster.seeds import stable_seed
+from configs.exits import ConfigError, DataError, StoppedError
+from configs.schema.labels import JudgeSettings
+from configs.schema.run import RunSettings
+from learner.deadlines import fetch_result
+
+PART = 64
+"""Pairs of one task: so often does the progress move, and so much is asked again of a judge that died."""
+MOST_TRIES = 2.0
+"""Of the time that a part takes when every request takes its whole timeout."""
+REQUESTS = 6
+"""Of one pair: two safety labels, and two orders on two axes."""
+MOST_LEFT_OUT = 0.1
+"""Share of a judge's replies beyond which a warning is given."""
+
+
+def labeller(settings: RunSettings) -> dict[str, Any]:
+    """What of the settings changes the labels; with the crowd, what it always was."""
+    asked = settings.preferences
+    if asked.labels == "crowd":
+        return asked.model_dump(mode="json", include={"crowd", "tampering"})
+    if asked.labels == "people":
+        return {"labels": "people"}
+    judge = require_judge(settings)
+    return {"labels": "judge", "url": judge.url, "model": judge.model, "prompts": guideline_of(judge)}
+
+
+def label(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
+    """Write ``preferences.parquet``; returns counts, shares, and what is known of whoever labelled.
+
+    Raises:
+        StoppedError: people have not filled in enough, or the judge went silent; the same command goes on.
+        DataError: the labels cannot be used.
+    """
+    match context.settings.preferences.labels:
+        case "crowd":
+            return _by_crowd(context, pairs, path)
+        case "judge":
+            return _by_judge(context, pairs, path)
+        case "people":
+            return _by_people(context, pairs, path)
+
+
+def require_judge(settings: RunSettings) -> JudgeSettings:
+    """The judge of `labels: judge`; `configs.checks` has seen that it is there."""
+    judge = settings.preferences.judge
+    if judge is None:
+        raise ConfigError("preferences.judge: labels: judge needs the judge's url")
+    return judge
+
+
+def judge_key(judge: JudgeSettings) -> str | None:
+    """From the driver's environment, and from nowhere else.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if judge.key_env is None:
+        return None
+    key = os.environ.get(judge.key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"preferences.judge.key_env: the environment variable {judge.key_env} is not set where the job runs"
+        )
+    return key
+
+
+def reach_judge(settings: RunSettings) -> None:
+    """Before anything is trained: the judge's prompts are there, its key is set, and it answers.
+
+    Raises:
+        ConfigError, DataError: one line with the key.
+    """
+    if settings.preferences.labels != "judge":
+        return
+    judge = require_judge(settings)
+    guideline_of(judge)
+    try:
+        open_judge(judge, judge_key(judge)).close()
+    except DataError as error:
+        raise DataError(f"preferences.judge.url: {error}") from error
+
+
+def _by_crowd(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
+    settings = context.settings
+    call = label_pairs.remote(
+        context.world_path,
+        settings.preferences.crowd.model_dump(mode="json"),
+        stable_seed(context.run_settings.seed, "crowd"),  # the same people in every round
+        str(pairs),
+        str(path),
+        None if settings.preferences.tampering is None else settings.preferences.tampering.model_dump(mode="json"),
+    )
+    facts: dict[str, Any] = _fetch(context, call, "label_pairs")
+    if settings.preferences.tampering is not None:
+        changed = f"{facts['tampered']:.0f} of {facts['pairs']:.0f}"
+        context.warn(f"preferences.tampering: the harmlessness labels of {changed} pairs were changed on purpose")
+    return facts
+
+
+def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
+    """Part after part, so that the progress is seen and every wait has its deadline."""
+    judge = require_judge(context.settings)
+    key, total = judge_key(judge), pq.read_metadata(pairs).num_rows
+    deadline = 60 + MOST_TRIES * judge.timeout_seconds * (1 + PART * REQUESTS / judge.concurrency)
+    asked: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    parts, name = [], ""
+    for start in range(0, total, PART):
+        stop = min(start + PART, total)
+        context.status.update(step=start, steps=total)
+        task = JudgeTask(pairs, start, stop, path.with_name(f"labels-{start}.parquet"), path.with_name("replies"))
+        call = judge_part.remote(task, judge, key)
+        found = fetch_result(call, deadline_seconds=deadline, what=f"the judge's labels of pairs {start} to {stop - 1}")
+        asked.update(found["asked"])
+        left_out.update(found["left_out"])
+        parts.append(str(task.part))
+        name = found["judge"]
+    context.status.update(step=total, steps=total)
+    facts: dict[str, Any] = _fetch(context, join_labels.remote(parts, str(path)), "join_labels")
+    if facts["open_safety"] == 2 * facts["pairs"] or facts["open_helpfulness"] == facts["pairs"]:
+        raise DataError(
+            f"preferences.judge: no label of {name} can be used ({_described(left_out) or 'ties only'}): try its prompts with "
+            "steelyard eval --judge, or take another model"
+        )
+    if sum(left_out.values()) > MOST_LEFT_OUT * sum(asked.values()):
+        context.warn(
+            f"{sum(left_out.values())} of {sum(asked.values())} replies of {name} were left out: {_described(left_out)}"
+        )
+    return {**facts, "labelled_by": name, "asked": dict(asked), "left_out": dict(left_out)}
+
+
+def _by_people(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
+    least = context.settings.preferences.people.least
+    call = label_by_people.remote(str(pairs), str(path), least)
+    facts: dict[str, Any] = _fetch(context, call, "label_by_people")
+    if "pairs" not in facts:
+        raise StoppedError(
+            f"{pairs.with_name(FILE)} waits for people: {facts['filled']:.0f} of {facts['rows']:.0f} rows are filled in, and "
+            f"{least:.0%} must be; write a, b or tie under more_helpful and safer, yes or no under a_unsafe and b_unsafe, "
+            "and run the same command again"
+        )
+    return {**facts, "labelled_by": "people"}
+
+
+def _described(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {why}" for why, count in Counter(left_out).most_common(3))
+
+
+def _fetch(context: RunContext, call: Any, what: str) -> Any:
+    seconds = context.settings.resources.deadlines.score_seconds
+    return fetch_result(call, deadline_seconds=seconds, what=what)
