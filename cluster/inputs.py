@@ -9,6 +9,7 @@ from pathlib import Path
 from actors.crowd.world import World
 from cluster.checks import check_against_world
 from cluster.digests import digest
+from cluster.label_checks import check_labels
 from cluster.scorer_checks import absolute_scorers, check_model_name, check_scorers
 from cluster.telemetry.sinks import require_packages
 from configs.exits import ConfigError
@@ -65,6 +66,7 @@ def check_inputs(settings: RunSettings) -> RunInputs:
     """
     require_packages(settings)
     check_scorers(settings)
+    check_labels(settings)
     if settings.data is None:
         return check_against_world(settings)
     found = _find(settings, settings.data)

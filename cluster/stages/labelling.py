@@ -82,7 +82,7 @@ def judge_key(judge: JudgeSettings) -> str | None:
 
 
 def reach_judge(settings: RunSettings) -> None:
-    """Before anything is trained: the judge's prompts are there, its key is set, and it answers.
+    """Before anything is trained: the judge's key is set, and it answers.
 
     Raises:
         ConfigError, DataError: one line with the key.
@@ -90,7 +90,6 @@ def reach_judge(settings: RunSettings) -> None:
     if settings.preferences.labels != "judge":
         return
     judge = require_judge(settings)
-    guideline_of(judge)
     try:
         open_judge(judge, judge_key(judge)).close()
     except DataError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from actors.crowd.world import load_world
 from cluster.checks import check_against_world, longest_prompt_tokens
+from cluster.label_checks import check_labels
 from configs.exits import ConfigError, DataError
 from configs.load import load_settings
 
@@ -50,3 +51,15 @@ def test_a_broken_world_is_a_data_error_in_one_line(tmp_path: Path):
     path.write_text("{}")
     with pytest.raises(DataError, match=r"^[^\n]+$"):
         check_against_world(load_settings("quickstart", [f"sandbox.world={path}"]))
+
+
+def test_a_judge_that_labels_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    judge = ["preferences.labels=judge", f"preferences.judge={{url: 'http://127.0.0.1:1/v1', prompts: {tmp_path}}}"]
+    with pytest.raises(
+        ConfigError, match=r"preferences\.judge\.prompts: .*helpfulness\.txt: a prompt of the judge cannot be read"
+    ):
+        check_labels(load_settings("quickstart", judge))
+    judge[1] = "preferences.judge={url: 'http://127.0.0.1:1/v1'}"
+    check_labels(load_settings("quickstart", [*judge, "constraints.harm.categories=[self_harm]"]))
+    with pytest.raises(ConfigError, match=r"constraints\.harm\.categories: .*'Violence' is none: "):
+        check_labels(load_settings("quickstart", [*judge, "constraints.harm.categories=[Violence]"]))

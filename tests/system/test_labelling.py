@@ -151,14 +151,11 @@ def test_a_judge_that_falls_silent_stops_the_run_and_is_not_asked_again_for_what
         assert len(set(texts[:asked]) & set(texts[asked:])) <= 8  # those that were on their way when it broke
 
 
-def test_a_judge_is_tried_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_is_tried_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with serve(lambda body, times: "") as server:
         settings = load_settings("quickstart", judged_by(server, "preferences.judge.key_env=NO_SUCH_KEY"))
         with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set where the job runs"):
-            labelling.reach_judge(settings)
-        settings = load_settings("quickstart", judged_by(server, f"preferences.judge.prompts={tmp_path}"))
-        with pytest.raises(ConfigError, match=r"helpfulness\.txt: a prompt of the judge cannot be read"):
             labelling.reach_judge(settings)
         gone = load_settings("quickstart", judged_by(server))
     with pytest.raises(DataError, match=r"preferences\.judge\.url: .*is the server running"):
