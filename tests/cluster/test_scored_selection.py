@@ -100,7 +100,10 @@ def book(path: Path, purposes: dict[str, int], tags: list[str]) -> Path:
 
 def context(path: Path, settings: RunSettings) -> Any:
     return cast(
-        Any, SimpleNamespace(book=PromptBook(path), settings=settings, layout=SimpleNamespace(data=path.parent))
+        Any,
+        SimpleNamespace(
+            book=PromptBook(path), settings=settings, run_settings=settings, layout=SimpleNamespace(data=path.parent)
+        ),
     )
 
 
