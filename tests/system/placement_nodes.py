@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,11 @@ def a_node_comes(cluster: Cluster) -> dict[str, Any]:
     """The run needs a node of 5 cores, which comes while it waits."""
     needs = ResourceSettings(wait_for_nodes_seconds=90, learner=LearnerSettings(ranks=1, cpus=5))
     said: list[str] = []
-    threading.Timer(3.0, lambda: cluster.add_node(num_cpus=5, wait=False)).start()
-    return error_of(lambda: wait_for_nodes(needs, said.append)) | {"said": said}
+    with ThreadPoolExecutor(1) as pool:  # the node is added here: Ray starts nodes from a process's main thread only
+        waiting = pool.submit(error_of, lambda: wait_for_nodes(needs, said.append))
+        time.sleep(3.0)
+        cluster.add_node(num_cpus=5, object_store_memory=80 * 2**20, wait=False)
+        return waiting.result(timeout=120) | {"said": said}
 
 
 def probes(folder: Path) -> dict[str, Any]:
