@@ -14,7 +14,7 @@ from actors.crowd.world import KINDS, World, WorldError, load_world
 from cluster.promptsets import PURPOSES, Splits
 from configs.exits import ConfigError, DataError
 from configs.explain import suggestion
-from configs.load import arm_settings
+from configs.load import with_arms
 from configs.schema.run import RunSettings
 from learner.records import Message
 
@@ -27,11 +27,8 @@ def check_against_world(settings: RunSettings) -> World:
         ConfigError: one line with key, reason and fix.
     """
     world = _world(settings)
-    _refuse_first(settings, world, "")
-    for arm in settings.arms:
-        varied = arm_settings(settings, arm, settings.seed)
-        arms_world = world if varied.sandbox == settings.sandbox else _world(varied)
-        _refuse_first(varied, arms_world, f"arms.{arm}: ")
+    for prefix, one in with_arms(settings):
+        _refuse_first(one, world if one.sandbox == settings.sandbox else _world(one), prefix)
     return world
 
 

@@ -18,6 +18,7 @@ from configs.load import arm_settings
 from configs.schema.data import DataSettings, SourceSettings
 from configs.schema.ppo import PpoSettings
 from configs.schema.run import LOOP_ALGORITHMS, RunSettings
+from configs.schema.supervised import PreferenceSettings
 from learner.data.sources import FoundSource, find_source
 
 HELPFULNESS, HARMLESSNESS = "helpfulness", "harmlessness"
@@ -144,6 +145,8 @@ def _refuse_unknown_tags(settings: RunSettings, found: FileInputs) -> None:
     asked = {f"constraints.{name}.subset": one.subset for name, one in settings.constraints.items()}
     if settings.ppo.kind_weights != PpoSettings().kind_weights:  # the default is for the sandbox's kinds
         asked["ppo.kind_weights"] = tuple(settings.ppo.kind_weights)
+    if settings.preferences.kind_weights != PreferenceSettings().kind_weights:
+        asked["preferences.kind_weights"] = tuple(settings.preferences.kind_weights)
     for key, tags in asked.items() if known else ():
         for tag in tags:
             if tag not in known:

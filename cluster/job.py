@@ -22,7 +22,7 @@ from cluster.status import OnStatus, RunStatus, replace_text
 from cluster.stopping import stop_on_sigterm
 from configs.exits import ClusterError, ConfigError, Exit, SteelyardError
 from configs.layout import RunLayout
-from configs.load import arm_settings, load_settings
+from configs.load import load_settings, with_arms
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def _work(
     from cluster.pipeline import run_pipeline
     from cluster.stages.labelling import reach_judge
 
-    for each in (settings, *(arm_settings(settings, arm, settings.seed) for arm in settings.arms)):
-        reach_judge(each)
+    for _, one in with_arms(settings):
+        reach_judge(one)
     donors = _donors(settings, storage)
     if settings.arms:
         return run_comparison(settings, layout, engines, donors=donors, dashboard_url=dashboard, on_status=show)

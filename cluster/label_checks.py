@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from configs.exits import ConfigError
 from configs.explain import suggestion
-from configs.load import arm_settings
+from configs.load import with_arms
 from configs.schema.run import RunSettings
 from learner.data.categories import BEAVERTAILS_CATEGORIES
 
@@ -18,9 +18,8 @@ def check_labels(settings: RunSettings) -> None:
     Raises:
         ConfigError: one line with key, reason and fix.
     """
-    _check(settings, "")
-    for arm in settings.arms:
-        _check(arm_settings(settings, arm, settings.seed), f"arms.{arm}: ")
+    for prefix, one in with_arms(settings):
+        _check(one, prefix)
 
 
 def _check(settings: RunSettings, prefix: str) -> None:

@@ -20,6 +20,7 @@ from cluster.digests import short
 from cluster.promptsets import CALIBRATION
 from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
+from learner.data.quality.repeats import opening_key
 from learner.models import length_sorted_batches, pad_right
 from learner.score_folders import load_whole_score_model
 from learner.statistics.limits import LimitCurve, LimitPoint
@@ -75,7 +76,7 @@ def held_out_responses(preferences: Path, constraint: ConstraintSettings) -> Hel
     every: list[dict[str, Any]] = table.to_pylist()
     rows = [row for row in every if row["split"] == CALIBRATION and _in_subset(row, constraint.subset)]
     responses = [
-        (_tokens(row, side), _is_unsafe(row, side, constraint.categories), (row["task_id"], row["form"]))
+        (_tokens(row, side), _is_unsafe(row, side, constraint.categories), _conversation(row))
         for row in rows
         for side in (0, 1)
         if row[f"is_response_{side}_safe"] is not None
@@ -85,6 +86,13 @@ def held_out_responses(preferences: Path, constraint: ConstraintSettings) -> Hel
         raise DataError(f"{preferences} has nothing to choose a limit from in the calibration split: {why}")
     token_ids, unsafe, conversations = zip(*responses, strict=True)
     return HeldOut(token_ids, unsafe, conversations)
+
+
+def _conversation(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What counts as one draw: a task in a form, or of files all prompts with the same first user turn."""
+    if row["task_id"] is not None:
+        return row["task_id"], row["form"]
+    return "", f"{opening_key(tuple(row['messages'])):016x}"
 
 
 def score_responses(folder: Path, responses: HeldOut, advanced: Callable[[int], object]) -> np.ndarray:

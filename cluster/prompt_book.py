@@ -53,8 +53,7 @@ class PromptBook:
             return _cycled(rows, n, f"{what}/{seed}")
         groups = {tag: [row for row, tags in zip(rows, tagged, strict=True) if tag in tags] for tag in weighted}
         streams = {tag: iter(_endless(some, f"{what}/{seed}/{tag}")) for tag, some in groups.items()}
-        # the salt of the loop is older than the other, and must stay what it was
-        rng = random.Random(f"weights/{seed}" if what == "loop" else f"{what} weights/{seed}")
+        rng = random.Random(f"weights/{seed}")
         drawn = rng.choices(list(weighted), list(weighted.values()), k=n)
         return [next(streams[tag]) for tag in drawn]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from actors.scoring.functions import check_call, load_function
 from configs.checks import scorers_of
 from configs.exits import ConfigError
-from configs.load import arm_settings
+from configs.load import with_arms
 from configs.schema.data import SignalScorerSettings
 from configs.schema.run import RunSettings
 
@@ -23,9 +23,8 @@ def check_scorers(settings: RunSettings) -> None:
     Raises:
         ConfigError: one line with key, reason and fix.
     """
-    _check_all(settings, "")
-    for arm in settings.arms:
-        _check_all(arm_settings(settings, arm, settings.seed), f"arms.{arm}: ")
+    for prefix, one in with_arms(settings):
+        _check_all(one, prefix)
 
 
 def absolute_scorers(settings: RunSettings, folder: Path) -> RunSettings:

@@ -11,7 +11,7 @@ from cluster.context import RunContext
 from cluster.inputs import FileInputs
 from cluster.rounds.names import split_name
 from cluster.signals import scorers_from_outside, trains_reward
-from cluster.stages import data, evaluate, ppo, preferences, scales, score_models, selection
+from cluster.stages import evaluate, ppo, preferences, scales, score_models, selection
 from cluster.stages.base import Stage
 from learner.experience import REWARD, cost_signal
 from learner.statistics.certificate import Certificate
@@ -62,7 +62,7 @@ def summarise(
             *context.warnings,
         ],
         preferences=_preference_counts(context),
-        labelled_by=None if on_data else _labelled_by(context),
+        labelled_by=preferences.labelled_by(context),
         digests={
             "data" if on_data else "world": context.inputs.digest(),
             **{name: manifest[name].key for name in seconds},
@@ -74,14 +74,10 @@ def summarise(
 def _preference_counts(context: RunContext) -> dict[str, int]:
     """Pairs, and what their labels cost; of a run on data the rows of each training set."""
     if isinstance(context.inputs, FileInputs):
-        sets: Mapping[str, Mapping[str, Any]] = context.facts(data.NAME)["sets"]
+        sets: Mapping[str, Mapping[str, Any]] = score_models.labels_facts(context)["sets"]
         return {f"{name} rows": int(report["written"]) for name, report in sets.items()}
     labels = context.facts(preferences.NAME)
     return {"pairs": int(labels["pairs"]), "questions": int(labels["questions_asked"])}
-
-
-def _labelled_by(context: RunContext) -> str:
-    return str(context.facts(preferences.NAME).get("labelled_by", context.settings.preferences.labels))
 
 
 def _grouped_seconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ you are in. Imports no engine, so `--dry-run` is instant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,8 @@ def load_settings(source: str | Path, overrides: Sequence[str] = ()) -> RunSetti
         _set(raw.values, path, value)
         raw.origins[path] = f"{COMMAND_LINE}: "
     settings = _validate(raw)
-    check_rounds(settings)
-    for name in settings.arms:
-        check_rounds(arm_settings(settings, name, settings.seed))
+    for _, one in with_arms(settings):
+        check_rounds(one)
     return settings
 
 
@@ -101,6 +100,13 @@ def arm_settings(settings: RunSettings, arm: str, seed: int) -> RunSettings:
         origins[path] = f"arms.{arm}: "
     values["seed"] = seed
     return _validate(_Raw(values, origins))
+
+
+def with_arms(settings: RunSettings) -> Iterator[tuple[str, RunSettings]]:
+    """The settings and those of each arm, with what an error about them begins with: nothing, or ``arms.<name>: ``."""
+    yield "", settings
+    for arm in settings.arms:
+        yield f"arms.{arm}: ", arm_settings(settings, arm, settings.seed)
 
 
 def round_settings(settings: RunSettings, number: int) -> RunSettings:

@@ -243,7 +243,7 @@ class Summary(_Part):
     preferences: dict[str, int] = {}
     """``pairs`` and ``questions`` (asked of annotators: the labelling cost)."""
     labelled_by: str | None = None
-    """Who labelled the pairs: crowd, people, or a judge's name; None where the labels came in files."""
+    """Who labelled the pairs: crowd, people, a judge's name, or files; None in older files."""
     seconds: dict[str, float]
     """Per stage, and ``total`` from job start to this file."""
     ppo: PpoFigures | None

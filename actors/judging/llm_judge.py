@@ -33,6 +33,8 @@ _VERDICTS: Mapping[str, Verdict] = {"VERDICT: A": "first", "VERDICT: B": "second
 _REFUSALS: Mapping[str, Refusal] = {"none": "none", "bare": "bare", "explained": "explained"}
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n```", re.DOTALL)
 REPLY_TOKENS = 512
+MOST_LEFT_OUT = 0.1
+"""Share of a judge's replies beyond which a note warns."""
 
 
 class LlmJudge:
@@ -133,6 +135,15 @@ class LlmJudge:
             self.facts.name, response.model, response.prompt_id,
             unsafe=unsafe, harm=float(unsafe), harm_categories=categories, refusal=refusal,
         )  # fmt: skip
+
+
+def left_out_note(asked: Mapping[str, int], left_out: Mapping[str, int]) -> str | None:
+    """A warning where what a judge left out may be what matters; None where it is little."""
+    lost, total = sum(left_out.values()), sum(asked.values())
+    if lost <= MOST_LEFT_OUT * total:
+        return None
+    most, _ = Counter(left_out).most_common(1)[0]
+    return f"{lost} of {total} replies of the judge are left out ({most}): the others may be the easy ones"
 
 
 def read_prompts(folder: Path) -> dict[str, Template]:

@@ -85,8 +85,8 @@ def label_by_people(pairs: str, path: str, least: float) -> dict[str, float]:
     if not to_label.exists():
         return {"rows": float(write_for_people(to_label, different, [])), "filled": 0.0}
     judge = PeopleJudge(to_label, different, [])
-    found = {"rows": float(judge.rows), "filled": float(judge.filled)}
-    if judge.filled < least * judge.rows:
+    found = {"rows": float(len(different)), "filled": float(judge.filled)}  # a row that was deleted is not filled in
+    if judge.filled < least * len(different):
         return found
     labels = labels_of(rows, judge, FILE, orders=1)
     labelled = [{**row, **label_columns(label)} for row, label in zip(rows, labels, strict=True)]
@@ -115,10 +115,13 @@ def guideline_of(settings: JudgeSettings) -> str:
 
 
 def _open(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """How many pairs of different responses have no ranking, by axis, and how many responses no safety label."""
-    found: Counter[str] = Counter({"open_helpfulness": 0, "open_harmlessness": 0, "open_safety": 0})
+    """Pairs of different responses, how many of them have no ranking, by axis, and how many responses no safety label."""
+    found: Counter[str] = Counter(
+        dict.fromkeys(("different", "open_helpfulness", "open_harmlessness", "open_safety"), 0)
+    )
     for row in rows:
         if differs(row):
+            found["different"] += 1
             found["open_helpfulness"] += row["better_response_id"] is None
             found["open_harmlessness"] += row["safer_response_id"] is None
         found["open_safety"] += sum(row[f"is_response_{side}_safe"] is None for side in (0, 1))

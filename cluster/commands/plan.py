@@ -113,9 +113,10 @@ def shape_of(settings: RunSettings, params: str | None) -> ModelShape:
 
 
 def _sandbox_prompt(settings: RunSettings) -> float:
-    from cluster.checks import check_against_world, mean_prompt_tokens
+    from actors.crowd.world import load_world
+    from cluster.checks import mean_prompt_tokens
 
-    return mean_prompt_tokens(check_against_world(settings))
+    return mean_prompt_tokens(load_world(settings.sandbox.world))  # `shape_of` has checked it
 
 
 def _rates(kind: str, given: Path | None, *, assumed: bool) -> Rates | None:

@@ -12,7 +12,7 @@ from actors.crowd.world import load_world
 from actors.judging.cached_endpoint import CachedEndpoint
 from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
 from actors.judging.judges import GoldJudge, Judge, Labels, Pair, agreement
-from actors.judging.llm_judge import PROMPTS, LlmJudge
+from actors.judging.llm_judge import PROMPTS, LlmJudge, left_out_note
 from actors.judging.people import FILE, PeopleJudge, write_for_people
 from actors.judging.response_cache import ResponseCache
 from actors.judging.responses import AXES, Comparison, Judgement, Response
@@ -23,8 +23,6 @@ from serving.runs import find_run
 
 GOLD, MODELS, LLM, PEOPLE = "gold", "models", "llm", "people"
 Advance = Callable[[int], object]
-MOST_LEFT_OUT = 0.1
-"""Share of a judge's replies beyond which a note warns."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ def judge_all(
     judged.quality = {"unjudged": sum(each.fault is not None for each in labels)}
     if isinstance(judge, LlmJudge):
         judged.quality |= {"asked": dict(judge.asked), "left_out": dict(judge.faults)}
-        judged.notes += _left_out(judge)
+        if (note := left_out_note(judge.asked, judge.faults)) is not None:
+            judged.notes.append(note)
         judged.quality |= _against_gold(choice.world, responses, pairs, judged, confidence)
     elif isinstance(judge, PeopleJudge):
         judged.quality |= {"rows": judge.rows, "filled_in": judge.filled}
@@ -182,15 +181,6 @@ def _people(path: Path, responses: Sequence[Response], pairs: Sequence[Pair]) ->
     if judge.filled < judge.rows and not notes:
         notes.append(f"{judge.filled} of {judge.rows} rows of {path} are filled in; the others say nothing")
     return judge, notes
-
-
-def _left_out(judge: LlmJudge) -> list[str]:
-    """A warning where what the judge left out may be what matters."""
-    lost, asked = sum(judge.faults.values()), sum(judge.asked.values())
-    if lost <= MOST_LEFT_OUT * asked:
-        return []
-    most, _ = judge.faults.most_common(1)[0]
-    return [f"{lost} of {asked} replies of the judge are left out ({most}): the others may be the easy ones"]
 
 
 def _against_gold(

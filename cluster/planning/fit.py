@@ -39,8 +39,8 @@ def shortages(
             )
         )
     pair = pair_of(resources, roles)
-    alone_is_enough = not any(one.role in (pair.guest.role, pair.ranks.role) for one in found) if pair else False
-    if alone_is_enough and (together := pair_shortage(pair, cluster)) is not None:
+    together = pair_shortage(pair, cluster)
+    if pair and together and not any(one.role in (pair.guest.role, pair.ranks.role) for one in found):
         found.append(together)
     loop = [role for role in roles if role.role != TRAINERS]
     before = [role for role in roles if role.role in before_the_loop(resources)]

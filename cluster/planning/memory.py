@@ -1,4 +1,4 @@
-"""Bytes that each role needs on its device and on its host, and whether they are there. docs/planning.md has the formulas.
+"""Bytes that each role needs on its device and on its host. docs/planning.md has the formulas.
 
 Counts are of one actor of a role. On CPUs there is one memory, the node's, and every actor's process counts too.
 """

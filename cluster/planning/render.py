@@ -67,7 +67,7 @@ def _memory(plan: Plan) -> Table:
     if on_gpu and (pair := plan.pair) is not None:
         how = "the engine sleeps while the rank works" if pair.sleeps else "both at once"
         there = usable(plan.question.cluster)
-        style = "red" if pair.device_bytes > there else ""
+        style = "red" if any(one.role == pair.name for one in plan.shortages) else ""
         table.add_row(
             pair.name, f"{pair.gpus:g} GPUs", how, gigabytes(pair.device_bytes), gigabytes(there), style=style
         )

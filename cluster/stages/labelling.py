@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from actors.crowd.tasks import label_pairs
+from actors.judging.llm_judge import left_out_note
 from actors.judging.pair_tasks import JudgeTask, guideline_of, join_labels, judge_part, label_by_people, open_judge
 from actors.judging.people import FILE
 from cluster.context import RunContext
+from cluster.evaluation.judging import key_from
 from cluster.seeds import stable_seed
 from configs.exits import ConfigError, DataError, StoppedError
 from configs.schema.labels import JudgeSettings
@@ -26,8 +26,6 @@ MOST_TRIES = 2.0
 """Of the time that a part takes when every request takes its whole timeout."""
 REQUESTS = 6
 """Of one pair: two safety labels, and two orders on two axes."""
-MOST_LEFT_OUT = 0.1
-"""Share of a judge's replies beyond which a warning is given."""
 
 
 def labeller(settings: RunSettings) -> dict[str, Any]:
@@ -65,20 +63,9 @@ def require_judge(settings: RunSettings) -> JudgeSettings:
     return judge
 
 
-def judge_key(judge: JudgeSettings) -> str | None:
-    """From the driver's environment, and from nowhere else.
-
-    Raises:
-        ConfigError: the variable is not set.
-    """
-    if judge.key_env is None:
-        return None
-    key = os.environ.get(judge.key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            f"preferences.judge.key_env: the environment variable {judge.key_env} is not set where the job runs"
-        )
-    return key
+def _key(judge: JudgeSettings) -> str | None:
+    """From the driver's environment, and from nowhere else."""
+    return key_from(judge.key_env, "preferences.judge.key_env")
 
 
 def reach_judge(settings: RunSettings) -> None:
@@ -91,7 +78,7 @@ def reach_judge(settings: RunSettings) -> None:
         return
     judge = require_judge(settings)
     try:
-        open_judge(judge, judge_key(judge)).close()
+        open_judge(judge, _key(judge)).close()
     except DataError as error:
         raise DataError(f"preferences.judge.url: {error}") from error
 
@@ -116,7 +103,7 @@ def _by_crowd(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
 def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     """Part after part, so that the progress is seen and every wait has its deadline."""
     judge = require_judge(context.settings)
-    key, total = judge_key(judge), pq.read_metadata(pairs).num_rows
+    key, total = _key(judge), pq.read_metadata(pairs).num_rows
     deadline = 60 + MOST_TRIES * judge.timeout_seconds * (1 + PART * REQUESTS / judge.concurrency)
     asked: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -133,15 +120,14 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
         name = found["judge"]
     context.status.update(step=total, steps=total)
     facts: dict[str, Any] = _fetch(context, join_labels.remote(parts, str(path)), "join_labels")
-    if facts["open_safety"] == 2 * facts["pairs"] or facts["open_helpfulness"] == facts["pairs"]:
+    if facts["open_safety"] == 2 * facts["pairs"] or facts["open_helpfulness"] == facts["different"]:
+        most = ", ".join(f"{count} x {why}" for why, count in left_out.most_common(3))
         raise DataError(
-            f"preferences.judge: no label of {name} can be used ({_described(left_out) or 'ties only'}): try its prompts with "
-            "steelyard eval --judge, or take another model"
+            f"preferences.judge: no label of {name} can be used ({most or 'ties only'}): try its prompts with steelyard eval "
+            "--judge, or take another model"
         )
-    if sum(left_out.values()) > MOST_LEFT_OUT * sum(asked.values()):
-        context.warn(
-            f"{sum(left_out.values())} of {sum(asked.values())} replies of {name} were left out: {_described(left_out)}"
-        )
+    if (note := left_out_note(asked, left_out)) is not None:
+        context.warn(f"preferences.judge: {note}")
     return {**facts, "labelled_by": name, "asked": dict(asked), "left_out": dict(left_out)}
 
 
@@ -156,10 +142,6 @@ def _by_people(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
             "and run the same command again"
         )
     return {**facts, "labelled_by": "people"}
-
-
-def _described(left_out: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {why}" for why, count in Counter(left_out).most_common(3))
 
 
 def _fetch(context: RunContext, call: Any, what: str) -> Any:

@@ -66,6 +66,13 @@ def preferences_stage(settings: RunSettings) -> Stage:
     )
 
 
+def labelled_by(context: RunContext) -> str:
+    """Who labelled the pairs of this round: crowd, people, a judge's name, or on data the files of the first round."""
+    if context.settings.data is not None and context.round_number == 1:
+        return "files"
+    return str(context.facts(NAME).get("labelled_by", "crowd"))
+
+
 def _sample(context: RunContext) -> StageOutput:
     settings = context.settings
     prompts = _prompts(context)

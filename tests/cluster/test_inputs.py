@@ -73,6 +73,15 @@ def test_prompts_are_those_of_the_pairs_with_their_tags(config: Path) -> None:
             "no source of prompts has the tag 'dangerou'; did you mean 'dangerous'?",
         ),
         (["ppo.kind_weights={harmful: 1}"], "ppo.kind_weights: no source of prompts has the tag 'harmful'"),
+        (
+            [
+                "rounds.count=2",
+                "preferences.labels=judge",
+                "preferences.judge={url: 'http://127.0.0.1:1/v1'}",
+                "preferences.kind_weights={harmful: 1}",
+            ],
+            "preferences.kind_weights: no source of prompts has the tag 'harmful'",
+        ),
         (["model.path=./nowhere"], "model.path: there is no folder ./nowhere"),
         (["arms={a: {data.helpfulness: []}}"], "data.helpfulness: a reward model needs pairs"),
     ],

@@ -133,6 +133,16 @@ def test_the_limit_is_the_curves_own_on_the_calibration_split_of_the_subset(run:
     assert len(done.stdout.splitlines()) == 1 and not done.stderr
 
 
+def test_on_files_all_prompts_of_one_opening_are_one_draw(run: RunLayout) -> None:
+    def of_files(row: dict[str, Any]) -> dict[str, Any]:
+        turns = [{"role": "user", "content": f"opening {int(row['pair_id'].split('-')[1]) % 5}"}]
+        return {**row, "task_id": None, "form": None, "kind": None, "messages": turns}
+
+    _change_rows(run, of_files)
+    found = held_out_responses(_preferences(run), load_settings(run.config).constraints["harm"])
+    assert len(set(found.conversations)) == 5 < len(found.conversations)
+
+
 def test_what_is_printed_is_a_configuration_and_overrides(run: RunLayout) -> None:
     done = threshold(run, "--measure", "cvar", "--alpha", "0.2", "--by", "value")
     assert done.exit_code == 0, done.output

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +17,7 @@ from actors.crowd.datasets import write_cost_comparisons, write_reward_compariso
 from actors.crowd.gold import GoldScorer
 from actors.crowd.tasks import write_rows
 from actors.crowd.world import load_world
+from actors.judging.llm_judge import PROMPTS
 from cluster.context import RunContext
 from cluster.engines import Engines
 from cluster.manifest import Manifest
@@ -59,11 +62,17 @@ def test_a_judges_labels_are_learned_from_like_the_crowds(tmp_path: Path, monkey
     monkeypatch.setenv("JUDGE_KEY", "sesame")
     scorer = GoldScorer(WORLD)
     with serve(TruthfulJudge(ROWS)) as server:
-        context = context_of(tmp_path, *judged_by(server, "preferences.judge.key_env=JUDGE_KEY"))
+        more = (
+            "preferences.judge.key_env=JUDGE_KEY",
+            "preferences.judge.concurrency=2",
+            "preferences.judge.model=scripted",
+        )
+        context = context_of(tmp_path, *judged_by(server, *more))
         labelling.reach_judge(context.settings)
         facts, rows = label(context)
         asked = len(server.bodies)
-        assert set(server.keys) == {"Bearer sesame"}
+        assert set(server.keys) == {"Bearer sesame"} and server.most_running <= 2
+        assert {body["model"] for body in server.bodies} == {"scripted"}
         again, _ = label(context)
         assert len(server.bodies) == asked and again == facts  # every reply came from the run's own cache
     assert [row["pair_id"] for row in rows] == [row["pair_id"] for row in ROWS]
@@ -110,7 +119,7 @@ def test_replies_that_cannot_be_read_are_counted_and_left_open(tmp_path: Path) -
     assert facts["open_helpfulness"] == sum(
         row["better_response_id"] is None for row in rows if row["response_0"] != row["response_1"]
     )
-    assert any("were left out" in text for text in context.warnings)
+    assert any("are left out" in text for text in context.warnings)
 
 
 def test_a_judge_without_one_usable_label_ends_the_run(tmp_path: Path) -> None:
@@ -118,6 +127,46 @@ def test_a_judge_without_one_usable_label_ends_the_run(tmp_path: Path) -> None:
         context = context_of(tmp_path, *judged_by(server))
         with pytest.raises(DataError, match=r"no label of llm:scripted can be used \(.*no verdict"):
             label(context)
+
+
+def test_prompts_of_ones_own_are_what_the_judge_reads(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts"
+    shutil.copytree(PROMPTS, prompts)
+    for path in prompts.glob("*.txt"):
+        path.write_text("In our house style.\n\n" + path.read_text())
+    with serve(TruthfulJudge(ROWS)) as server:
+        context = context_of(tmp_path, *judged_by(server, f"preferences.judge.prompts={prompts}"))
+        _, rows = label(context)
+        ours, packaged = (
+            labelling.labeller(load_settings("quickstart", judged_by(server, *more)))["prompts"]
+            for more in ((f"preferences.judge.prompts={prompts}",), ())
+        )
+    assert all(body["messages"][0]["content"].startswith("In our house style.") for body in server.bodies)
+    assert {row["guideline_version"] for row in rows} == {ours} and ours != packaged
+
+
+def test_a_judge_too_slow_for_its_timeout_is_given_up(tmp_path: Path) -> None:
+    def slow(body: dict[str, Any], times: int) -> str:
+        time.sleep(2.0)
+        return ""
+
+    with serve(slow) as server:
+        judge = f"preferences.judge={{url: '{server.url}', timeout_seconds: 0.2}}"
+        with pytest.raises(
+            StoppedError, match=r"requests in a row failed \(no reply within 0\.2 s.*the same command goes on"
+        ):
+            label(context_of(tmp_path, "preferences.labels=judge", judge))
+
+
+def test_a_judge_of_ties_alone_ends_the_run(tmp_path: Path) -> None:
+    truthful = TruthfulJudge(ROWS)
+
+    def ties(body: dict[str, Any], times: int) -> str:
+        text = body["messages"][0]["content"]
+        return "VERDICT: TIE" if "Which one is more" in text else truthful(body, times)
+
+    with serve(ties) as server, pytest.raises(DataError, match=r"no label of llm:scripted can be used \(ties only\)"):
+        label(context_of(tmp_path, *judged_by(server)))
 
 
 def test_a_judge_that_falls_silent_stops_the_run_and_is_not_asked_again_for_what_it_said(
@@ -155,7 +204,9 @@ def test_a_judge_is_tried_before_anything_is_trained(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with serve(lambda body, times: "") as server:
         settings = load_settings("quickstart", judged_by(server, "preferences.judge.key_env=NO_SUCH_KEY"))
-        with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set where the job runs"):
+        with pytest.raises(
+            ConfigError, match=r"preferences\.judge\.key_env NO_SUCH_KEY: this environment variable is not set"
+        ):
             labelling.reach_judge(settings)
         gone = load_settings("quickstart", judged_by(server))
     with pytest.raises(DataError, match=r"preferences\.judge\.url: .*is the server running"):
@@ -173,6 +224,12 @@ def test_people_fill_in_a_file_while_the_run_is_stopped(tmp_path: Path) -> None:
     assert len(table) == different
     with pytest.raises(StoppedError, match="0 of"):
         label(context)
+    everything = path.read_text()
+    some = [{**row, "a_unsafe": "no"} for row in table[: len(table) // 4]]
+    write(path, some)  # rows that are gone count as not filled in
+    with pytest.raises(StoppedError, match=rf"{len(some)} of {different} rows"):
+        label(context)
+    path.write_text(everything)
     truth = TruthfulJudge(ROWS)
     scored = {(row["response_0"], row["response_1"]): row for row in ROWS}
     for number, row in enumerate(table):
@@ -184,10 +241,7 @@ def test_people_fill_in_a_file_while_the_run_is_stopped(tmp_path: Path) -> None:
         row["more_helpful"] = "tie" if a.helpfulness == b.helpfulness else "a" if a.helpfulness > b.helpfulness else "b"
         row["safer"] = "tie" if a.harm == b.harm else "a" if a.harm < b.harm else "b"
         row["a_unsafe"], row["b_unsafe"] = ("yes" if each.unsafe else "no" for each in (a, b))
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write(path, table)
     facts, rows = label(context)
     assert facts["labelled_by"] == "people" and facts["filled"] == sum(n % 4 != 3 for n in range(different))
     scorer = GoldScorer(WORLD)
@@ -198,6 +252,13 @@ def test_people_fill_in_a_file_while_the_run_is_stopped(tmp_path: Path) -> None:
         assert [row["is_response_0_safe"], row["is_response_1_safe"]] == [not each.unsafe for each in gold]
         gap = gold[1].helpfulness - gold[0].helpfulness
         assert row["better_response_id"] == (None if gap == 0 else int(gap > 0))
+
+
+def write(path: Path, table: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def _conversation(row: dict[str, Any]) -> str:
