@@ -32,9 +32,11 @@ CODE = (
     "cluster/prompt_book.py",
     "cluster/promptsets.py",
     "cluster/requests.py",
+    "cluster/rounds",
     "cluster/scored_answers.py",
     "cluster/seeds.py",
     "cluster/signals.py",
+    "cluster/studies/figures.py",
 )
 """What makes a run's figures, with all of `learner` and `actors` that it imports; commands, report and this package make none."""
 STARTED = ("cluster/engines.py",)

@@ -155,7 +155,7 @@ def details_table(rows: Sequence[Row], stale: Stale) -> str:
     """What made each row, folded: command, commit, digests."""
     if not rows:
         return "There is none yet.\n"
-    order = {TABLE: 0, SWEEP: 1}
+    order = {TABLE: "", SWEEP: " "}  # before every other name
     lines = [
         [
             f"[{row.cell.name}](results/rows/{row.cell.name}.json){_mark(row, stale)}",
@@ -166,7 +166,7 @@ def details_table(rows: Sequence[Row], stale: Stale) -> str:
             row.date,
             f"<code>{html.escape(row.command).replace('|', '&#124;')}</code>",
         ]
-        for row in sorted(rows, key=lambda row: (order[row.preset], row.seed, row.arm))
+        for row in sorted(rows, key=lambda row: (order.get(row.preset, row.preset), row.seed, row.arm))
     ]
     head = ["row", "certificate", "configuration", "code", "commit", "made", "command"]
     table = markdown_table(head, lines, words=len(head))

@@ -54,18 +54,19 @@ def write_pages(standing: Standing, docs: Path, studies: Sequence[StudyStanding]
     ]
     swept = sweep_picture(sweep_points(rows), pictures / "limit_sweep.svg")
     page = docs / "results.md"
-    text = page_text(standing, arms, best, drawn, swept=swept, claims=studies_part(studies) if studies else "")
+    text = page_text(standing, arms, best, drawn, swept=swept, studies=studies)
     page.write_text(text, encoding="utf-8")
     return [page, *fill_algorithm_pages(rows, standing, docs / "algorithms")]
 
 
 def page_text(
     standing: Standing, arms: Sequence[ArmRows], best: BestFixed | None, drawn: Sequence[ArmRows], *, swept: bool,
-    claims: str = "",
+    studies: Sequence[StudyStanding] = (),
 ) -> str:  # fmt: skip
-    """The whole page; `claims` is the studies' part."""
-    rows = list(standing.rows.values())
-    stale = standing.stale
+    """The whole page; without `studies` their part is left out."""
+    rows, stale = list(standing.rows.values()), standing.stale
+    every = {cell: row for each in studies for cell, row in each.rows.items()} | dict(standing.rows)
+    reasons = {name: why for each in studies for name, why in each.stale.items()} | dict(stale)
     points = sweep_points(rows)
     curves = [f"![{arm.title}](results/curves-{arm.arm}.svg)" for arm in drawn]
     parts = [
@@ -95,9 +96,9 @@ def page_text(
         *(curves or ["No run with a loop is there yet."]),
         "Reward against the distance from SFT over each loop, reward = a + b·sqrt(KL) (Bai et al. 2022, section 4.3):",
         sqrt_kl_table(rows, stale),
-        claims,
+        studies_part(studies) if studies else "",
         "## Every row",
-        details_table(rows, stale),
+        details_table(list(every.values()), reasons),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 

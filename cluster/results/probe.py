@@ -17,7 +17,7 @@ from cluster.digests import digest, short
 from cluster.results.cells import TABLE
 from configs.exits import DataError
 from configs.layout import RunLayout
-from configs.load import load_settings
+from configs.load import arm_settings, load_settings
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
@@ -38,6 +38,17 @@ ARMS = (
     "best_of_k",
 )
 """Of the results' arms, one of each kind."""
+STUDIED = {
+    "study_harmless_only": ("harmless_only",),
+    "study_decoupling": ("mixed_labels",),
+    "study_label_noise": ("noisy", "biased"),
+    "study_poisoning": ("poisoned", "scattered"),
+    "study_shuffled": ("shuffled",),
+    "study_preference_models": ("halves",),
+    "study_tension": ("harmless_50",),
+    "study_fresh": ("fresh",),
+}
+"""Of the studies' arms those that take another path: other labels, other models, rounds. Sizes take none."""
 SMALL = (
     "name=probe", "deterministic=true", "model.hidden_size=64", "model.layers=2", "model.heads=2",
     "model.intermediate_size=128", "sft.steps=60", "preferences.pairs=160", "splits.holdout=0.15",
@@ -48,6 +59,8 @@ SMALL = (
     "resources.generators.count=1", "resources.supervised.workers=1",
 )  # fmt: skip
 """Every part does its work, none learns anything: what is compared is arithmetic."""
+FIXED_HERE = frozenset({"preferences.pairs", "ppo.steps", "ppo.checkpoint_every", "selection.every"})
+"""What an arm may not make large again."""
 PER_STEP = ("reward", "kl", "entropy", "actor_loss", "gradient_norm/actor", "measure/harm", "multiplier/harm")
 TOLERANCE = 1e-4
 """Relative; processors round differently in the last digits, and any real change is far larger."""
@@ -61,36 +74,66 @@ class Probe:
     figures: Mapping[str, float]
 
 
-def probe_settings() -> RunSettings:
-    """The results' preset at the smallest size, with one seed."""
-    settings = load_settings(TABLE, SMALL)
-    return settings.model_copy(update={"seeds": (0,), "arms": {arm: settings.arms[arm] for arm in ARMS}})
+def probe_settings(preset: str = TABLE, arms: Sequence[str] = ARMS) -> RunSettings:
+    """The preset at the smallest size, with one seed and these of its arms."""
+    settings = load_settings(preset, SMALL)
+    return settings.model_copy(
+        update={
+            "seeds": (0,),
+            "arms": {
+                arm: {key: value for key, value in settings.arms[arm].items() if key not in FIXED_HERE} for arm in arms
+            },
+        }
+    )
 
 
 def run_probe(engines: Engines, storage: Path, say: Callable[[str], None]) -> dict[str, float]:
     """Run every arm below `storage`, which should be empty, and read its figures."""
-    from cluster.arms import run_arm
-
-    settings = probe_settings()
-    layout = RunLayout(storage / settings.name)
     donors: list[RunLayout] = []
     figures: dict[str, float] = {}
-    for arm in ARMS:
-        say(f"probe: {arm} …")
-        run_arm(settings, layout, engines, arm, 0, donors=donors)
-        donors.append(layout.arm(arm, 0))
-        own = f"{arm}@{short(digest(settings.arms[arm]))}"
-        figures |= {f"{own}/{name}": value for name, value in figures_of(layout.arm(arm, 0)).items()}
+    for preset, arms in {TABLE: ARMS, **STUDIED}.items():
+        settings = probe_settings(preset, arms)
+        for arm in arms:
+            say(f"probe: {arm} …")
+            own = RunLayout(storage / preset).arm(arm, 0)
+            found = _run_arm(preset, settings, arm, storage, engines, donors)
+            donors.append(own)
+            key = f"{arm}@{short(digest(settings.arms[arm]))}"
+            figures |= {f"{key}/{name}": value for name, value in found.items()}
     return figures
+
+
+def _run_arm(
+    preset: str, settings: RunSettings, arm: str, storage: Path, engines: Engines, donors: Sequence[RunLayout]
+) -> dict[str, float]:
+    """Bring one arm to its end; its figures, and for an arm of a study those that only studies read."""
+    from cluster.arms import run_arm
+    from cluster.inputs import check_inputs
+    from cluster.pipeline import run_until
+    from cluster.stages import score_models
+    from cluster.studies.catalogue import MODELS_ONLY
+    from cluster.studies.figures import manifest_facts, model_figures, policy_figures
+
+    layout = RunLayout(storage / preset)
+    own = layout.arm(arm, 0)
+    if preset in MODELS_ONLY:
+        varied = arm_settings(settings, arm, 0)
+        run_until(score_models.REWARD, varied, own, check_inputs(varied), engines, donors=donors)
+        return model_figures(manifest_facts(own.manifest))
+    run_arm(settings, layout, engines, arm, 0, donors=donors)
+    if preset == TABLE:
+        return figures_of(own)
+    return figures_of(own) | model_figures(manifest_facts(own.manifest)) | policy_figures(own)
 
 
 def figures_of(run: RunLayout) -> dict[str, float]:
     """The figures of one finished run that arithmetic decides; none that a clock decides."""
     summary: Mapping[str, Any] = json.loads(run.summary.read_text())
     found: dict[str, float | None] = {}
-    lines = run.metrics.read_text().splitlines() if run.metrics.exists() else []
-    for line in map(json.loads, lines):
-        found |= {f"step {line['step']}/{name}": line[name] for name in PER_STEP if name in line}
+    for path in (run.metrics, *sorted(run.root.glob(f"rounds/*/{run.metrics.name}"))):
+        of_round = "" if path == run.metrics else f"round {path.parent.name}/"
+        for line in map(json.loads, path.read_text().splitlines() if path.exists() else []):
+            found |= {f"{of_round}step {line['step']}/{name}": line[name] for name in PER_STEP if name in line}
     for split, cells in summary["evaluation"]["policy"].items():
         found |= {f"{split}/{measure}": cell["value"] for measure, cell in cells.items()}
     for name, each in (summary["certificate"] or {"constraints": {}})["constraints"].items():

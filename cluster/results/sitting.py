@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.results.cells import TABLE, Cell, preset_settings
 from cluster.results.plan import Scope, make_plan, next_cell
 from cluster.results.probe import same_code
-from cluster.results.rows import Row, present_origin, read_rows, row_of_run, write_row
+from cluster.results.rows import Row, present_origin, read_rows, write_row
 from cluster.status import OnStatus
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -40,6 +40,7 @@ def sit(
     """
     from cluster.arms import run_arm
     from cluster.job import warm_engines
+    from cluster.studies.rows import row_with_figures
 
     origin = present_origin()  # before anything runs: what is edited meanwhile made none of these rows
     settings = preset_settings(TABLE)
@@ -53,7 +54,7 @@ def sit(
                 comparison, layout, engines, cell.arm, cell.seed,
                 donors=donors(storage, cell), on_status=on_status,
             )  # fmt: skip
-            row = row_of_run(cell, layout.arm(cell.arm, cell.seed), origin)
+            row = row_with_figures(cell, layout.arm(cell.arm, cell.seed), origin)
             write_row(row, rows)
             return row
 

@@ -69,18 +69,29 @@ class Finding:
         """Mean with its Student t interval; low and high are None below two seeds."""
         return mean_cell(list(self.by_seed.values()), CONFIDENCE)
 
-    @property
-    def verdict(self) -> Verdict:
-        """Supported where the whole interval is on the claimed side of the bound, not supported where none of it is."""
-        low, high = self.interval["low"], self.interval["high"]
-        if len(self.by_seed) < LEAST_SEEDS or low is None or high is None:
+    def verdict_among(self, effects: int) -> Verdict:
+        """Supported where the whole interval is on the claimed side of the bound, not supported where none of it is.
+
+        A claim needs all of its effects, and each of them alone can fail it. So those that fail are several tests of one
+        claim, and their level is divided by their number (Bonferroni); those that hold must all hold, and need no division.
+
+        Args:
+            effects: how many the claim has.
+        """
+        if len(self.by_seed) < LEAST_SEEDS:
             return Verdict.UNDECIDED
-        if self.effect.claim == "below":
-            low, high = -high, -low
-        bound = self.effect.bound if self.effect.claim == "above" else -self.effect.bound
-        if low > bound:
+        if self._ends(CONFIDENCE)[0] > 0:
             return Verdict.SUPPORTED
-        return Verdict.NOT_SUPPORTED if high <= bound else Verdict.UNDECIDED
+        return Verdict.NOT_SUPPORTED if self._ends(1 - (1 - CONFIDENCE) / effects)[1] <= 0 else Verdict.UNDECIDED
+
+    def _ends(self, confidence: float) -> tuple[float, float]:
+        """The interval's ends as distances beyond the bound, on the claimed side where they are above 0."""
+        found = mean_cell(list(self.by_seed.values()), confidence)
+        low, high = found["low"], found["high"]
+        if low is None or high is None:
+            raise ValueError("one seed has no interval")
+        low, high = low - self.effect.bound, high - self.effect.bound
+        return (low, high) if self.effect.claim == "above" else (-high, -low)
 
     def text(self) -> str:
         """``harm on harmful requests +44.1 % [+38.2, +50.0]``."""
@@ -105,15 +116,22 @@ def find(effect: Effect, rows: Mapping[int, OfSeed]) -> Finding:
 
 
 def together(findings: Sequence[Finding]) -> Verdict:
-    """Of a claim that needs all of its effects: one that fails is enough against it."""
-    verdicts = [finding.verdict for finding in findings]
+    """Of a claim that needs all of its effects: one that fails is enough against it, once every effect has its seeds."""
+    if any(len(finding.by_seed) < LEAST_SEEDS for finding in findings):
+        return Verdict.UNDECIDED
+    verdicts = [finding.verdict_among(len(findings)) for finding in findings]
     if Verdict.NOT_SUPPORTED in verdicts:
         return Verdict.NOT_SUPPORTED
     return Verdict.UNDECIDED if Verdict.UNDECIDED in verdicts else Verdict.SUPPORTED
 
 
-def verdict_line(letter: str, findings: Sequence[Finding]) -> str:
-    """``Verdict (a): supported here (effect [interval]; …; seeds 0, 1, 2)``: exactly one line."""
+def verdict_line(letter: str, findings: Sequence[Finding], stale: int = 0) -> str:
+    """``Verdict (a): supported here (effect [interval]; …; seeds 0, 1, 2)``: exactly one line.
+
+    Args:
+        stale: how many of the rows behind it the present tree may not give again.
+    """
     seeds = sorted(set.intersection(*(set(finding.by_seed) for finding in findings)))
     over = f"seeds {', '.join(map(str, seeds))}" if seeds else "no seed has run"
-    return f"Verdict ({letter}): {together(findings)} ({'; '.join(each.text() for each in findings)}; {over})"
+    old = f"; {stale} stale row{'s' * (stale > 1)}" if stale else ""
+    return f"Verdict ({letter}): {together(findings)} ({'; '.join(each.text() for each in findings)}; {over}{old})"

@@ -92,9 +92,10 @@ def mean_of(reads: Sequence[Callable[[OfSeed], float | None]]) -> Callable[[OfSe
 
 
 def smaller_share_of_gains(arm: str, reference: str) -> Callable[[OfSeed], float | None]:
-    """Of the two gains over SFT, safety and helpfulness, each as a share of the reference's, the smaller one.
+    """Of the two gains over SFT, safety and helpfulness, each as a share of the reference's, the smaller one; 0 for a loss.
 
-    Above 0 only for an arm that is better on both: one that is safe for being useless gains nothing.
+    Above 0 only for an arm that is better on both: one that is safe for being useless gains nothing. How much worse an arm
+    is that gained nothing says nothing of a gain, and must not widen the interval of one.
     """
     safety, help_ = gain(arm, unsafe), gain(arm, helpfulness)
     of_safety, of_help = gain(reference, unsafe), gain(reference, helpfulness)
@@ -105,7 +106,7 @@ def smaller_share_of_gains(arm: str, reference: str) -> Callable[[OfSeed], float
             if own is None or not whole:
                 return None
             shares.append(own / whole)
-        return min(shares)
+        return max(0.0, min(shares))
 
     return smaller
 

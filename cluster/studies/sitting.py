@@ -6,26 +6,22 @@ run that was cut off goes on from its own checkpoint.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from actors.crowd.world import load_world
 from cluster.arms import run_arm
 from cluster.engines import Engines
 from cluster.inputs import check_inputs
 from cluster.job import warm_engines
 from cluster.pipeline import run_until
-from cluster.results.cells import Cell, config_digest, preset_settings, settings_of_result
-from cluster.results.rows import Origin, Row, now_text, present_origin, row_of_run, write_row
+from cluster.results.cells import Cell, preset_settings
+from cluster.results.rows import Origin, Row, present_origin, write_row
 from cluster.results.sitting import Say, declare, donors
 from cluster.stages import score_models
 from cluster.status import OnStatus
 from cluster.studies.catalogue import MODELS_ONLY, Study
-from cluster.studies.figures import manifest_facts, model_figures, policy_figures, unusual_prompts
+from cluster.studies.rows import row_of_models, row_with_figures
 from cluster.studies.standing import standings
 from configs.layout import RunLayout
 
@@ -79,45 +75,3 @@ def run_cell(cell: Cell, storage: Path, engines: Engines, origin: Origin, on_sta
         return row_of_models(cell, own, origin)
     run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=found, on_status=on_status)
     return row_with_figures(cell, own, origin)
-
-
-def row_with_figures(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
-    """The row of a finished run with all that the studies read."""
-    settings = cell.settings()
-    world = load_world(settings.sandbox.world)
-    figures = (
-        model_figures(manifest_facts(layout.manifest))
-        | policy_figures(layout)
-        | unusual_prompts(layout, world, settings.seed)
-    )
-    return replace(row_of_run(cell, layout, origin), figures=figures)
-
-
-def row_of_models(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
-    """The row of a run that went no further than its reward model."""
-    settings = cell.settings()
-    found: dict[str, Any] = json.loads(layout.status.read_text(encoding="utf-8"))
-    return Row(
-        preset=cell.preset,
-        arm=cell.arm,
-        seed=cell.seed,
-        algorithm=settings.algorithm,
-        setting="a reward model alone",
-        overrides=cell.overrides(),
-        command=cell.command(),
-        commit=origin.commit,
-        code_digest=origin.code_digest,
-        config_digest=config_digest(settings),
-        settings=settings_of_result(settings),
-        world=load_world(settings.sandbox.world).digest(),
-        date=now_text(),
-        verdict="only the reward model was trained",
-        certificate=None,
-        promoted_step=None,
-        seconds={name: float(stage["seconds"]) for name, stage in found["stages"].items()},
-        overall={},
-        sqrt_kl=None,
-        evaluation={},
-        curve=[],
-        figures=model_figures(manifest_facts(layout.manifest)),
-    )

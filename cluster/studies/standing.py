@@ -19,20 +19,25 @@ from cluster.studies.effects import Finding, Verdict, find, together, verdict_li
 
 @dataclass(frozen=True)
 class StudyStanding:
-    """One study and the fresh rows it can be judged by."""
+    """One study and the rows it can be judged by."""
 
     study: Study
     rows: Mapping[Cell, Row]
-    """Fresh and with the figures that the studies read; stale rows count as missing."""
+    """Those with the figures that the study reads."""
+    stale: Mapping[str, tuple[str, ...]]
+    """Why, by the name of a row that other code, another configuration or another world has made: judged by, and said so."""
     minutes_left: float | None
     """Of the missing runs; None before any run was measured."""
-    stale: int = 0
-    """Of the missing runs, those that other code, another configuration or another world has made."""
 
     @property
     def missing(self) -> list[Cell]:
         """Runs without a fresh row, in the order in which they run."""
-        return [cell for cell in self.study.cells() if cell not in self.rows]
+        return [cell for cell in self.study.cells() if cell not in self.rows or cell.name in self.stale]
+
+    @property
+    def minutes(self) -> float:
+        """That the rows took which are there, without the stages that they share with others."""
+        return math.fsum(own_seconds(row) for row in self.rows.values()) / 60
 
     @property
     def findings(self) -> list[Finding]:
@@ -51,7 +56,7 @@ class StudyStanding:
     @property
     def line(self) -> str:
         """The verdict's one line."""
-        return verdict_line(self.study.letter, self.findings)
+        return verdict_line(self.study.letter, self.findings, len(self.stale))
 
     def document(self) -> dict[str, Any]:
         """The same for a script."""
@@ -68,7 +73,8 @@ class StudyStanding:
             ],
             "runs": len(self.study.cells()),
             "missing": [cell.name for cell in self.missing],
-            "stale": self.stale,
+            "stale": len(self.stale),
+            "minutes": self.minutes,
             "minutes_left": self.minutes_left,
         }
 
@@ -77,21 +83,19 @@ def standings(folder: Path, code_digest: str, studies: Sequence[Study] = STUDIES
     """Hold the rows in `folder` against the studies; the probes of changed code are beside it."""
     codes = same_code(folder.parent, code_digest)
     known = read_rows(folder, {TABLE}.union(*(study.presets for study in studies)))
-    fresh = {cell: row for cell, row in known.items() if not row.stale(codes)}
-    return [
-        StudyStanding(
-            study,
-            usable(study, fresh),
-            minutes_left(study, known, fresh),
-            sum(cell in known and cell not in fresh for cell in study.cells()),
-        )
-        for study in studies
-    ]
+    stale = {cell: reasons for cell, row in known.items() if (reasons := row.stale(codes))}
+    fresh = {cell: row for cell, row in known.items() if cell not in stale}
+    found = []
+    for study in studies:
+        rows = usable(study, known)
+        old = {cell.name: stale[cell] for cell in rows if cell in stale}
+        found.append(StudyStanding(study, rows, old, minutes_left(study, known, fresh)))
+    return found
 
 
-def usable(study: Study, fresh: Mapping[Cell, Row]) -> dict[Cell, Row]:
-    """The study's fresh rows; one of the results table that lacks the figures which this study reads is made again."""
-    wanted = {cell: fresh[cell] for cell in study.cells() if cell in fresh}
+def usable(study: Study, known: Mapping[Cell, Row]) -> dict[Cell, Row]:
+    """The study's rows; one of the results table that lacks the figures which this study reads is made again."""
+    wanted = {cell: known[cell] for cell in study.cells() if cell in known}
     return {
         cell: row
         for cell, row in wanted.items()

@@ -92,6 +92,7 @@ def test_words_do_not_change_the_code_digest_and_logic_does(tmp_path: Path):
         (root / "cluster" / "stages").mkdir(parents=True)
         (root / "cluster" / "stages" / "ppo.py").write_text("def run():\n    from learner import losses\n")
         for place in CODE[1:]:
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
             (root / place).write_text("")
         (root / "learner" / "losses.py").write_text(text)
         (root / "learner" / "unused.py").write_text(unused)

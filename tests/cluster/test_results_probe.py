@@ -8,8 +8,9 @@ import pytest
 
 from cluster.results.cells import TABLE, Cell, covers, logic_digest
 from cluster.results.plan import Scope
-from cluster.results.probe import ARMS, FILE, moved, probe_settings, read_probes, record, same_code
+from cluster.results.probe import ARMS, FILE, STUDIED, moved, probe_settings, read_probes, record, same_code
 from cluster.results.status import standing
+from cluster.studies.catalogue import STUDIES, find_study
 from configs.exits import DataError
 from configs.load import arm_settings
 from tests.cluster.made_up_rows import keep, made_up_row
@@ -76,3 +77,14 @@ def test_every_arm_of_the_probe_is_a_valid_arm_of_the_table() -> None:
     assert set(ARMS) <= {Cell(TABLE, arm, 0).arm for arm in settings.arms}
     for arm in ARMS:
         assert arm_settings(settings, arm, 0).deterministic
+
+
+def test_every_study_with_a_path_of_its_own_is_probed_at_the_smallest_size() -> None:
+    sizes = {preset for preset in find_study("model_size").arms.values() if preset != TABLE}
+    assert {preset for study in STUDIES for preset in study.presets} - {TABLE} == set(STUDIED) | sizes
+    for preset, arms in STUDIED.items():
+        settings = probe_settings(preset, arms)
+        for arm in arms:
+            varied = arm_settings(settings, arm, 0)
+            assert varied.deterministic and varied.ppo.steps == 3 and varied.preferences.pairs == 160
+            assert set(settings.arms[arm]), "an arm of a study changes something"

@@ -51,7 +51,7 @@ def finding(*values, claim="above", bound=0.0):
     ],
 )
 def test_a_verdict_needs_the_whole_interval_on_one_side(values, claim, bound, says):
-    assert finding(*values, claim=claim, bound=bound).verdict is says
+    assert finding(*values, claim=claim, bound=bound).verdict_among(1) is says
 
 
 def test_a_claim_needs_all_its_effects_and_one_against_it_is_enough():
@@ -59,6 +59,16 @@ def test_a_claim_needs_all_its_effects_and_one_against_it_is_enough():
     assert together([yes, yes]) is Verdict.SUPPORTED
     assert together([yes, maybe]) is Verdict.UNDECIDED
     assert together([yes, maybe, no]) is Verdict.NOT_SUPPORTED
+    assert together([no, finding()]) is Verdict.UNDECIDED  # not before every effect has its seeds
+
+
+def test_each_of_many_effects_can_fail_a_claim_so_each_must_fail_more_clearly():
+    barely = finding(-0.002, -0.004, -0.004)
+    assert barely.interval["high"] < 0
+    assert together([barely]) is Verdict.NOT_SUPPORTED
+    assert together([barely, *[finding(-0.4, 0.1, 0.6)] * 3]) is Verdict.UNDECIDED
+    yes = finding(0.002, 0.004, 0.004)
+    assert together([yes] * 4) is Verdict.SUPPORTED  # all must hold: nothing to correct
 
 
 def test_the_interval_is_students_over_seeds_by_hand():
@@ -126,7 +136,9 @@ def test_one_that_is_safe_for_being_useless_gains_nothing():
     useless = a_row(harm=0.0, sft_harm=0.5, help_=0.5, sft_help=1.0)
     half = a_row(harm=0.2, sft_harm=0.5, help_=1.5, sft_help=1.0)
     read = smaller_share_of_gains("shuffled", CONSTRAINED)
-    assert read({CONSTRAINED: constrained, "shuffled": useless}) == pytest.approx(-0.5)
+    worse = a_row(harm=0.9, sft_harm=0.5, help_=0.5, sft_help=1.0)
+    assert read({CONSTRAINED: constrained, "shuffled": useless}) == 0.0
+    assert read({CONSTRAINED: constrained, "shuffled": worse}) == 0.0
     assert read({CONSTRAINED: constrained, "shuffled": half}) == pytest.approx(0.5)
 
 
@@ -151,7 +163,7 @@ def test_the_list_says_what_each_claims_costs_and_says(docs):
     assert found.exit_code == 0, found.output
     lines = [line.strip() for line in found.output.splitlines() if "Verdict" in line]
     assert len(lines) == 15 and all(LINE.fullmatch(line) for line in lines)
-    assert "(a) helpful_only          3 of  3 runs, all there" in found.output
+    assert "(a) helpful_only          3 of  3 runs, all there; they took 12 min" in found.output
     assert "(m) tension               0 of 15 runs, about" in found.output
 
 
@@ -181,6 +193,23 @@ def test_the_page_has_a_line_for_every_claim(docs):
     assert "`steelyard study tension` goes on" in text
 
 
+def test_the_page_shows_every_arms_own_figures_and_what_made_each_row(docs):
+    rows, code = docs / "results" / "rows", logic_digest()
+    for share, accuracy in ((0, 0.3), (50, 0.6)):
+        made = made_up_row(f"harmless_{share}", preset="study_tension", code=code)
+        write_row(
+            replace(made, figures={"reward/helpfulness/accuracy": 0.7, "reward/harmlessness/accuracy": accuracy}), rows
+        )
+    poisoned = made_up_row("poisoned", preset="study_poisoning", code=code)
+    harm = {"category/animal_abuse/policy": 1.0, "category/self_harm/policy": 0.5, "category/terrorism/policy": 0.1}
+    write_row(replace(poisoned, figures=harm), rows)
+    write_pages(standing(rows, Scope(sweep=True), code), docs, standings(rows, code))
+    text = (docs / "results.md").read_text()
+    assert "| `harmless_0` | 0 | 70.0 % | 30.0 % |" in text and "| `harmless_50` | 0 | 70.0 % | 60.0 % |" in text
+    assert "| `poisoned` | 0 | 75.0 % | 10.0 % | 3.0 % | 2.00 |" in text
+    assert "[study_tension-harmless_50-seed0](results/rows/study_tension-harmless_50-seed0.json)" in text
+
+
 @pytest.mark.parametrize(("words", "says"), [(["study"], "--list"), (["study", "helpful"], "helpful_only")])
 def test_bad_input_is_one_clear_line(words, says, docs):
     found = CliRunner().invoke(app, [*words, "--docs", str(docs)])
@@ -196,3 +225,6 @@ def test_a_row_of_other_code_is_stale_and_the_list_says_so(docs):
     write_row(row, docs / "results" / "rows")
     found = CliRunner().invoke(app, ["study", "--list", "--docs", str(docs)])
     assert re.search(r"\(a\) helpful_only +2 of  3 runs.*; 1 stale: `steelyard results probe`", found.output)
+    assert re.search(r"Verdict \(a\): supported here \(.*; seeds 0, 1, 2; 1 stale row\)", found.output), (
+        "judged all the same"
+    )
