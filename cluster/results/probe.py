@@ -42,7 +42,7 @@ STUDIED = {
     "study_harmless_only": ("harmless_only",),
     "study_decoupling": ("mixed_labels",),
     "study_label_noise": ("noisy", "biased"),
-    "study_poisoning": ("poisoned", "scattered"),
+    "study_poisoning": ("scattered",),
     "study_shuffled": ("shuffled",),
     "study_preference_models": ("halves",),
     "study_tension": ("harmless_50",),
