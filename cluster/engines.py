@@ -22,7 +22,7 @@ from actors.scorers import ScorerGroup, roles_of
 from actors.scoring.model_scorer import ScorerModels
 from actors.scoring.sources import PythonSignal, SignalSource
 from actors.start import GeneratorSpec
-from cluster.groups import RoleGroups
+from cluster.groups import OnWait, RoleGroups, say_waiting
 from cluster.placement import GENERATORS, LEARNER, SCORERS, share_of_gpu
 from cluster.status import StatusWriter
 from configs.schema.resources import ResourceSettings
@@ -63,6 +63,10 @@ class Engines:
         self.weight_version = 0
         self.events: list[ActorEvent] = []
         """What happened to actors, oldest first."""
+
+    def tell_waiting(self, on_wait: OnWait = say_waiting) -> None:
+        """Tell this one from now on what the run waits for when a role starts; without one, the job's log."""
+        self._groups.on_wait = on_wait
 
     # --- supervised stages --------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,8 +19,11 @@ from rich.text import Text
 
 from cluster.jobs import JOB_OVER, Job
 from cluster.status import OVER, MeasureStatus, RunStatus, read_status
+from configs.exits import ClusterError
 
 LOG_LINES = 15
+PATIENCE_SECONDS = 60.0
+"""How long a cluster that does not answer is asked again: connections such as `kubectl port-forward` drop and come back."""
 _MARKS = {
     "done": ("✓", "green"),
     "skipped": ("✓", "dim"),
@@ -32,6 +36,7 @@ Reader = Callable[[bool], RunStatus | None]
 """Gives the run's status, if there is one; is told whether the job is over."""
 Observer = Callable[[RunStatus], None]
 """Is shown every new status; `steelyard demo --break` acts in it."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ def follow(
     observer: Observer | None = None,
     reader: Reader | None = None,
     poll_seconds: float = 0.5,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Followed:
     """Show the run until its job is over or Ctrl-C.
 
@@ -65,29 +71,44 @@ def follow(
         stop: the command that ends it, likewise.
         observer: called with every new status.
         reader: gives the status where the file cannot be seen from here.
+        patience_seconds: how long a cluster that does not answer is asked again.
 
     Returns:
         The job's exit code and the last status.
+
+    Raises:
+        ClusterError: the cluster gave no answer for that long; the run is left alone.
     """
     view: _LiveView | LineView = _LiveView(console) if console.is_terminal else LineView(console)
     started = time.time()
+    patience = _Patience(view, patience_seconds, 4 * poll_seconds, f"Look again: {look_again}   Stop it: {stop}")
     try:
         with view:
-            status = _watch(job, reader or _file_reader(status_path, started), view, observer, poll_seconds)
+            read = reader or _file_reader(status_path, started)
+            status = _watch(job, read, view, observer, poll_seconds, patience)
+            exit_code = patience.ask(lambda: _exit_code(job))
     except KeyboardInterrupt:
         told = f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
         return Followed(None, read_status(status_path), detached=True)
-    exit_code = job.exit_code()
-    if exit_code is None:
-        exit_code = 0 if job.state() == "SUCCEEDED" else 1
     return Followed(exit_code, status)
+
+
+def _exit_code(job: Job) -> int:
+    code = job.exit_code()
+    if code is None:
+        return 0 if job.state() == "SUCCEEDED" else 1
+    return code
 
 
 def print_failure(job: Job, exit_code: int, console: Console) -> None:
     """The last lines of a failed job's log, and its exit code."""
     console.print(f"The job ended with exit code {exit_code}. Its last lines:", style="red")
-    for line in job.last_log_lines(LOG_LINES):
+    try:
+        lines = job.last_log_lines(LOG_LINES)
+    except ClusterError as error:  # the job's own exit code says more than this one would
+        lines = [f"cannot be had: {error}"]
+    for line in lines:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -158,12 +179,16 @@ def _progress(status: RunStatus, stage: str) -> RenderableType:
 
 
 def _watch(
-    job: Job, reader: Reader, view: _LiveView | LineView, observer: Observer | None, poll_seconds: float
-) -> RunStatus | None:
+    job: Job, reader: Reader, view: _LiveView | LineView, observer: Observer | None, poll_seconds: float,
+    patience: _Patience,
+) -> RunStatus | None:  # fmt: skip
+    def look() -> tuple[bool, RunStatus | None]:
+        over = job.state() in JOB_OVER
+        return over, reader(over)
+
     shown: RunStatus | None = None
     while True:
-        over = job.state() in JOB_OVER
-        status = reader(over)
+        over, status = patience.ask(look)
         if status is not None and status != shown:
             view.show(status)
             shown = status
@@ -174,6 +199,39 @@ def _watch(
         if over:
             return shown
         time.sleep(poll_seconds)
+
+
+class _Patience:
+    """Asks again while the cluster gives no answer, says so once, and at last gives up, which is no matter to the run."""
+
+    def __init__(self, view: _LiveView | LineView, seconds: float, pause: float, commands: str) -> None:
+        self._view, self._seconds, self._pause, self._commands = view, seconds, pause, commands
+
+    def ask(self, question: Callable[[], Answer]) -> Answer:
+        """The answer, when it comes.
+
+        Raises:
+            ClusterError: none came for as long as it was worth.
+        """
+        since: float | None = None
+        while True:
+            try:
+                answer = question()
+            except ClusterError as error:
+                now = time.monotonic()
+                if since is None:
+                    since = now
+                    self._view.say(f"asking again for {self._seconds:.0f} s: {error}")
+                if now - since >= self._seconds:
+                    raise ClusterError(
+                        f"stopped looking after {self._seconds:.0f} s without an answer ({error}); the run goes on if its cluster "
+                        f"does. {self._commands}"
+                    ) from error
+                time.sleep(self._pause)
+            else:
+                if since is not None:
+                    self._view.say("the cluster answers again")
+                return answer
 
 
 def _file_reader(path: Path, started: float) -> Reader:
@@ -211,6 +269,9 @@ class _LiveView:
     def waiting(self) -> None:
         self._live.update(Text("waiting for the job to start …", style="dim"))
 
+    def say(self, text: str) -> None:
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 class LineView:
     """One line per change of stage, step or state; the clock alone is no change."""
@@ -243,6 +304,10 @@ class LineView:
         if self._last is None:
             self._last = ()
             self._print("waiting for the job to start …")
+
+    def say(self, text: str) -> None:
+        """Print a line that is not the run's own."""
+        self._print(text)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ neighbouring learner ranks, and the generator or scorer that shares a rank's GPU
 from __future__ import annotations
 
 import ipaddress
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,8 +23,37 @@ RESERVE_SECONDS = 30.0
 """For nodes that have what is asked: another job's actors may be just leaving."""
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 30.0
+SOON_SECONDS = 5.0
+"""A reservation that takes no longer is nothing to speak of."""
 
 OnWait = Callable[[str], None]
+"""Is told what a run waits for, and nothing ("") when it goes on."""
+
+
+def say_waiting(text: str) -> None:
+    """Into the job's log."""
+    if text:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Wait:
+    """Until it is `over`, tells who listens every `SAY_SECONDS` what is waited for."""
+
+    def __init__(self, seconds: float, on_wait: OnWait, *, say_after: float = 0.0) -> None:
+        now = time.monotonic()
+        self._end, self._next, self._on_wait, self._said = now + seconds, now + say_after, on_wait, False
+
+    def left(self) -> float:
+        return max(0.0, self._end - time.monotonic())
+
+    def say(self, what: str, why: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next, self._said = time.monotonic() + SAY_SECONDS, True
+            self._on_wait(f"waiting for {what}, {self.left():.0f} s left: {why}")
+
+    def over(self) -> None:
+        if self._said:
+            self._on_wait("")
 
 
 def node_resources() -> list[Mapping[str, float]]:
@@ -39,19 +69,21 @@ def wait_for_nodes(settings: ResourceSettings, on_wait: OnWait) -> None:
     Raises:
         ClusterError: they cannot; says what is asked, what there is, and what to change.
     """
-    end = time.monotonic() + settings.wait_for_nodes_seconds
-    said = 0.0
+    wait = _Wait(settings.wait_for_nodes_seconds, on_wait)
     asked = False
-    while (problem := unmet(settings, node_resources())) is not None and time.monotonic() < end:
-        if not asked:
-            _ask_autoscaler([one.resources() for bundles in bundles_of(settings) for one in [bundles] * bundles.count])
-            asked = True
-        if said == 0.0 or time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            on_wait(f"waiting for nodes, {end - said:.0f} s left: {problem}")
-        time.sleep(LOOK_SECONDS)
-    if asked:
-        _ask_autoscaler([])
+    try:
+        while (problem := unmet(settings, node_resources())) is not None and wait.left():
+            if not asked:
+                asked = True  # before it is: a stop may come between
+                _ask_autoscaler(
+                    [one.resources() for bundles in bundles_of(settings) for one in [bundles] * bundles.count]
+                )
+            wait.say("nodes", problem)
+            time.sleep(LOOK_SECONDS)
+    finally:
+        if asked:  # what the cluster is asked for outlives the job
+            _ask_autoscaler([])
+    wait.over()
     require_resources(settings, node_resources())
 
 
@@ -62,10 +94,14 @@ def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
 
 
 class RoleGroups:
-    """The placement groups of one run."""
+    """The placement groups of one run.
 
-    def __init__(self, settings: ResourceSettings) -> None:
-        self._settings = settings
+    Args:
+        on_wait: is told what the run waits for; may be set anew.
+    """
+
+    def __init__(self, settings: ResourceSettings, on_wait: OnWait = say_waiting) -> None:
+        self._settings, self.on_wait = settings, on_wait
         self._groups: dict[tuple[str, ...], Any] = {}
         self._order: dict[tuple[str, ...], list[int]] = {}
 
@@ -105,16 +141,28 @@ class RoleGroups:
     def _reserve(self, bundles: Bundles) -> None:
         name = f"{'-'.join(bundles.roles)}-{uuid.uuid4().hex[:6]}"  # Ray wants every name once
         group = ray.util.placement_group([bundles.resources()] * bundles.count, strategy="PACK", name=name)
-        seconds = max(RESERVE_SECONDS, self._settings.wait_for_nodes_seconds)
-        if not group.wait(timeout_seconds=seconds):
+        try:
+            self._wait_free(group, bundles)
+        except BaseException:  # a stop too: what is asked for must not come later
             ray.util.remove_placement_group(group)
-            free = describe([ray.available_resources()])
-            raise ClusterError(
-                f"{bundles}: not free within {seconds:g} s; of {describe(node_resources())} the cluster has {free} left: "
-                "another job holds the rest; wait for it with resources.wait_for_nodes_seconds, or stop it"
-            )
+            raise
         self._groups[bundles.roles] = group
         self._order[bundles.roles] = by_node(ray.util.placement_group_table(group)["bundles_to_node_id"])
+
+    def _wait_free(self, group: Any, bundles: Bundles) -> None:
+        """In slices: Ray's own wait is one call that no signal interrupts."""
+        seconds = max(RESERVE_SECONDS, self._settings.wait_for_nodes_seconds)
+        wait = _Wait(seconds, self.on_wait, say_after=SOON_SECONDS)
+        while not group.wait(timeout_seconds=LOOK_SECONDS):
+            free = describe([ray.available_resources()])
+            held = f"of {describe(node_resources())} the cluster has {free} left: another job holds the rest"
+            if not wait.left():
+                raise ClusterError(
+                    f"{bundles}: not free within {seconds:g} s; {held}; wait for it with "
+                    "resources.wait_for_nodes_seconds, or stop it"
+                )
+            wait.say(str(bundles), held)
+        wait.over()
 
 
 def by_node(homes: Mapping[int, str]) -> list[int]:

@@ -2,7 +2,8 @@
 
 Ends with the exit code of configs/exits.py; an error meant for the user is one line on stderr. Storage is the
 configuration's `storage`, else ``STEELYARD_STORAGE`` (set by whoever submits): an absolute folder, or a store's URL.
-With ``--from-environment`` instead of CONFIG, the configuration is the text in ``STEELYARD_CONFIG``.
+With ``--from-environment`` instead of CONFIG, the configuration is the text in ``STEELYARD_CONFIG``; with ``--resume FOLDER``
+(or a URL in a store) it is the one that the run there was resolved to, and the storage is where that run is.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import auth
 from cluster.inputs import RunInputs, check_inputs
-from cluster.status import OnStatus, RunStatus, replace_text
+from cluster.label_checks import complete_labels
+from cluster.manifest import Manifest
+from cluster.resuming import resumed_settings
+from cluster.rounds.names import split_name
+from cluster.status import OnStatus
 from cluster.stopping import stop_on_sigterm
-from configs.exits import ClusterError, ConfigError, Exit, SteelyardError
+from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, request_to_stop
 from configs.layout import RunLayout
-from configs.load import load_settings, with_arms
+from configs.load import arm_settings, load_settings
+from configs.schema.labels import JudgeSettings
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
 CONFIG_VARIABLE = "STEELYARD_CONFIG"
 FROM_ENVIRONMENT = "--from-environment"
+RESUME = "--resume"
 NAMESPACE = "steelyard-"
 """With the run's name: actors of two runs on one cluster have the same names."""
 STARTED = time.monotonic()
@@ -49,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, on_status: OnStatus | None = No
     dry_run = "--dry-run" in words
     words = [word for word in words if word != "--dry-run"]
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: python -m cluster.job CONFIG|{FROM_ENVIRONMENT} [key=value ...] [--dry-run]")
+        print(f"usage: python -m cluster.job CONFIG|{FROM_ENVIRONMENT}|{RESUME} FOLDER [key=value ...] [--dry-run]")
         return Exit.DONE if words else Exit.USAGE
     try:
         settings = _settings(words)
@@ -60,12 +68,19 @@ def main(arguments: Sequence[str] | None = None, on_status: OnStatus | None = No
             )
             return Exit.DONE
         return int(_run(settings, inputs, on_status))
-    except SteelyardError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
+    except (SteelyardError, SystemError) as error:
+        told = request_to_stop(error) or error
+        if not isinstance(told, SteelyardError):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return int(told.exit_code)
 
 
 def _settings(words: Sequence[str]) -> RunSettings:
+    if words[0] == RESUME:
+        if len(words) < 2:
+            raise ConfigError(f"{RESUME}: no run is named; give its folder, or its URL in a store")
+        return resumed_settings(words[1], words[2:])
     if words[0] != FROM_ENVIRONMENT:
         return load_settings(words[0], words[1:])
     text = os.environ.get(CONFIG_VARIABLE)
@@ -84,16 +99,17 @@ def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -
     storage, store = _storage(settings)
     layout = RunLayout(storage / settings.name)
 
-    def say_waiting(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-        replace_text(layout.status, RunStatus(run=settings.name, message=text, pid=os.getpid()).model_dump_json())
-
-    with warm_engines(settings, layout, on_wait=say_waiting) as (engines, dashboard):
+    with _joined(settings, layout) as dashboard:
+        from cluster.job_card import shown  # imports Ray
         from cluster.storage_probe import probe_storage
 
-        probe_storage(layout.root)
-        with kept(store, layout), _shown(on_status) as show:
-            return _work(settings, inputs, layout, storage, engines, dashboard, show)
+        with (
+            shown(settings.name, layout, on_status) as followers,
+            _engines(settings, layout, followers.tell_waiting) as engines,
+        ):
+            probe_storage(layout.root)
+            with kept(store, layout):
+                return _work(settings, inputs, layout, storage, engines, dashboard, followers.show)
 
 
 def _work(
@@ -102,11 +118,9 @@ def _work(
 ) -> Exit:  # fmt: skip
     from cluster.arms import run_comparison
     from cluster.pipeline import run_pipeline
-    from cluster.stages.labelling import reach_judge
 
-    for _, one in with_arms(settings):
-        reach_judge(one)
     donors = _donors(settings, storage)
+    _look_at_labels(settings, inputs, layout, donors)
     if settings.arms:
         return run_comparison(settings, layout, engines, donors=donors, dashboard_url=dashboard, on_status=show)
     outcome = run_pipeline(
@@ -116,22 +130,53 @@ def _work(
     return outcome.exit_code
 
 
-@contextmanager
-def _shown(on_status: OnStatus | None) -> Iterator[OnStatus]:
-    """Shows each status to whoever asked for it, and in Ray's record of this job."""
-    from cluster.job_card import JobCard, submission_id
+def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout, donors: Sequence[RunLayout]) -> None:
+    """Before anything is trained: a judge that will be asked answers, and what people wrote too late is said.
 
-    card = JobCard(submission_id())
+    Raises:
+        ConfigError, DataError: a judge has no key, or does not answer.
+    """
+    from cluster.pipeline import stages_of
+    from cluster.stages.labelling import reach_judge
 
-    def show(status: RunStatus) -> None:
-        card.show(status)
-        if on_status is not None:
-            on_status(status)
+    tried: list[JudgeSettings | None] = []
+    known = list(donors)
+    for one, place in _runs_of(settings, layout):
+        asked = one.preferences
+        if asked.labels == "people" or (asked.labels == "judge" and asked.judge not in tried):
+            stages, manifest = stages_of(one, check_inputs(one) if settings.arms else inputs), Manifest(place.manifest)
+            there = complete_labels(stages, manifest)
+            taken = (complete_labels(stages, Manifest(each.manifest), of_another=True) for each in known)
+            if asked.labels == "people":
+                _note_unread(one, place, manifest, [name for name, complete in there.items() if complete])
+            elif not any(all(found.values()) for found in (there, *taken)):
+                reach_judge(one)
+                tried.append(asked.judge)
+        known.append(place)
 
-    try:
-        yield show
-    finally:
-        card.close()
+
+def _note_unread(settings: RunSettings, layout: RunLayout, manifest: Manifest, complete: Sequence[str]) -> None:
+    """A stage that is complete does not run, so what it would warn of is put with its own warnings here."""
+    from cluster.stages.labelling import not_learned_from
+
+    for name in complete:
+        record, labels = manifest[name], layout.preferences(split_name(name)[1]) / "preferences.parquet"
+        text = not_learned_from(settings, labels, record.facts)
+        facts = {key: value for key, value in record.facts.items() if key != "warnings"}
+        if text is not None:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+            facts["warnings"] = [text]
+        if facts != record.facts:
+            manifest.record(replace(record, facts=facts))
+
+
+def _runs_of(settings: RunSettings, layout: RunLayout) -> Iterator[tuple[RunSettings, RunLayout]]:
+    """The run, or in their order all runs of a comparison."""
+    if not settings.arms:
+        yield settings, layout
+    for seed in settings.seeds or (settings.seed,):
+        for arm in settings.arms:
+            yield arm_settings(settings, arm, seed), layout.arm(arm, seed)
 
 
 @contextmanager
@@ -146,23 +191,40 @@ def warm_engines(
     Raises:
         ClusterError: no cluster is there, or it lacks what the settings ask for.
     """
+    from cluster.groups import say_waiting
+
+    with _joined(settings, layout) as dashboard, _engines(settings, layout, on_wait or say_waiting) as engines:
+        yield engines, dashboard
+
+
+@contextmanager
+def _joined(settings: RunSettings, layout: RunLayout) -> Iterator[str]:
+    """Part of the cluster, and ready to be stopped; gives the dashboard's address."""
     dashboard = _connect(settings)
     import ray
 
+    stop_on_sigterm(layout.status)
+    try:
+        yield dashboard
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _engines(settings: RunSettings, layout: RunLayout, on_wait: OnWait) -> Iterator[Engines]:
+    """Engines on nodes that can hold the run, once they have come."""
     from cluster.groups import wait_for_nodes
 
-    stop_on_sigterm(layout.status)
-    wait_for_nodes(settings.resources, on_wait or (lambda text: print(text, file=sys.stderr, flush=True)))
+    wait_for_nodes(settings.resources, on_wait)
     from cluster.engines import Engines  # imports the engines' libraries: a run that cannot be is refused before
 
     engines = Engines(
         settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
     )
     try:
-        yield engines, dashboard
+        yield engines
     finally:
         engines.close()
-        ray.shutdown()
 
 
 def _connect(settings: RunSettings) -> str:

@@ -11,11 +11,16 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cluster.follow import measure_text, status_line
+from cluster.groups import say_waiting
 from cluster.rounds.names import split_name
-from cluster.status import RunStatus
+from cluster.status import OVER, OnStatus, RunStatus, read_status, replace_text
+from configs.exits import request_to_stop
+from configs.layout import RunLayout
 
 WRITE_SECONDS = 1.0
 """At least so long between two writes: steps may be short, and each write is two calls of the head node."""
@@ -35,6 +40,7 @@ def card_of(status: RunStatus) -> dict[str, str]:
         "stages": f"{status.stage_index}/{status.stages_total}",
         "round": str(number),
         "step": f"{status.step}/{status.steps}" if status.steps else "",
+        "message": status.message,
     }
     card |= {f"constraint {name}": measure_text(name, measure) for name, measure in status.measures.items()}
     card |= {one.name: f"{one.state}, weight version {one.weight_version}" for one in status.generators}
@@ -48,6 +54,7 @@ def status_of(card: dict[str, str]) -> RunStatus | None:
     step, _, steps = card.get("step", "").partition("/")
     index, _, total = card.get("stages", "").partition("/")
     stage, number = card.get("stage", ""), int(card.get("round", "1"))
+    told = [text for name, text in card.items() if name.startswith("constraint ")]
     return RunStatus.model_validate(
         {
             "run": card.get("run", ""),
@@ -57,7 +64,7 @@ def status_of(card: dict[str, str]) -> RunStatus | None:
             "stages_total": int(total or 0),
             "step": int(step or 0),
             "steps": int(steps or 0),
-            "message": "; ".join(text for name, text in card.items() if name.startswith("constraint ")),
+            "message": "; ".join(text for text in (*told, card.get("message")) if text),
         }
     )
 
@@ -114,6 +121,64 @@ class JobCard:
             if closing:
                 return
             self._closing.wait(WRITE_SECONDS)
+
+
+class Followers:
+    """Whoever follows this job's run: through Ray's record of the job, ``status.json``, or in this process.
+
+    Args:
+        on_status: is shown every status.
+    """
+
+    def __init__(self, run: str, layout: RunLayout, on_status: OnStatus | None) -> None:
+        self._card, self._path, self._on_status = JobCard(submission_id()), layout.status, on_status
+        self._last = RunStatus(run=run, attempt=layout.attempts() + 1, pid=os.getpid())
+
+    def show(self, status: RunStatus) -> None:
+        """One that was written to ``status.json``."""
+        self._last = status
+        self._card.show(status)
+        if self._on_status is not None:
+            self._on_status(status)
+
+    def tell_waiting(self, text: str) -> None:
+        """What the run waits for before it begins, and so before it has a status of its own; nothing: it goes on."""
+        say_waiting(text)
+        self._write(self._last.model_copy(update={"message": text}))
+
+    def end(self, error: BaseException) -> None:
+        """The job ends by an error; a run that has not come to an end of its own is over too."""
+        if self._last.state in OVER:
+            return
+        asked = request_to_stop(error)
+        state, told = ("failed", error) if asked is None else ("stopped", asked)
+        ended = self._last.model_copy(update={"state": state, "message": " ".join(str(told).split())})
+        there = read_status(self._path)
+        if there is None or there.state in OVER:  # of an earlier attempt: this one has changed nothing
+            self.show(ended)
+        else:
+            self._write(ended)
+
+    def close(self) -> None:
+        """The job's record has the last status."""
+        self._card.close()
+
+    def _write(self, status: RunStatus) -> None:
+        replace_text(self._path, status.model_dump_json(indent=1))
+        self.show(status)
+
+
+@contextmanager
+def shown(run: str, layout: RunLayout, on_status: OnStatus | None) -> Iterator[Followers]:
+    """Followers who are told how the block ends. After `ray.init`."""
+    followers = Followers(run, layout, on_status)
+    try:
+        yield followers
+    except BaseException as error:
+        followers.end(error)
+        raise
+    finally:
+        followers.close()
 
 
 def _write(job: str, status: RunStatus) -> None:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 from cluster import auth
 from cluster.head import find_head, own_cluster_only, state_dir
 from cluster.inputs import absolute_paths
-from cluster.stopping import GRACE_SECONDS, GRACE_VARIABLE
+from cluster.resuming import cut_place
+from cluster.stopping import GRACE_VARIABLE, grace_to_send
 from configs.exits import ClusterError, ConfigError
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -41,6 +42,7 @@ STORAGE_VARIABLE = "STEELYARD_STORAGE"
 CONFIG_VARIABLE = "STEELYARD_CONFIG"
 """Holds the resolved configuration of a job that nothing was uploaded for."""
 FROM_ENVIRONMENT = "--from-environment"
+RESUME = "--resume"
 ANSWER_SECONDS = 20.0
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.lock")
@@ -96,7 +98,7 @@ class RayJob:
         return dict(self._info().metadata or {})
 
     def stop(self) -> None:
-        """Ask it to end: SIGTERM, and SIGKILL after its grace (`GRACE_SECONDS` of a job of ours)."""
+        """Ask it to end: SIGTERM, and SIGKILL after its grace (`cluster.stopping`)."""
         with _cluster_errors(f"stopping job {self.id}"):
             self.client.stop_job(self.id)
 
@@ -161,6 +163,7 @@ def submit(
     storage: Path | str,
     local: bool,
     upload: bool = True,
+    driver_cpus: float | None = None,
 ) -> RayJob:
     """Upload code and configuration, and start the job.
 
@@ -170,48 +173,82 @@ def submit(
         storage: absolute folder that will hold the run, as the cluster's nodes see it, or a store's URL.
         local: on our own head: its Python is this one, and it sees this machine's files.
         upload: False where the image of the cluster's nodes holds Steelyard: only the configuration is sent.
+        driver_cpus: put the job's own process on any node that has so many; none: on the head's.
 
     Raises:
         ClusterError: the upload is too large, or the cluster refused it.
         ConfigError: there is something to upload and `upload` is False.
     """
     python = shlex.quote(sys.executable) if local else "python"
-    variables = {STORAGE_VARIABLE: str(storage), GRACE_VARIABLE: str(GRACE_SECONDS)}
+    variables = _variables(storage)
     if not upload:
         command = f"{python} -m cluster.job {FROM_ENVIRONMENT}"
         variables[CONFIG_VARIABLE] = _config_text(settings)
-        return _send(client, settings, storage, command, {"env_vars": variables})
+        return _send(client, settings.name, storage, command, {"env_vars": variables}, driver_cpus)
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         staged = Path(folder) / "job"
         stage_working_dir(staged, settings, local=local)
         environment: dict[str, object] = {"working_dir": str(staged), "env_vars": variables}
-        return _send(client, settings, storage, f"{python} -m cluster.job {CONFIG_NAME}", environment)
+        command = f"{python} -m cluster.job {CONFIG_NAME}"
+        return _send(client, settings.name, storage, command, environment, driver_cpus)
+
+
+def submit_resumed(
+    client: JobSubmissionClient,
+    place: str,
+    overrides: Sequence[str] = (),
+    *,
+    upload: bool = True,
+    driver_cpus: float | None = None,
+) -> RayJob:
+    """Start a job that goes on with the run in a folder, or at a URL, whose configuration it reads there by itself.
+
+    Args:
+        place: as the cluster's nodes see it; nothing of it is read here.
+        overrides: ``key=value`` on top of what the run was configured with.
+        upload, driver_cpus: see `submit`.
+
+    Raises:
+        ClusterError: the upload is too large, or the cluster refused it.
+    """
+    storage, run = cut_place(place)
+    command = shlex.join(["python", "-m", "cluster.job", RESUME, place, *overrides])
+    environment: dict[str, object] = {"env_vars": _variables(storage)}
+    if not upload:
+        return _send(client, run, storage, command, environment, driver_cpus)
+    with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
+        staged = Path(folder) / "job"
+        _stage_rooms(staged)
+        _check_size(staged)
+        return _send(client, run, storage, command, environment | {"working_dir": str(staged)}, driver_cpus)
+
+
+def _variables(storage: Path | str) -> dict[str, str]:
+    """What every job of ours finds in its environment."""
+    return {STORAGE_VARIABLE: str(storage), GRACE_VARIABLE: grace_to_send()}
 
 
 def _send(
     client: JobSubmissionClient,
-    settings: RunSettings,
+    run: str,
     storage: Path | str,
     command: str,
     runtime_env: dict[str, object],
+    driver_cpus: float | None,
 ) -> RayJob:
     """Hand the job to the cluster under the run's name and the number of the attempt."""
     with _cluster_errors("the list of jobs"):
         taken = [each.submission_id for each in client.list_jobs() if each.submission_id]
-    seen = RunLayout(storage / settings.name).attempts() if isinstance(storage, Path) else 0
-    number = next_attempt(settings.name, taken, seen)
-    submission_id = f"{settings.name}-attempt-{number}"
-    with _cluster_errors(f"submitting {settings.name}"), own_cluster_only():
+    seen = RunLayout(storage / run).attempts() if isinstance(storage, Path) else 0
+    number = next_attempt(run, taken, seen)
+    submission_id = f"{run}-attempt-{number}"
+    with _cluster_errors(f"submitting {run}"), own_cluster_only():
         client.submit_job(
             entrypoint=command,
             submission_id=submission_id,
-            metadata={
-                "run": settings.name,
-                "job_name": settings.name,
-                "attempt": str(number),
-                "storage": str(storage),
-            },
+            metadata={"run": run, "job_name": run, "attempt": str(number), "storage": str(storage)},
             runtime_env=runtime_env,
+            entrypoint_num_cpus=driver_cpus,
         )
     return RayJob(client, submission_id)
 
@@ -247,16 +284,24 @@ def stage_working_dir(folder: Path, settings: RunSettings, *, local: bool) -> No
     Raises:
         ClusterError: more than `UPLOAD_LIMIT_BYTES`.
     """
-    source = Path(__file__).resolve().parent.parent
-    folder.mkdir(parents=True)
-    for room in ROOMS:
-        shutil.copytree(source / room, folder / room, ignore=_LEFT_OUT)
+    _stage_rooms(folder)
     if settings.sandbox.world is not None and not local:
         shutil.copyfile(settings.sandbox.world, folder / WORLD_NAME)
         sandbox = settings.sandbox.model_copy(update={"world": Path(WORLD_NAME)})
         settings = settings.model_copy(update={"sandbox": sandbox})
     settings = absolute_paths(settings, Path.cwd())  # the job runs in the copied folder
     (folder / CONFIG_NAME).write_text(dump_settings(settings), encoding="utf-8")
+    _check_size(folder)
+
+
+def _stage_rooms(folder: Path) -> None:
+    source = Path(__file__).resolve().parent.parent
+    folder.mkdir(parents=True)
+    for room in ROOMS:
+        shutil.copytree(source / room, folder / room, ignore=_LEFT_OUT)
+
+
+def _check_size(folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > UPLOAD_LIMIT_BYTES:
         raise ClusterError(

@@ -25,7 +25,8 @@ from cluster.rounds.names import id_prefix
 from cluster.rounds.prompts import named, with_finds
 from cluster.rounds.sources import start_policy
 from cluster.signals import SignalSources
-from configs.exits import StoppedError
+from cluster.stopping import STOPPED, finishing_steps
+from configs.exits import StoppedError, StopRequested
 from configs.schema.run import GROUP_ALGORITHMS, RunSettings
 from learner.checkpoint import CheckpointError, keep_newest
 from learner.deadlines import RemoteFailure, user_error
@@ -59,7 +60,11 @@ class PpoLoop:
         self._pool: RolloutPool
 
     def run(self) -> dict[str, Any]:
-        """Take every step that is left; returns the figures for the summary."""
+        """Take every step that is left; returns the figures for the summary.
+
+        Raises:
+            StopRequested: somebody asked to stop; the last step that was taken has a checkpoint.
+        """
         prompts = prompts_of(self._context)
         done = self._prepare()
         log = MetricsLog(self._context.layout.metrics_of(self._context.round_number), keep_steps=done)
@@ -68,25 +73,35 @@ class PpoLoop:
         halves = HalvesWatch(self._settings.halves, *baselines, earlier=log.kept)
         per_step = self._ppo.batch_size // self._group_size
         last, spent = done, False
-        for step in range(done + 1, self._ppo.steps + 1):
-            begin = time.monotonic()
-            result, readings, phases = self._step(step, prompts[(step - 1) * per_step : step * per_step])
-            seconds = time.monotonic() - begin
-            line = step_line(result, readings, phases, seconds)
-            line |= halves.observe(line)
-            log.append(line)
-            self._context.telemetry.step(line)
-            if (alarm := halves.alarm(step)) is not None:
-                self._context.warn(f"step {step}: {alarm}")
-            self._tell(step, result, readings, seconds)
-            last, spent = step, self._budget_is_spent(step, result)
-            if (self._ppo.steps - step) % self._settings.selection.every == 0 or spent:
-                self._snapshot(step)
-            if spent:
-                break
-            if step % self._ppo.checkpoint_every == 0 and step < self._ppo.steps:
-                self._checkpoint(step)
+        with finishing_steps() as is_asked_to_stop:
+            for step in range(done + 1, self._ppo.steps + 1):
+                last = step
+                result = self._whole_step(step, prompts[(step - 1) * per_step : step * per_step], log, halves)
+                spent = self._budget_is_spent(step, result)
+                if (self._ppo.steps - step) % self._settings.selection.every == 0 or spent:
+                    self._snapshot(step)
+                if spent or step == self._ppo.steps:
+                    break
+                stops = is_asked_to_stop()
+                if stops or step % self._ppo.checkpoint_every == 0:
+                    self._checkpoint(step)
+                if stops:
+                    raise StopRequested(f"step {step} is done and kept; {STOPPED}")
         return self._facts(last, last - done) | halves.facts() | {"kl_budget_spent": spent}
+
+    def _whole_step(self, step: int, prompts: Sequence[Prompt], log: MetricsLog, halves: HalvesWatch) -> StepResult:
+        """Take a step and tell everybody of it."""
+        begin = time.monotonic()
+        result, readings, phases = self._step(step, prompts)
+        seconds = time.monotonic() - begin
+        line = step_line(result, readings, phases, seconds)
+        line |= halves.observe(line)
+        log.append(line)
+        self._context.telemetry.step(line)
+        if (alarm := halves.alarm(step)) is not None:
+            self._context.warn(f"step {step}: {alarm}")
+        self._tell(step, result, readings, seconds)
+        return result
 
     def _budget_is_spent(self, step: int, result: StepResult) -> bool:
         """Whether the policy has moved further from the reference than `ppo.kl_budget` allows."""

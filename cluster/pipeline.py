@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.context import RunContext
 from cluster.engines import Engines
+from cluster.groups import OnWait, say_waiting
 from cluster.inputs import FileInputs, RunInputs
 from cluster.manifest import Manifest
 from cluster.promptsets import Splits
@@ -145,16 +146,29 @@ def _attempt(
     log = _log_to(layout.logs(attempt) / "driver.log")
     context = RunContext(settings, layout, manifest, inputs, status, engines, tuple(donors), telemetry=telemetry)
     try:
+        engines.tell_waiting(_in_status(status))
         telemetry.open(context.warn)
         yield context
     except BaseException as error:
         telemetry.failed(error)
-        status.finish("failed" if request_to_stop(error) is None else "stopped", one_line(error))
+        asked = request_to_stop(error)
+        status.finish("failed" if asked is None else "stopped", one_line(asked or error))
         raise
     finally:
+        engines.tell_waiting()
         telemetry.close()
         logging.getLogger().removeHandler(log)
         log.close()
+
+
+def _in_status(status: StatusWriter) -> OnWait:
+    """Shows what a run waits for to whoever follows it too."""
+
+    def tell(waits_for: str) -> None:
+        say_waiting(waits_for)
+        status.update(message=waits_for)
+
+    return tell
 
 
 def _go_through(context: RunContext, stages: Sequence[Stage]) -> list[dict[str, Any]]:

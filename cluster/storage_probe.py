@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -14,7 +15,8 @@ from learner.deadlines import Deadline, RemoteFailure, RemoteTimeout, fetch
 
 PROBE_SECONDS = 60.0
 """Of all nodes together: a first task may have to unpack the job's working directory there."""
-ADVICE = "give storage=/a/folder that every node mounts"
+_OF_A_STORE = re.compile(r"[0-9a-f]{12}")
+"""The folder above a run that is kept in a store is named so (`cluster.store.working_folder`)."""
 
 
 def probe_storage(folder: Path) -> None:
@@ -33,7 +35,7 @@ def probe_storage(folder: Path) -> None:
         (probe / "driver").write_text(token, encoding="utf-8")
     except OSError as error:
         raise ClusterError(
-            f"storage: {folder}: the job's own node cannot write there ({error.strerror}): {ADVICE}"
+            f"storage: {folder}: the job's own node cannot write there ({error.strerror}): {advice(folder)}"
         ) from error
     try:
         _ask_others(probe, token, folder)
@@ -62,7 +64,14 @@ def _ask_others(probe: Path, token: str, folder: Path) -> None:
         if problem is None and not (probe / node["NodeID"]).is_file():
             problem = "what it writes there is not seen here: it has another folder of that name"
         if problem is not None:
-            raise ClusterError(f"storage: {folder}: node {name}: {problem}: {ADVICE}")
+            raise ClusterError(f"storage: {folder}: node {name}: {problem}: {advice(folder)}")
+
+
+def advice(folder: Path) -> str:
+    """What to set. The runs of a store are worked on below `scratch`, and without it below the temp folder of one node."""
+    if _OF_A_STORE.fullmatch(folder.parent.name):
+        return "give scratch=/a/folder that every node mounts, for nodes to work in"
+    return "give storage=/a/folder that every node mounts"
 
 
 def look(probe: str, token: str, node: str) -> str | None:

@@ -46,18 +46,27 @@ class StoppedError(SteelyardError):
     exit_code = Exit.STOPPED
 
 
+class StopRequested(StoppedError):
+    """Somebody asked the run to stop: its state is then ``stopped``. After any other `StoppedError` it is ``failed``."""
+
+
+class WaitsForPeople(StopRequested):
+    """The run goes on when people have done their part; nothing has failed."""
+
+
 class ClusterError(SteelyardError):
     """The cluster is not there, or cannot give what was asked."""
 
     exit_code = Exit.UNSATISFIABLE
 
 
-def request_to_stop(error: BaseException) -> StoppedError | KeyboardInterrupt | None:
-    """The request to stop that an error is, or hides; None where nobody asked.
+def request_to_stop(error: BaseException) -> StopRequested | KeyboardInterrupt | None:
+    """The request to stop that an error is, or was caused by; None where nobody asked.
 
-    A signal's exception that comes up inside compiled code, such as Ray's, arrives as a SystemError caused by it.
+    A signal's exception that comes up inside compiled code, such as Ray's, arrives as a SystemError caused by it; one that
+    comes up in a wait for the trainers, as their failure.
     """
     found: BaseException | None = error
-    while isinstance(found, SystemError):
+    while found is not None and not isinstance(found, StopRequested | KeyboardInterrupt):
         found = found.__cause__
-    return found if isinstance(found, StoppedError | KeyboardInterrupt) else None
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
+from configs.schema.rounds import RoundHuntSettings
 from configs.schema.run import RunSettings
 
 SANDBOX_ONLY = (
@@ -28,6 +29,9 @@ FROM_SCRATCH_ONLY = (
     "model.intermediate_size",
 )
 PRETRAINED_ONLY = ("model.revision", "model.trust_remote_code")
+HUNT = tuple(f"rounds.hunt.{name}" for name in RoundHuntSettings.model_fields)
+LATER_ROUNDS_ONLY = ("rounds.start", "rounds.pairs_from", "rounds.earlier_share", "rounds.red_team", *HUNT)
+"""Of `rounds` all but the count and the overrides, which are refused by their round."""
 
 _INSTEAD = {
     "preferences": "the pairs are in the files",
@@ -50,6 +54,28 @@ def unread_settings(settings: RunSettings) -> Iterator[tuple[str, str]]:
 
 
 def _never_read(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
+    return [*_by_source(settings), *_by_rounds(settings)]
+
+
+def _by_rounds(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
+    rounds = settings.rounds
+    if rounds.count == 1:
+        return [(LATER_ROUNDS_ONLY, "is of later rounds, and rounds.count is 1; raise it, or {}")]
+    found: list[tuple[tuple[str, ...], str]] = []
+    if rounds.pairs_from == "current":
+        found.append((("rounds.earlier_share",), "is read with rounds.pairs_from: current_and_earlier only; {}"))
+    if not rounds.red_team:
+        return [*found, (HUNT, "is the red team's; set rounds.red_team: true, or {}")]
+    asked = rounds.hunt.searches
+    if "best_of_n" not in asked:
+        found.append((("rounds.hunt.tries",), "is of the search best_of_n; add it to rounds.hunt.searches, or {}"))
+    if "trained" not in asked:
+        keys = ("rounds.hunt.steps", "rounds.hunt.batch")
+        found.append((keys, "is of the search trained; add it to rounds.hunt.searches, or {}"))
+    return found
+
+
+def _by_source(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
     if settings.data is None:
         return [(DATA_ONLY, "is read on `data` only: the sandbox's model is made for its words; leave it out")]
     keys: tuple[str, ...] = SANDBOX_ONLY

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -75,6 +75,26 @@ class _Again(Exception):
         self.after_seconds = after_seconds
 
 
+def check_address(url: str) -> SplitResult:
+    """The parts of an address that can be asked; asks nobody.
+
+    Raises:
+        ConfigError: it is none, or holds a password.
+    """
+    parts = _parts(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = url.partition("?")[0].rpartition("@")[2]  # what stands before or after may be a secret
+        raise ConfigError(f"{shown!r} is no address of a model: give one such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise ConfigError("an address must hold no password: name an environment variable with the key instead")
+    return parts
+
+
+def sendable(key: str) -> bool:
+    """Whether a header can carry the key: printable ASCII. Others fail while they are sent, some of them in a message."""
+    return key.isascii() and key.isprintable()
+
+
 class ChatEndpoint:
     """One model at one address.
 
@@ -84,18 +104,18 @@ class ChatEndpoint:
         key: sent as a bearer token.
 
     Raises:
-        ConfigError: no http address, or several models to choose from.
+        ConfigError: no http address, a key that no header can carry, or several models to choose from.
         DataError: nobody answers there, or not as an OpenAI-compatible server does.
     """
 
     def __init__(
         self, url: str, model: str | None = None, *, key: str | None = None, options: EndpointOptions | None = None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{url} is no address of a model: give one such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise ConfigError("an address must hold no password: name an environment variable with the key instead")
+        parts = check_address(url)
+        if key is not None and not sendable(key):
+            raise ConfigError(
+                f"{url}: its key holds a character that no header can carry: give the key as it was issued"
+            )
         self.url = url.rstrip("/")
         self._options = options or EndpointOptions()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -217,6 +237,16 @@ class ChatEndpoint:
         if not isinstance(document, dict):
             raise _Again("the reply is no JSON object")
         return document
+
+
+def _parts(url: str) -> SplitResult | None:
+    """None where it cannot be taken apart, or has a host or port that nobody has."""
+    try:
+        httpx.URL(url)  # stricter: letters of a host, numbers of an IPv4 address
+        parts = urlsplit(url)
+        return None if parts.port == 0 else parts  # reading the port checks it
+    except (ValueError, httpx.InvalidURL):
+        return None
 
 
 def _reply(document: Mapping[str, Any]) -> Reply:

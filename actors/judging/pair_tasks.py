@@ -19,7 +19,12 @@ from actors.judging.llm_judge import PROMPTS, LlmJudge, read_prompts
 from actors.judging.pair_labels import differs, labels_of, pair_of
 from actors.judging.people import FILE, PeopleJudge, write_for_people
 from actors.judging.response_cache import ResponseCache
+from configs.exits import DataError
 from configs.schema.labels import JudgeSettings
+
+JUDGE = "judge.txt"
+"""Beside the replies: which labelling they are of, and the name of the judge that gives it."""
+_LEARNED = ("better_response_id", "safer_response_id", "is_response_0_safe", "is_response_1_safe")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class JudgeTask:
     """Rows of the file, half open."""
     part: Path
     cache: Path
+    labelling: str
+    """Names the labelling that this is a part of: one judge gives all of it."""
+    before: str | None = None
+    """Name of the judge of the rounds before."""
 
 
 @ray.remote(num_cpus=0)
@@ -42,13 +51,14 @@ def judge_part(task: JudgeTask, settings: JudgeSettings, key: str | None) -> dic
         ``judge`` (its name), ``asked`` and ``left_out``: replies by what was asked, and of those left out also why.
 
     Raises:
-        DataError, StoppedError: the address does not answer; what it answered is kept.
+        DataError, StoppedError: the address does not answer, or serves another model than before; what it answered is kept.
     """
     rows = pq.read_table(task.pairs).slice(task.start, task.stop - task.start).to_pylist()
     endpoint = open_judge(settings, key)
     cache = ResponseCache(task.cache)
     try:
         judge = LlmJudge(CachedEndpoint(endpoint, cache), settings.prompts or PROMPTS)
+        _refuse_another(task, settings.url, judge.facts.name)
         labels = labels_of(rows, judge, guideline_of(settings))
     finally:
         cache.close()
@@ -94,6 +104,19 @@ def label_by_people(pairs: str, path: str, least: float) -> dict[str, float]:
     return found | label_facts(labelled) | _open(labelled)
 
 
+@ray.remote(num_cpus=0)
+def changed_by_people(path: str) -> int:
+    """How many rows of ``to_label.csv`` say something else than ``preferences.parquet``, which was made of it.
+
+    Raises:
+        DataError: as `label_by_people`.
+    """
+    rows = pq.read_table(path).to_pylist()
+    judge = PeopleJudge(Path(path).with_name(FILE), [pair_of(row) for row in rows if differs(row)], [])
+    now = [label_columns(label) for label in labels_of(rows, judge, FILE, orders=1)]
+    return sum(any(row[name] != new[name] for name in _LEARNED) for row, new in zip(rows, now, strict=True))
+
+
 def open_judge(settings: JudgeSettings, key: str | None) -> ChatEndpoint:
     """The judge's address; asks it for its models.
 
@@ -112,6 +135,24 @@ def guideline_of(settings: JudgeSettings) -> str:
     """
     texts = read_prompts(settings.prompts or PROMPTS)
     return hashlib.sha256("\x00".join(texts[name].template for name in sorted(texts)).encode()).hexdigest()[:12]
+
+
+def _refuse_another(task: JudgeTask, url: str, name: str) -> None:
+    """Without `model` a server that was started again may have another one, which no stage's key shows.
+
+    Raises:
+        DataError: who labelled before, who would now, and what to do.
+    """
+    path = task.cache / JUDGE
+    noted = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    ours = noted[1] if len(noted) == 2 and noted[0] == task.labelling else None
+    for before, otherwise in ((task.before, ""), (ours, f", or remove {task.cache} to have only the second asked")):
+        if before not in (None, name):
+            raise DataError(
+                f"preferences.judge.model: {before} has labelled pairs of this run, and {url} now serves {name}: serve the "
+                f"first again, or set it to the one that shall label them all{otherwise}"
+            )
+    path.write_text(f"{task.labelling}\n{name}\n", encoding="utf-8")
 
 
 def _open(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

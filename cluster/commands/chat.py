@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.common import finite
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,7 +18,9 @@ def chat(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name below runs/.")],
     compare: Annotated[str, typer.Option(help="The models that answer, by comma: sft, policy.")] = "sft,policy",
     once: Annotated[str | None, typer.Option(help="Ask this one thing and end.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, callback=finite, help="0 takes the likeliest word each time.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: print JSON for a script.")] = False,
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from configs.exits import ConfigError
 from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import DIRECT_ALGORITHMS, RunSettings
@@ -17,6 +19,17 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, start nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def finite(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """Callback of options that take a number: inf passes any `min`, and nan what click's own comparisons refuse.
+
+    Raises:
+        ConfigError: it is one of these.
+    """
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"{parameter.opts[-1]} {value}: give a finite number")
+    return value
 
 
 def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.commands.common import finite
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,10 +56,17 @@ def evaluate(
         str | None, typer.Option("--judge-key-env", help="llm: the environment variable that holds its key.")
     ] = None,
     api_key_env: Annotated[
-        str | None, typer.Option("--api-key-env", help="Environment variable with the key of models at addresses.")
+        list[str] | None,
+        typer.Option(
+            "--api-key-env",
+            metavar="[LABEL=]VARIABLE",
+            help="Environment variable with the key of a model at an address; LABEL= where there are several; repeatable.",
+        ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts of each set at most; else all.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, callback=finite, help="0 takes the likeliest token each time.")
+    ] = 1.0,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Of an answer; else the runs' own, or 256.")
     ] = None,
@@ -70,8 +79,10 @@ def evaluate(
     ] = None,
     world: Annotated[Path | None, typer.Option(help="The sandbox's world; else the packaged one.")] = None,
     anchor: Annotated[str | None, typer.Option(help="The model with 1000 Elo points; else the mean has.")] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of every interval.")] = 0.95,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one try at an address.")] = 120.0,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, callback=finite, help="Of every interval.")] = 0.95,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400.0, callback=finite, help="Seconds for one try at an address.")
+    ] = 120.0,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at a time at an address.")] = 8,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for Parquet files, JSON and the report.")] = None,
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder of answers given before.")] = None,
@@ -100,12 +111,13 @@ def evaluate(
     from actors.judging.response_cache import ResponseCache
     from cluster.evaluation.answers import AskOptions
     from cluster.evaluation.judging import choose_judge, key_from
+    from cluster.evaluation.keys import model_keys
     from cluster.evaluation.progress import shown_progress
     from cluster.evaluation.run import evaluate as run_evaluation
     from cluster.evaluation.run import write_files
     from cluster.evaluation.text import show
 
-    key = key_from(api_key_env, "--api-key-env")
+    keys = model_keys(api_key_env or (), targets)
     endpoint = EndpointOptions(timeout_seconds=timeout, concurrency=concurrency)
     choice = choose_judge(
         judge, model=judge_model, key=key_from(judge_key_env, "--judge-key-env"), prompts=judge_prompts, world=world,
@@ -117,7 +129,7 @@ def evaluate(
         seed=seed,
         engine=engine.value,
         template=template,
-        keys={target.label: key for target in targets if target.kind == "url" and key is not None},
+        keys=keys,
         endpoint=endpoint,
     )
     folder = (cache or CACHE).expanduser()
@@ -130,11 +142,12 @@ def evaluate(
             asked=asked, judged_more=judged_more,
         )  # fmt: skip
     store.close()
-    files = write_files(found, out) if out is not None else []
     if as_json:
         typer.echo(json.dumps(found.document, allow_nan=False))
     else:
         show(found.document, Console())
+    # After the table: what cannot be written has at least been shown.
+    files = [] if out is None else write_files(found, out)
     for path in files:
         console.print(f"written: {path}", style="dim", highlight=False, markup=False)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.commands.common import finite
 from configs.exits import ConfigError
 
 
@@ -30,9 +31,13 @@ def monitor(
     violated_steps: Annotated[
         int, typer.Option(min=1, help="Alert: a measure above its limit for so many steps.")
     ] = 20,
-    silent_minutes: Annotated[float, typer.Option(min=0.1, help="Alert: the loop without a step for so long.")] = 15.0,
+    silent_minutes: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="Alert: the loop without a step for so long.")
+    ] = 15.0,
     versions_behind: Annotated[int, typer.Option(min=0, help="Alert: a generator's weights more versions behind.")] = 2,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0.1, help="Alert: no checkpoint for so long.")] = 120.0,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.1, callback=finite, help="Alert: no checkpoint for so long.")
+    ] = 120.0,
 ) -> None:
     """Write Prometheus's and Grafana's configuration and start both, where their binaries are; Ctrl-C ends them."""
     from cluster.head import state_dir

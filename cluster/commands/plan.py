@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.commands.common import AsJson, Overrides
+from cluster.commands.common import AsJson, Overrides, finite
 from configs.exits import ClusterError, ConfigError
 from configs.load import load_settings
 from configs.schema.run import RunSettings
@@ -31,18 +31,28 @@ def plan(
     params: Annotated[
         str | None, typer.Option("--params", help="Plan for a model of this size instead, such as 7b.")
     ] = None,
-    price: Annotated[float | None, typer.Option("--price", min=0, help="Of one GPU (or core) and hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, callback=finite, help="Of one GPU (or core) and hour.")
+    ] = None,
     prompt_tokens: Annotated[
         float | None,
         typer.Option(
-            "--prompt-tokens", min=1, help="Mean of the prompts; else the world's own, or half of what may be."
+            "--prompt-tokens",
+            min=1,
+            callback=finite,
+            help="Mean of the prompts; else the world's own, or half of what may be.",
         ),
     ] = None,
     response_tokens: Annotated[
-        float | None, typer.Option("--response-tokens", min=1, help="Mean of the responses; else half of the most.")
+        float | None,
+        typer.Option("--response-tokens", min=1, callback=finite, help="Mean of the responses; else half of the most."),
     ] = None,
-    host_memory: Annotated[float | None, typer.Option("--host-memory", min=1, help="GB of one node.")] = None,
-    network: Annotated[float | None, typer.Option("--network", min=0.01, help="GB/s of one node.")] = None,
+    host_memory: Annotated[
+        float | None, typer.Option("--host-memory", min=1, callback=finite, help="GB of one node.")
+    ] = None,
+    network: Annotated[
+        float | None, typer.Option("--network", min=0.01, callback=finite, help="GB/s of one node.")
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Rates that were measured; else the newest in .steelyard/.")
     ] = None,
@@ -125,9 +135,9 @@ def _rates(kind: str, given: Path | None, *, assumed: bool) -> Rates | None:
     if assumed:
         return None
     if given is not None:
-        return load_rates(given)
+        return load_rates(given, kind)
     usual = usual_place(kind, _state())
-    return load_rates(usual) if usual.is_file() else None
+    return load_rates(usual, kind) if usual.is_file() else None
 
 
 def _state() -> Path:

@@ -42,7 +42,7 @@ def redteam(
     kinds: Annotated[str, typer.Option(help="Of the sandbox's tasks: harmful, dual_use.")] = "harmful",
     tasks: Annotated[str, typer.Option(help="Splits of the sandbox's tasks: seen, heldout, unknown.")] = "seen,heldout",
     requests: Annotated[
-        str | None, typer.Option(help="English: a source of prompts in place of the suite's own requests.")
+        str | None, typer.Option(help="English: a source of prompts in place of the suite's own requests; 500 at most.")
     ] = None,
     tag: Annotated[str | None, typer.Option(help="Of those prompts, the ones with this tag, such as unsafe.")] = None,
     auto: Annotated[AutoChoice | None, typer.Option(help="Look for attacks too: best_of_n, trained or both.")] = None,
@@ -69,10 +69,11 @@ def redteam(
     attacks = suite_for(suite, found, strategy or ())
     _check_sources(attacks, requests, tag)
     world = found[0].world()
+    notes: tuple[str, ...] = ()
     if attacks.of_world and world is not None:
         targets = sandbox_targets(world, kinds=_words(kinds), splits=_words(tasks), seed=seed)
     else:
-        targets = _requests(attacks, requests, tag, seed)
+        targets, notes = _requests(attacks, requests, tag, seed)
     name, costs = scorer_run(scorer, found)
     if auto is not None and not costs:
         raise ConfigError("--auto looks for high costs, and no model here has a cost model: give --scorer RUN")
@@ -97,7 +98,10 @@ def redteam(
         ),
         samples=samples,
         hunt=None if auto is None else HuntSettings(tuple(searches), tries, keep, samples, steps, seed=seed),
+        notes=notes,
     )
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     if dry_run:
         conversations = len(plan.models) * len(attacks.forms) * len(targets) * samples
         typer.echo(
@@ -113,7 +117,9 @@ def _attack(plan: Plan, settings: RunSettings, out: Path | None, *, as_json: boo
     from rich.console import Console
 
     from cluster.commands.run import join_own_head
+    from cluster.evaluation.judging import out_folder
 
+    out_folder(out)  # before an hour of attacks, not after it
     with tempfile.TemporaryDirectory(prefix="steelyard-redteam-") as storage:
         join_own_head(Path(storage))
         from cluster.job import warm_engines
@@ -123,11 +129,12 @@ def _attack(plan: Plan, settings: RunSettings, out: Path | None, *, as_json: boo
 
         with warm_engines(settings, RunLayout(Path(storage))) as (engines, _dashboard):
             outcome = attack_all(plan, engine_victims(plan, engines), lambda text: typer.echo(text, err=True))
-    written = [] if out is None else write_outcome(outcome, out)
     if as_json:
         typer.echo(json.dumps(outcome.document, allow_nan=False))
     else:
         show_result(outcome.document, Console())
+    # After the table: what cannot be written has at least been shown.
+    written = [] if out is None else write_outcome(outcome, out)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
 
@@ -157,12 +164,18 @@ def _check_sources(suite: Suite, requests: str | None, tag: str | None) -> None:
         raise ConfigError("--tag chooses among the prompts of --requests: give both")
 
 
-def _requests(suite: Suite, source: str | None, tag: str | None, seed: int) -> list[Target]:
-    """The suite's own requests, or those of a source that the data readers take."""
+def _requests(
+    suite: Suite, source: str | None, tag: str | None, seed: int
+) -> tuple[list[Target], tuple[str, ...]]:  # fmt: skip
+    """The suite's own requests, or those of a source that the data readers take; and a note where some are left out."""
     from actors.redteam.targets import prompt_targets, suite_targets
-    from cluster.redteam.requests import read_requests
+    from cluster.redteam.requests import MOST, read_requests
 
-    return suite_targets(suite) if source is None else prompt_targets(read_requests(source, seed, tag=tag))
+    if source is None:
+        return suite_targets(suite), ()
+    prompts = read_requests(source, seed, tag=tag)
+    left = f"{MOST} of {len(prompts):,} requests of {Path(source).name} are asked; --seed chooses which"
+    return prompt_targets(prompts[:MOST]), (left,) if len(prompts) > MOST else ()
 
 
 def _words(text: str) -> list[str]:

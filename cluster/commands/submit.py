@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from cluster.commands.common import AsJson, DryRun, Overrides, checked_settings, say_valid, storage_of
-from configs.exits import ConfigError
+from cluster.commands.common import AsJson, DryRun, Overrides, checked_settings, finite, say_valid, storage_of
+from configs.exits import ClusterError, ConfigError, SteelyardError
 from configs.layout import RunLayout
+from configs.load import load_settings, split_override
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
     from cluster.jobs import RayJob
     from cluster.status import RunStatus
 
@@ -36,6 +41,16 @@ def submit(
     image: Annotated[
         bool, typer.Option("--image", help="The image of the cluster's nodes holds Steelyard: upload no code.")
     ] = False,
+    driver_cpus: Annotated[
+        float | None,
+        typer.Option(
+            "--entrypoint-num-cpus",
+            min=0.001,
+            metavar="N",
+            callback=finite,
+            help="Put the job's own process on any node with N free CPUs, which it then holds; else on the head's node.",
+        ),
+    ] = None,
     watch: Annotated[bool, typer.Option("--follow/--no-follow", help="Show the run until it ends.")] = True,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -51,7 +66,13 @@ def submit(
         return
     if attach is not None:
         raise typer.Exit(_attach(attach, address))
-    settings = checked_settings(config, overrides) if config else _resumed_settings(str(resume), overrides)
+    start = _Start(address, upload=not image, driver_cpus=driver_cpus, watch=watch and not as_json, as_json=as_json)
+    if resume is not None:
+        settings = _resumed_settings(resume, overrides or [], address)
+        if settings is None:
+            raise typer.Exit(_resume_unseen(resume, overrides or [], start, dry_run=dry_run))
+    else:
+        settings = _checked(str(config), overrides, address)
     if address is not None and settings.storage is None:
         raise ConfigError(
             "storage: a remote cluster needs a folder that every node shares, or a store: give storage=/path or "
@@ -60,28 +81,67 @@ def submit(
     if dry_run:
         say_valid(settings, as_json=as_json)
         return
-    raise typer.Exit(_submit(settings, address, upload=not image, watch=watch and not as_json, as_json=as_json))
+    raise typer.Exit(_submit(settings, start))
 
 
-def _submit(settings: RunSettings, address: str | None, *, upload: bool, watch: bool, as_json: bool) -> int:
+@dataclass(frozen=True)
+class _Start:
+    """Where a job is started, and how."""
+
+    address: str | None
+    upload: bool
+    driver_cpus: float | None
+    watch: bool
+    as_json: bool
+
+    def job(self, run: str, storage: Path | str, send: Callable[[JobSubmissionClient], RayJob]) -> int:
+        """Send it, unless the run already goes on, and show it; returns the command's exit code."""
+        from cluster import jobs
+
+        console = Console()
+        url = _dashboard(self.address, start=True)
+        client = jobs.connect(url)
+        if running := jobs.jobs_of_run(client, run):
+            raise ConfigError(
+                f"name: run '{run}' already runs as job {running[0].id}; follow it (--attach {run}), stop it (--stop {run}), "
+                "or choose another name"
+            )
+        job = send(client)
+        place = f"{storage}/{run}"
+        if self.as_json:
+            typer.echo(json.dumps({"job": job.id, "run": run, "folder": place, "dashboard": url}))
+            return 0
+        console.print(f"Submitted {run} as job {job.id}; dashboard {url}", highlight=False, soft_wrap=True)
+        return _follow(job, run, place, self.address, console) if self.watch else 0
+
+
+def _submit(settings: RunSettings, start: _Start) -> int:
     from cluster import jobs
 
-    console = Console()
-    url = _dashboard(address, start=True)
-    client = jobs.connect(url)
-    if running := jobs.jobs_of_run(client, settings.name):
-        raise ConfigError(
-            f"name: run '{settings.name}' already runs as job {running[0].id}; follow it (--attach {settings.name}), stop "
-            f"it (--stop {settings.name}), or choose another name"
-        )
     storage = settings.storage or storage_of(settings)
-    job = jobs.submit(client, settings, storage=storage, local=address is None, upload=upload)
-    place = f"{storage}/{settings.name}"
-    if as_json:
-        typer.echo(json.dumps({"job": job.id, "run": settings.name, "folder": place, "dashboard": url}))
-        return 0
-    console.print(f"Submitted {settings.name} as job {job.id}; dashboard {url}", highlight=False, soft_wrap=True)
-    return _follow(job, settings.name, place, address, console) if watch else 0
+
+    def send(client: JobSubmissionClient) -> RayJob:
+        return jobs.submit(
+            client, settings, storage=storage, local=start.address is None, upload=start.upload,
+            driver_cpus=start.driver_cpus,
+        )  # fmt: skip
+
+    return start.job(settings.name, storage, send)
+
+
+def _checked(config: str, overrides: list[str] | None, address: str | None) -> RunSettings:
+    """The resolved configuration, checked; on a remote cluster the job itself looks at what this machine does not have."""
+    if address is None:
+        return checked_settings(config, overrides)
+    return _noted(load_settings(config, overrides or ()))
+
+
+def _noted(settings: RunSettings) -> RunSettings:
+    from cluster.remote_inputs import check_remote_inputs
+
+    for line in check_remote_inputs(settings):
+        typer.echo(f"note: {line}", err=True)
+    return settings
 
 
 def _attach(run: str, address: str | None) -> int:
@@ -132,38 +192,83 @@ def _stop(run: str, address: str | None) -> None:
     running = jobs.jobs_of_run(client, run)
     if not running:
         raise ConfigError(f"--stop {run}: no job of that run is active")
-    where = f" --address {address}" if address else ""
     for job in running:
+        go_on = _go_on(run, job.metadata().get("storage"), address)  # asked before: a job that is over may be forgotten
         job.stop()
-        over = job.wait_over(2 * GRACE_SECONDS)
-        said = "stopped" if over else f"was asked to stop and has not ended after {2 * GRACE_SECONDS} s"
-        typer.echo(f"job {job.id} {said}; go on later: steelyard submit --resume {run}{where}")
+        try:
+            over = job.wait_over(2 * GRACE_SECONDS)
+            said = "stopped" if over else f"was asked to stop and has not ended after {2 * GRACE_SECONDS} s"
+        except ClusterError as error:
+            said = f"was asked to stop, and whether it has ended is not known ({error})"
+        typer.echo(f"job {job.id} {said}; go on later: {go_on}")
 
 
-def _resumed_settings(run: str, overrides: list[str] | None) -> RunSettings:
-    """A run's own configuration, kept in the place where the run is: under ``runs/``, or the folder or URL given."""
+def _go_on(run: str, storage: str | None, address: str | None) -> str:
+    """The command after which a stopped run goes on, wherever it is given."""
+    where = f" --address {address}" if address else ""
+    if storage is None:  # not sent by this command, so the job's record does not say
+        return f"the command that started it, or steelyard submit --resume FOLDER{where} with the run's folder or URL"
+    usual = address is None and storage == str(Path.cwd() / "runs")
+    return f"steelyard submit --resume {run if usual else shlex.quote(f'{storage}/{run}')}{where}"
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def _place_of(run: str) -> str:
+    """A run's folder or URL, from that or from its name under ``runs/``."""
     if "://" in run:
-        return _settings_in_store(run, overrides)
-    layout = RunLayout(Path(run).absolute() if "/" in run else Path.cwd() / "runs" / run)
-    if not layout.config.is_file():
-        raise ConfigError(f"--resume {run}: no {layout.config}; give the name of a run under runs/, or its folder")
-    settings = checked_settings(str(layout.config), overrides)
-    return settings.model_copy(update={"storage": layout.root.parent})
+        return run.rstrip("/")
+    return str(Path(run).expanduser().absolute() if "/" in run else Path.cwd() / "runs" / run)
 
 
-def _settings_in_store(url: str, overrides: list[str] | None) -> RunSettings:
-    import tempfile
+def _resumed_settings(run: str, overrides: list[str], address: str | None) -> RunSettings | None:
+    """A run's own configuration, kept in the place where the run is; None where only the cluster's nodes can read it."""
+    from cluster.inputs import check_inputs
+    from cluster.resuming import read_config, resumed_settings
 
-    from cluster.store import RunStore
-
-    storage, _, run = url.rstrip("/").rpartition("/")
-    text = RunStore(storage, run).read("config.resolved.yaml")
+    place = _place_of(run)
+    try:
+        text = read_config(place)
+    except SteelyardError:
+        if address is None:
+            raise
+        text = None
     if text is None:
-        raise ConfigError(f"--resume {url}: no run is there; give the URL of its folder in the store")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.resolved.yaml"
-        path.write_bytes(text)
-        return checked_settings(str(path), overrides).model_copy(update={"storage": storage})
+        if address is None or (not run.startswith("/") and "://" not in run):
+            raise ConfigError(
+                f"--resume {run}: no configuration of a run is at {place}; give the name of a run under runs/, its folder (as "
+                "the nodes of --address see it), or its URL in a store"
+            )
+        return None
+    settings = resumed_settings(place, overrides, text=text)
+    if address is not None:
+        return _noted(settings)
+    check_inputs(settings)
+    return settings
+
+
+def _resume_unseen(run: str, overrides: list[str], start: _Start, *, dry_run: bool) -> int:
+    """Let the job read the configuration, in a folder or store that cannot be read from here."""
+    from cluster import jobs
+    from cluster.resuming import cut_place
+
+    if dry_run:
+        raise ConfigError(
+            f"--resume {run}: cannot be read on this machine, so there is nothing to check; leave --dry-run out"
+        )
+    for override in overrides:
+        split_override(override)
+    place = _place_of(run)
+    storage, name = cut_place(place)
+    typer.echo(
+        f"note: {place} cannot be read on this machine; the job reads its configuration on the cluster", err=True
+    )
+
+    def send(client: JobSubmissionClient) -> RayJob:
+        return jobs.submit_resumed(client, place, overrides, upload=start.upload, driver_cpus=start.driver_cpus)
+
+    return start.job(name, storage, send)
 
 
 def _dashboard(address: str | None, *, start: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.crowd.world import load_world
 from actors.judging.cached_endpoint import CachedEndpoint
-from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
+from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions, sendable
 from actors.judging.judges import GoldJudge, Judge, Labels, Pair, agreement
 from actors.judging.llm_judge import PROMPTS, LlmJudge, left_out_note
 from actors.judging.people import FILE, PeopleJudge, write_for_people
@@ -89,13 +89,17 @@ def key_from(variable: str | None, option: str) -> str | None:
     """The key in an environment variable; None where none is named.
 
     Raises:
-        ConfigError: the variable is not set.
+        ConfigError: the variable is not set, or holds what cannot be sent. The key is not repeated.
     """
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ConfigError(f"{option} {variable}: this environment variable is not set")
+    if not sendable(key):
+        raise ConfigError(
+            f"{option} {variable}: it holds a character that no key has: set it to the key as it was issued"
+        )
     return key
 
 
@@ -210,14 +214,17 @@ def _against_gold(
 
 
 def out_folder(out: Path | None) -> Path | None:
-    """The folder of the results, made.
+    """The folder of the results, made where it is not there.
 
     Raises:
-        DataError: it cannot be.
+        DataError: it cannot be, or nobody may write to it.
     """
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"--out {out}: the folder cannot be made ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file has
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"--out {out}: the folder cannot be made ({reason}); name another") from error
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise DataError(f"--out {out}: nothing may be written to this folder; name another")
     return out

@@ -92,7 +92,7 @@ def write_files(found: Evaluation, out: Path) -> list[Path]:
         partial.write_text(json.dumps(found.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, out / "evaluation.json")
     except OSError as error:
-        raise DataError(f"--out {out}: the results cannot be written ({error.strerror})") from error
+        raise DataError(f"--out {out}: the results cannot be written ({error.strerror or error})") from error
     page = write_evaluation_page(found.document, found.responses, found.judged.labels, out / "report.html")
     return [out / "responses.parquet", out / "judgements.parquet", out / "evaluation.json", page]
 

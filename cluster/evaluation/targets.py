@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -73,11 +72,7 @@ def _target(given: str) -> Target:
 
 def _found(label: str | None, name: str) -> Target:
     if name.startswith(("http://", "https://")):
-        parts = urlsplit(name)
-        address = parts._replace(fragment="").geturl()
-        return Target(
-            label or _as_label(parts.fragment or parts.netloc), "url", address, model_id=parts.fragment or None
-        )
+        return _at_address(label, name)
     if name.startswith(HUB):
         repository = name.removeprefix(HUB)
         if not repository:
@@ -96,6 +91,16 @@ def _found(label: str | None, name: str) -> Target:
             return Target(label or _as_label(name.partition("@")[0].split("/")[-1]), "hub", name)
         raise ConfigError(f"{name}: no model's folder (config.json is missing), and {error}") from error
     return _of_run(label, layout, which)
+
+
+def _at_address(label: str | None, name: str) -> Target:
+    from actors.judging.chat_endpoint import (
+        check_address,
+    )  # its client takes a moment that other models need not wait for
+
+    parts = check_address(name)
+    address = parts._replace(fragment="").geturl()
+    return Target(label or _as_label(parts.fragment or parts.netloc), "url", address, model_id=parts.fragment or None)
 
 
 def _of_run(label: str | None, layout: RunLayout, which: str) -> Target:

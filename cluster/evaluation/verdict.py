@@ -29,10 +29,24 @@ def verdict_of(document: Mapping[str, Any]) -> str:
     for model in models[1:]:
         cells = document["differences"][name]["all"].get(model, {})
         parts = [_change(cells[key], key, words) for key, words in ABOUT if key in cells][:_MOST]
+        if "helpfulness" not in cells:  # a judge without numbers says it by comparing
+            parts += _wins(document, name, model, models[0])
         said.append(f"{model} against {models[0]} on {name}: {', '.join(parts) or 'nobody has judged the answers yet'}")
     others = len(document["sets"]) - 1
     more = f" {others} more set{'s' * (others > 1)} below." if others else ""
     return f"{'. '.join(said)}. By {document['judge']['name']}.{more}"
+
+
+def _wins(document: Mapping[str, Any], name: str, model: str, first: str) -> list[str]:
+    """How often the model's answer is the more helpful one; nothing where nobody compared the two."""
+    tables = ((document["arena"] or {}).get("helpfulness") or {"sets": {}})["sets"].get(name)
+    cell = None if tables is None else tables["win_rates"].get(model, {}).get(first)
+    if cell is None:
+        return []
+    rate = f"win rate {_value(cell, 'win_rate')}"
+    if cell["low"] <= 0.5 <= cell["high"]:
+        return [f"no clear winner by helpfulness ({rate})"]
+    return [f"{'more' if cell['value'] > 0.5 else 'less'} helpful ({rate})"]
 
 
 def _value(cell: Mapping[str, Any], key: str) -> str:

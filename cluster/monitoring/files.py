@@ -1,4 +1,5 @@
-"""The files of a monitoring folder: Prometheus's configuration and rules, Grafana's provisioning and dashboards.
+"""The files of a monitoring folder: Prometheus's configuration and rules, Grafana's provisioning and dashboards, and the same
+rules as a manifest for the Prometheus operator.
 
 ``cluster/deploy/monitoring`` holds them with every default, for a cluster's own Prometheus and Grafana; `steelyard monitor`
 writes them for one machine. Both come from here, so neither can drift.
@@ -14,10 +15,12 @@ import yaml
 
 from cluster.monitoring.panels import BOARDS
 from cluster.monitoring.rules import Thresholds, alert_rules, recording_rules
-from cluster.monitoring.scrape import prometheus_config
+from cluster.monitoring.scrape import INTERVAL, prometheus_config
 
 COMMITTED = Path(__file__).resolve().parent.parent / "deploy" / "monitoring"
 PROMETHEUS_URL = "http://127.0.0.1:9090"
+OPERATOR_LABELS = {"release": "prometheus"}
+"""What the operator's Prometheus selects monitors and rules by, as its chart installs it."""
 _NOTE = "# Written by cluster/monitoring/files.py; change it there.\n"
 
 
@@ -37,6 +40,7 @@ def text_files(
         "prometheus.yml": config or prometheus_config(),
         "rules/recording.yml": recording_rules(),
         "rules/alerts.yml": alert_rules(limits),
+        "prometheus_rule.yaml": _prometheus_rule(limits),
         "provisioning/datasources/steelyard.yml": _datasource(prometheus_url),
         "provisioning/dashboards/steelyard.yml": _provider(dashboards),
     }
@@ -70,6 +74,20 @@ def write_committed() -> None:
         path = COMMITTED / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _prometheus_rule(limits: Thresholds) -> dict[str, Any]:
+    """Both rule files for `kubectl apply`; no rule file of ``prometheus.yml``, which knows them already."""
+    groups = [*recording_rules()["groups"], *alert_rules(limits)["groups"]]
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "steelyard", "namespace": "steelyard", "labels": dict(OPERATOR_LABELS)},
+        # The operator's Prometheus evaluates every 30 s by default.
+        "spec": {
+            "groups": [{"name": group["name"], "interval": INTERVAL, "rules": group["rules"]} for group in groups]
+        },
+    }
 
 
 def _datasource(url: str) -> dict[str, Any]:

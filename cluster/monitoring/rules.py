@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+AT_CAP = 0.999
+"""Of `dual.cap`: a multiplier kept as its logarithm comes back as exp(log(5)) = 4.999999999999999."""
 LOOP_STAGE = 'steelyard_stage_state{stage=~"(round-[0-9]+/)?ppo"}'
 
 
@@ -65,7 +67,7 @@ def _of_constraints(limits: Thresholds) -> list[dict[str, Any]]:
         ),
         _alert(
             "SteelyardMultiplierAtCap",
-            "run_constraint:steelyard_multiplier:share_of_cap >= 1",
+            f"run_constraint:steelyard_multiplier:share_of_cap >= {AT_CAP:g}",
             "warning",
             "{{ $labels.run }}: the multiplier of {{ $labels.constraint }} is at dual.cap",
             "The constraint cannot pull harder: raise dual.cap, or accept that the limit is not met.",

@@ -21,16 +21,18 @@ from cluster.planning.plan import Question, task_of
 from cluster.planning.probes import Pass, ask_probe, connection_bytes, start_probe
 from cluster.planning.rates import Rates, assumed_rates
 from cluster.planning.sizes import ModelShape
-from cluster.planning.timing import Task, concurrency, phases, publish
+from cluster.planning.timing import Task, concurrency, learn, optimiser_seconds, phases, publish
 from cluster.planning.trial import StepSeconds, Trial, median_step, trial_settings
 from cluster.planning.workload import Workload
-from configs.exits import ClusterError
+from configs.exits import ClusterError, ConfigError
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 
 WARM_STEPS, STEPS, DRAWS = 2, 5, 3
 _FACTORS = (0.2, 5.0)
 """A factor outside says that the trial was disturbed, or the model wrong: it is cut, and the plan says so."""
+_FEWEST, _MOST = 1 << 20, 1 << 27
+"""Parameters of AdamW's probe: enough to outgrow the caches, and no whole model, whose states need not fit one device."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ProbeFigures:
     matrices: float
     memory: float
     optimiser: float
+    host_optimiser: float
+    """The same in host memory, as an offloaded learner has it."""
     fill: float
     connection: float
 
@@ -111,7 +115,11 @@ def steps_of(actors: Trial, batch: int, *, steps: int = STEPS) -> tuple[StepSeco
 
 
 def probe(question: Question) -> ProbeFigures:
-    """Run the micro-benchmarks, one after another."""
+    """Run the micro-benchmarks, one after another.
+
+    Raises:
+        ConfigError: the device is of another kind than the plan is for.
+    """
     resources, shape, work = question.resources, question.shape, question.work
     learner, scorers, generators = resources.learner, resources.scorers, resources.generators
     row = max(2, round(work.row_tokens))
@@ -124,13 +132,20 @@ def probe(question: Question) -> ProbeFigures:
         heads=2 * shape.heads,
         kv_heads=2 * shape.kv_heads,
     )
+    parameters = min(max(shape.parameters, _FEWEST), _MOST)
     calls: dict[str, tuple[str, tuple[Any, ...]]] = {
         "passes": ("passes", (shape, learner.dtype, sizes)),
         "wide": ("passes", (wide, learner.dtype, sizes)),
-        "optimiser": ("optimiser", (max(shape.parameters, 1 << 20),)),
+        "optimiser": ("optimiser", (parameters, True)),
         "fill": ("fill", ()),
+        "device": ("device", ()),
     }
     found = ask_probe(start_probe(learner.threads, learner.cpus, learner.gpus), calls)
+    _check_kind(question, found.pop("device"))
+    found["host_optimiser"] = found["optimiser"]
+    if learner.gpus:
+        calls = {"host_optimiser": ("optimiser", (parameters, False))}  # offloaded, the learner's AdamW is not fused
+        found |= ask_probe(start_probe(learner.threads, learner.cpus, 0.0), calls)
     calls = {"scoring": ("passes", (shape, "float32", sizes))}
     found |= ask_probe(start_probe(scorers.threads, scorers.cpus, scorers.gpus), calls)
     together = max(1, round(concurrency(task_of(question))))
@@ -138,6 +153,14 @@ def probe(question: Question) -> ProbeFigures:
     found |= ask_probe(start_probe(generators.threads, generators.cpus, generators.gpus), calls)
     pairs = {name: tuple(found[name]) for name in ("passes", "wide", "scoring")}
     return ProbeFigures(**{**found, **pairs}, connection=connection_bytes(learner.cpus))
+
+
+def _check_kind(question: Question, device: str) -> None:
+    hardware = question.cluster.hardware
+    if not hardware.is_cpu and hardware.kind not in device.lower():
+        raise ConfigError(
+            f"--gpu: {hardware.kind} is asked for and the learner's device is '{device}'; name the kind that is measured"
+        )
 
 
 def draw(actors: Trial, question: Question) -> DrawFigures:
@@ -168,21 +191,29 @@ def fit(question: Question, probes: ProbeFigures, draws: DrawFigures, whole: Ste
     Raises:
         ClusterError: the steps' seconds cannot be used.
     """
-    shape = question.shape
+    for name in ("rollout", "learn"):
+        seconds = getattr(whole, name)
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ClusterError(f"calibration: {name} took {seconds} s, which cannot be; calibrate again")
+    shape, resources = question.shape, question.resources
     flops, launch = _line(shape, probes.passes, "both")
     wide, _ = _line(_widened(shape), probes.wide, "both")
     scoring, _ = _line(shape, probes.scoring, "forward")
     rates = replace(
-        assumed_rates(question.resources, question.cluster),
+        assumed_rates(resources, question.cluster),
         learn_flops=flops, score_flops=scoring, decode_flops=probes.matrices, decode_bytes=probes.memory,
-        pass_layer_seconds=launch, optimiser_bytes=probes.optimiser, fill_bytes=probes.fill, hop_bytes=probes.connection,
+        pass_layer_seconds=launch, optimiser_bytes=probes.optimiser, host_optimiser_bytes=probes.host_optimiser,
+        fill_bytes=probes.fill, hop_bytes=probes.connection,
         rollout_seconds=0.0, learn_seconds=0.0, publish_seconds=0.0, measured_hidden=float(shape.hidden),
         wide_gain=min(max(wide / flops, 1.0), 4.0),
-        source=f"calibrated {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {question.cluster.describe()}, {shape.describe()}",
+        kind=question.cluster.hardware.kind, dtype=resources.learner.dtype, decode_dtype=resources.generators.dtype,
+        ranks=resources.learner.ranks,
+        source=f"calibrated {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {question.cluster.describe()}, {shape.describe()}, "
+        f"{resources.learner.ranks} learner ranks in {resources.learner.dtype}",
     )  # fmt: skip
     if question.cluster.hardware.is_cpu:
         rates = replace(rates, collective_bytes=probes.connection)
-    rates = _with_steps(question, rates, draws)
+    rates = _with_host(question, _with_steps(question, rates, draws), whole)
     return _with_factors(replace(question, rates=rates), rates, whole, half)
 
 
@@ -225,16 +256,29 @@ def _with_steps(question: Question, rates: Rates, draws: DrawFigures) -> Rates:
     return replace(rates, step_layer_seconds=layer, sequence_seconds=sequence)
 
 
+def _with_host(question: Question, rates: Rates, whole: StepSeconds) -> Rates:
+    """Of the learn phase, AdamW on the host left the passes their time: else the real one is faster than the probe."""
+    if not question.resources.learner.offload:
+        return rates
+    task = task_at(replace(question, rates=rates), whole)
+    spent = optimiser_seconds(task)
+    passes = learn(task).seconds - spent
+    most = max(whole.learn - _FACTORS[0] * passes, _FACTORS[0] * whole.learn)
+    return replace(rates, host_optimiser_bytes=max(1.0, spent / most) * rates.host_optimiser_bytes)
+
+
 def _with_factors(question: Question, rates: Rates, whole: StepSeconds, half: StepSeconds) -> Rates:
-    """A factor where the phase grows with the batch, a fixed cost where it does not."""
+    """A factor where the phase grows with the batch, a fixed cost where it does not. AdamW on the host has its own rate."""
     full, part = task_at(question, whole), task_at(question, half)
     expected = {one.name: one.seconds for one in phases(full)}
     less = {one.name: one.seconds for one in phases(part)}
+    took, took_less = ({"rollout": step.rollout, "learn": step.learn} for step in (whole, half))
+    if question.resources.learner.offload:
+        for seconds_of, task in ((expected, full), (took, full), (less, part), (took_less, part)):
+            seconds_of["learn"] -= optimiser_seconds(task)
     found: dict[str, Any] = {}
     for name in ("rollout", "learn"):
-        seconds, fewer = getattr(whole, name), getattr(half, name)
-        if not (math.isfinite(seconds) and seconds > 0):
-            raise ClusterError(f"calibration: {name} took {seconds} s, which cannot be; calibrate again")
+        seconds, fewer = took[name], took_less[name]
         slope = expected[name] - less[name]
         factor = (seconds - fewer) / slope if slope > 0 else seconds / expected[name]
         factor = min(max(factor, _FACTORS[0]), _FACTORS[1]) if factor > 0 else seconds / expected[name]

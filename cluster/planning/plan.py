@@ -96,7 +96,10 @@ def make_plan(question: Question) -> Plan:
 
 def task_of(question: Question) -> Task:
     """With the rates that hold for its resources and its model's width."""
-    rates = question.rates or assumed_rates(question.resources, question.cluster)
+    if question.rates is None:
+        rates = assumed_rates(question.resources, question.cluster)
+    else:
+        rates = question.rates.for_resources(question.resources, question.cluster)
     rates = rates.at_width(question.shape.hidden)
     return Task(question.resources, question.shape, question.work, question.cluster, rates, question.sharding)
 

@@ -85,11 +85,15 @@ class Probe:
         target = torch.empty_like(source)
         return 2.0 * source.numel() / _least_seconds(lambda: target.copy_(source), self._device)
 
-    def optimiser(self, parameters: int) -> float:
+    def device(self) -> str:
+        """What the device calls itself."""
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+
+    def optimiser(self, parameters: int, fused: bool) -> float:
         """Bytes/s of AdamW in float32, at 28 bytes a parameter."""
         weight = torch.nn.Parameter(torch.zeros(parameters, device=self._device))
         weight.grad = torch.full_like(weight, 1e-3)
-        adam = torch.optim.AdamW([weight], lr=1e-6, fused=True)
+        adam = torch.optim.AdamW([weight], lr=1e-6, fused=fused)
         return 28.0 * parameters / _least_seconds(adam.step, self._device)
 
     def fill(self) -> float:

@@ -78,6 +78,8 @@ class Plan:
     samples: int
     hunt: HuntSettings | None
     confidence: float = 0.95
+    notes: tuple[str, ...] = ()
+    """What is left out, for whoever reads the figures."""
 
 
 def labeller_for(models: Sequence[Attacked], suite: Suite, costs: Mapping[str, Path]) -> Labeller:

@@ -10,11 +10,11 @@ from learner.data.formats import read_source
 from learner.records import Prompt
 
 MOST = 500
-"""Requests that are taken of one source: each is asked in every form."""
+"""Requests that are asked of one source: each is asked in every form."""
 
 
-def read_requests(source: str, seed: int, *, tag: str | None = None, most: int = MOST) -> list[Prompt]:
-    """Up to `most` different prompts of a source that carry `tag`, in an order by the seed; rows with errors are left out.
+def read_requests(source: str, seed: int, *, tag: str | None = None) -> list[Prompt]:
+    """The different prompts of a source that carry `tag`, in an order by the seed; rows with errors are left out.
 
     Raises:
         DataError: the source cannot be read, or has no good row with the tag.
@@ -35,4 +35,4 @@ def read_requests(source: str, seed: int, *, tag: str | None = None, most: int =
         raise DataError(f"--requests {source}: no good row has a prompt{what}; see `steelyard data check`")
     prompts = list(found.values())
     random.Random(f"requests/{seed}").shuffle(prompts)
-    return prompts[:most]
+    return prompts

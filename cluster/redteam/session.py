@@ -74,19 +74,26 @@ def attack_all(plan: Plan, victim_of: VictimOf, say: Say = lambda text: None) ->
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write the document, every conversation, the finds, and the page; returns the files."""
+    """Write the document, every conversation, the finds, and the page; returns the files.
+
+    Raises:
+        DataError: one cannot be written.
+    """
     from serving.report.redteam_sections import write_redteam_page
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rows(outcome.rows, folder / ROWS)
-    written = [folder / ROWS]
-    if outcome.finds:
-        write_finds(outcome.finds, folder / FINDS)
-        written.append(folder / FINDS)
-    path = folder / DOCUMENT
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(outcome.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(outcome.rows, folder / ROWS)
+        written = [folder / ROWS]
+        if outcome.finds:
+            write_finds(outcome.finds, folder / FINDS)
+            written.append(folder / FINDS)
+        path = folder / DOCUMENT
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(outcome.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"--out {folder}: the results cannot be written ({error.strerror or error})") from error
     return [*written, path, write_redteam_page(outcome.document, outcome.rows, folder / PAGE)]
 
 
@@ -136,6 +143,7 @@ def _document(
         "seed": plan.victim.seed,
         "digests": {model.label: model.digest for model in plan.models},
         "missing": dict(missing),
+        "notes": list(plan.notes),
         **redteam_cells([row for row in rows if row.search == "suite"], plan.confidence),
         "searches": dict(searches),
     }

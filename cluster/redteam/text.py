@@ -23,6 +23,8 @@ def show_result(document: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"Success by {document['labels_meaning']}.", style="dim"))
     if document["searches"]:
         console.print(_searches(document))
+    for note in document["notes"]:
+        console.print(Text(f"note: {note}", style="yellow"))
     for model, count in document["missing"].items():
         if count:
             console.print(

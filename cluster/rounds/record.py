@@ -51,7 +51,8 @@ def round_record(context: RunContext) -> dict[str, Any]:
         red team, of training in all, questions asked), ``red_team`` (None where nobody looked), ``loop`` (prompts, learning
         rates), ``constraints`` (limit, multiplier at start and end), ``agreement``, ``accuracy``, ``calibration``,
         ``certificates``, ``feasible``, ``results`` by model and measure with intervals, ``seconds``. On data also ``wins``,
-        policy over SFT; its results, wins and ``feasible`` are by the round's own models.
+        policy over SFT; its results, wins and ``feasible`` are by the round's own models. ``feasible`` is None without a
+        constraint: nothing was certified.
     """
     judged = context.facts(evaluate.NAME)
     certificates: Mapping[str, Mapping[str, Any]] = judged.get("certificates", {})
@@ -68,10 +69,20 @@ def round_record(context: RunContext) -> dict[str, Any]:
         "accuracy": _accuracy(context),
         "calibration": {name: _calibration(context, name) for name in context.settings.constraints},
         "certificates": {name: dict(found) for name, found in certificates.items()},
-        "feasible": judged["feasible"] if on_data else all(found["feasible"] for found in certificates.values()),
+        "feasible": _feasible(context, judged, certificates),
         **(_scored_results(evaluation) if on_data else _gold_results(evaluation)),
         "seconds": _seconds(context),
     }
+
+
+def _feasible(
+    context: RunContext, judged: Mapping[str, Any], certificates: Mapping[str, Mapping[str, Any]]
+) -> bool | None:  # fmt: skip
+    if not context.settings.constraints:
+        return None
+    if context.settings.data is not None:
+        return bool(judged["feasible"])
+    return all(found["feasible"] for found in certificates.values())
 
 
 def agreement(votes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

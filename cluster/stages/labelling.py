@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,23 @@ import pyarrow.parquet as pq
 
 from actors.crowd.tasks import label_pairs
 from actors.judging.llm_judge import left_out_note
-from actors.judging.pair_tasks import JudgeTask, guideline_of, join_labels, judge_part, label_by_people, open_judge
+from actors.judging.pair_tasks import (
+    JudgeTask,
+    changed_by_people,
+    guideline_of,
+    join_labels,
+    judge_part,
+    label_by_people,
+    open_judge,
+)
 from actors.judging.people import FILE
 from cluster.context import RunContext
+from cluster.digests import file_digest
 from cluster.evaluation.judging import key_from
+from cluster.label_checks import STAGE
+from cluster.rounds.names import stage_name
 from cluster.seeds import stable_seed
-from configs.exits import ConfigError, DataError, StoppedError
+from configs.exits import ConfigError, DataError, WaitsForPeople
 from configs.schema.labels import JudgeSettings
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
@@ -43,7 +55,7 @@ def label(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     """Write ``preferences.parquet``; returns counts, shares, and what is known of whoever labelled.
 
     Raises:
-        StoppedError: people have not filled in enough, or the judge went silent; the same command goes on.
+        WaitsForPeople: they have not filled in enough. StoppedError: the judge went silent. The same command goes on.
         DataError: the labels cannot be used.
     """
     match context.settings.preferences.labels:
@@ -83,6 +95,30 @@ def reach_judge(settings: RunSettings) -> None:
         raise DataError(f"preferences.judge.url: {error}") from error
 
 
+def not_learned_from(settings: RunSettings, labels: Path, facts: Mapping[str, Any]) -> str | None:
+    """A warning where people have written something else into their file since it was read; None where they have not.
+
+    Args:
+        labels: ``preferences.parquet`` of a stage that is complete.
+        facts: that stage's.
+    """
+    to_label = labels.with_name(FILE)
+    if not to_label.exists() or facts.get("to_label") == file_digest(to_label):
+        return None
+    call, seconds = changed_by_people.remote(str(labels)), settings.resources.deadlines.score_seconds
+    try:
+        changed = fetch_result(call, deadline_seconds=seconds, what="changed_by_people")
+    except DataError as error:
+        return f"{error}; the run goes on with the answers that were read before"
+    if not changed:
+        return None
+    return (
+        f"{to_label}: {changed} rows were filled in or changed after they were read and are not learned from; to have them "
+        f"read, remove {labels.name} beside it (in every arm of a comparison) and run the same command again, which also does "
+        "everything after the labels again"
+    )
+
+
 def _by_crowd(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     settings = context.settings
     call = label_pairs.remote(
@@ -107,11 +143,12 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     deadline = 60 + MOST_TRIES * judge.timeout_seconds * (1 + PART * REQUESTS / judge.concurrency)
     asked: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    parts, name = [], ""
+    parts, name, before = [], "", _judge_before(context)
     for start in range(0, total, PART):
         stop = min(start + PART, total)
         context.status.update(step=start, steps=total)
-        task = JudgeTask(pairs, start, stop, path.with_name(f"labels-{start}.parquet"), path.with_name("replies"))
+        part = path.with_name(f"labels-{start}.parquet")
+        task = JudgeTask(pairs, start, stop, part, path.with_name("replies"), context.stage_key, before)
         call = judge_part.remote(task, judge, key)
         found = fetch_result(call, deadline_seconds=deadline, what=f"the judge's labels of pairs {start} to {stop - 1}")
         asked.update(found["asked"])
@@ -131,17 +168,28 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     return {**facts, "labelled_by": name, "asked": dict(asked), "left_out": dict(left_out)}
 
 
+def _judge_before(context: RunContext) -> str | None:
+    """Who labelled the round before this one, if it was labelled: on data the files are the first round's labels."""
+    number, first = context.round_number, 1 if context.settings.data is None else 2
+    if number == first:
+        return None
+    name: str | None = context.manifest[stage_name(STAGE, number - 1)].facts.get("labelled_by")
+    return name
+
+
 def _by_people(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
-    least = context.settings.preferences.people.least
+    least, to_label = context.settings.preferences.people.least, pairs.with_name(FILE)
+    # before it is read: a file that is saved meanwhile is looked at again at the next start
+    read = file_digest(to_label) if to_label.exists() else None
     call = label_by_people.remote(str(pairs), str(path), least)
     facts: dict[str, Any] = _fetch(context, call, "label_by_people")
     if "pairs" not in facts:
-        raise StoppedError(
-            f"{pairs.with_name(FILE)} waits for people: {facts['filled']:.0f} of {facts['rows']:.0f} rows are filled in, and "
+        raise WaitsForPeople(
+            f"{to_label} waits for people: {facts['filled']:.0f} of {facts['rows']:.0f} rows are filled in, and "
             f"{least:.0%} must be; write a, b or tie under more_helpful and safer, yes or no under a_unsafe and b_unsafe, "
             "and run the same command again"
         )
-    return {**facts, "labelled_by": "people"}
+    return {**facts, "labelled_by": "people", "to_label": read}
 
 
 def _fetch(context: RunContext, call: Any, what: str) -> Any:

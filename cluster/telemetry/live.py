@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from actors.events import ActorEvent
 from cluster.metrics_log import NotFinite
+from cluster.rounds.names import split_name
 from cluster.status import OnStatus, RunStatus
 from cluster.telemetry.names import run_label
 from cluster.telemetry.ray_metrics import RayMetrics
@@ -24,6 +25,7 @@ from cluster.telemetry.sinks import SinkSet, open_sinks
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 
+LOOP_STAGE = "ppo"
 HEARTBEAT_SECONDS = 5.0
 """Ray forgets a gauge after about 20."""
 
@@ -58,7 +60,7 @@ class Telemetry:
         self._sinks: SinkSet | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._state = "running"
+        self._state, self._stage = "running", ""
         self._steps_before = 0
         self._seen_events = len(engines.events)
 
@@ -77,10 +79,8 @@ class Telemetry:
             self.store.begin_round()
             for line in kept:
                 self.store.step(line)
-            now = time.time()
             self.store.put("steelyard_round", number)
-            self.store.put("steelyard_step_timestamp_seconds", now)
-            self.store.put("steelyard_checkpoint_timestamp_seconds", now)
+            self._loop_starts()
 
     def step(self, line: Mapping[str, Any]) -> None:
         """One step's line, after it was written."""
@@ -102,8 +102,15 @@ class Telemetry:
     def status(self, status: RunStatus) -> None:
         """The status file was written."""
         with self._lock:
-            self._state = status.state
+            if status.stage != self._stage and split_name(status.stage)[0] == LOOP_STAGE:
+                self._loop_starts()  # it prepares for a while, and the last round's step is long ago
+            self._state, self._stage = status.state, status.stage
             self.store.status(status)
+
+    def _loop_starts(self) -> None:
+        now = time.time()
+        self.store.put("steelyard_step_timestamp_seconds", now)
+        self.store.put("steelyard_checkpoint_timestamp_seconds", now)
 
     def failed(self, error: BaseException) -> None:
         """The run ends by an error."""

@@ -36,7 +36,7 @@ class JudgeSettings(Settings):
     url: str
     """Up to ``/v1``. No key and no password in it."""
     model: str | None = None
-    """Its id there; none: the only one that the server lists."""
+    """Its id there; none: the only one that the server lists, and the same one for all pairs."""
     prompts: Path | None = None
     """Folder of ``helpfulness.txt``, ``harmlessness.txt`` and ``safety.txt``; none: the packaged ones."""
     key_env: str | None = None

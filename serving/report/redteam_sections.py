@@ -68,7 +68,8 @@ def _strategies(document: Mapping[str, Any]) -> Section:
     lead = (
         f"Share of conversations that got something harmful, by the worst turn, with its {100 * document['confidence']:g} % interval: "
         f"Wilson's with the effective sample size, since samples of one task are alike. “Any of {document['samples']}” is the share "
-        "of attacks that worked at least once. Differences are paired by task; p is Holm's over every difference tested here."
+        "of attacks that worked at least once. Differences are paired by task; p is Holm's over every difference tested here, and "
+        "a difference is marked where it holds by that p."
     )
     blocks: list[Any] = [_table(document, "strategy", "Success by strategy"), *_difference_tables(document, "strategy")]
     if (shown := _bars(document)) is not None:
@@ -77,6 +78,7 @@ def _strategies(document: Mapping[str, Any]) -> Section:
         if count := document["missing"].get(model):
             text = f"{model}: {count} conversations have an answer that could not be drawn or scored; they are in no figure."
             blocks.append(Note(text, tone="warning"))
+    blocks += [Note(f"{note}.", tone="warning") for note in document.get("notes", ())]
     if document["labels"] != "gold":
         blocks.append(Note(f"Nobody knows the truth here. Judged by {document['labels_meaning']}.", tone="warning"))
     return Section("redteam", "Attacks and how often they succeed", blocks, lead)
@@ -107,7 +109,8 @@ def _difference_tables(document: Mapping[str, Any], group: str) -> list[Table]:
         Row(
             _row_name(of, name),
             tuple(
-                _difference(document["differences"][later][earlier].get(of, {}).get(name)) for later, earlier in pairs
+                _difference(document["differences"][later][earlier].get(of, {}).get(name), document["confidence"])
+                for later, earlier in pairs
             ),
         )
         for of, name in _places(document, group)
@@ -128,12 +131,12 @@ def _row_name(group: str, name: str) -> str:
     return "all strategies" if group == "all" else name.replace("_", " ")
 
 
-def _difference(cell: Mapping[str, Any] | None) -> tuple[Figure, ...]:
+def _difference(cell: Mapping[str, Any] | None, confidence: float) -> tuple[Figure, ...]:
     if cell is None:
         return (Figure("–"),)
     p = cell["p_holm"]
-    low, high = cell["low"], cell["high"]
-    mark = "" if low is None or low <= 0 <= high else "better" if high < 0 else "worse"
+    held = p is not None and p <= 1.0 - confidence  # the interval is of this difference alone, whatever else was tested
+    mark = "" if not held else "better" if cell["value"] < 0 else "worse"
     shown = cell_figure(cell, share=True, signed=True, mark=mark)
     return (shown,) if p is None else (shown, Figure("p < 0.001" if p < 0.001 else f"p {p:.3f}"))
 

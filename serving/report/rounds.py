@@ -149,7 +149,7 @@ def _before(name: str) -> tuple[str, ...]:
 def _scored_results(rounds: Records) -> Table:
     """Of a run on data: by each round's own models, so that figures of two rounds are not on one scale."""
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
-        ("Limits met, by the round's own models", lambda one, key: (Figure("yes" if one["feasible"] else "no"),)),
+        ("Limits met, by the round's own models", _verdict("yes", "no")),
     ]
     for signal in dict.fromkeys(name for one in rounds for name in one["wins"]):
         rows.append((f"Policy over SFT, by {signal}", _at("wins", signal)))
@@ -163,7 +163,7 @@ def _results(rounds: Records) -> Table:
     if any("wins" in one for one in rounds):
         return _scored_results(rounds)
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
-        ("Certified", lambda one, key: (Figure("feasible" if one["feasible"] else "not feasible"),))
+        ("Certified", _verdict("feasible", "not feasible"))
     ]
     for name in dict.fromkeys(name for one in rounds for name in one["certificates"]):
         rows += [
@@ -282,6 +282,17 @@ def _text(*path: str) -> Callable[[Mapping[str, Any], str], Cell]:
         if not isinstance(value, int | float):
             return (Figure(NOTHING if value is None else str(value)),)
         return (Figure(f"{value:.3g}", key=".".join([key, *path]), value=value),)
+
+    return cell
+
+
+def _verdict(met: str, missed: str) -> Callable[[Mapping[str, Any], str], Cell]:
+    """Whether every limit was met; nothing of a round without a constraint, whose record may say yes to none."""
+
+    def cell(record: Mapping[str, Any], key: str) -> Cell:
+        if not record["constraints"] or record["feasible"] is None:
+            return (Figure(NOTHING),)
+        return (Figure(met if record["feasible"] else missed),)
 
     return cell
 

@@ -116,10 +116,28 @@ def test_a_refused_key_an_absent_server_and_several_models_say_what_to_do() -> N
         with pytest.raises(ConfigError, match="one, two"):
             ChatEndpoint(server.url, options=QUICK)
         assert ChatEndpoint(server.url, "two", options=QUICK).model == "two"
-    with pytest.raises(ConfigError, match="no address"):
-        ChatEndpoint("ftp://x", options=QUICK)
     with pytest.raises(ConfigError, match="no password"):
         ChatEndpoint("http://me:word@127.0.0.1:1/v1", options=QUICK)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http:///v1", "http://127.0.0.1:80a/v1", "http://127.0.0.1:99999/v1", "http://[x/v1", "http://999.1.1.1/v1"]
+)  # fmt: skip
+def test_what_is_no_address_is_one_line_without_its_secrets(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a model"):
+        ChatEndpoint(url, options=QUICK)
+    scheme, _, rest = url.partition("//")
+    with pytest.raises(ConfigError) as refused:
+        ChatEndpoint(f"{scheme}//me:word@{rest}?key=other", options=QUICK)
+    assert "word" not in str(refused.value)
+    assert "other" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "one\ntwo"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigError, match="its key holds a character") as refused:
+        ChatEndpoint("http://127.0.0.1:9/v1", key=key, options=QUICK)
+    assert key not in str(refused.value)
 
 
 def test_no_more_requests_run_at_a_time_than_allowed() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,14 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from cluster.monitoring.files import COMMITTED as MONITORING
+from cluster.monitoring.scrape import prometheus_config
 from cluster.placement import needed_resources
 from cluster.planning.hardware import read_cluster
 from cluster.planning.plan import Question, make_plan
 from cluster.planning.sizes import named_shape
 from cluster.planning.workload import read_workload
+from cluster.stopping import CHECKPOINT_GRACE_SECONDS, GRACE_VARIABLE
 from configs.load import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +43,8 @@ CRDS_URL = "https://raw.githubusercontent.com/ray-project/kuberay/v1.5.1/helm-ch
 FETCH_SECONDS = 5.0
 CORE = ("namespace.yaml", "storage.yaml", "network_policy.yaml")
 PARTS = {"app.kubernetes.io/part-of": "steelyard"}
+OPERATOR = {"app.kubernetes.io/name": "kuberay-operator", "app.kubernetes.io/component": "kuberay-operator"}
+"""What KubeRay's chart labels the operator's pods with."""
 
 
 def load(name: str) -> Any:
@@ -46,6 +57,10 @@ def cluster_specs() -> dict[str, Any]:
 
 def groups(spec: Any) -> list[Any]:
     return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+def group_named(spec: Any, name: str) -> Any:
+    return next(one for one in spec["workerGroupSpecs"] if one["groupName"] == name)
 
 
 def lock_version(package: str) -> str:
@@ -121,6 +136,69 @@ def test_the_jobs_cluster_is_the_cluster() -> None:
     load_settings(load("job.yaml")["spec"]["entrypoint"].split()[3])
 
 
+def may_reach(labels: Mapping[str, str], port: int, *, same_namespace: bool) -> bool:
+    """Whether the network policy lets a pod with these labels through to a port."""
+    return any(
+        source.get("namespaceSelector", {} if same_namespace else None) == {}
+        and source.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+        and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
+        for rule in load("network_policy.yaml")["spec"]["ingress"]
+        for source in rule["from"]
+    )
+
+
+def test_whoever_submits_the_job_reaches_the_dashboard() -> None:
+    job = load("job.yaml")["spec"]
+    # KubeRay's submitter pods: without labels unless a template gives some, and a broken log stream ends the run with them.
+    assert not may_reach({}, 8265, same_namespace=True)
+    assert job["submissionMode"] == "HTTPMode" and "submitterPodTemplate" not in job
+    assert may_reach(OPERATOR, 8265, same_namespace=False)
+    assert not may_reach(OPERATOR, 6379, same_namespace=False)
+    assert may_reach(PARTS, 6379, same_namespace=True) and not may_reach(PARTS, 6379, same_namespace=False)
+    assert "activeDeadlineSeconds" not in job, "it would limit the run"
+
+
+def test_the_driver_has_a_place_and_sizes_are_what_they_say() -> None:
+    spec, cpus = load("cluster.yaml")["spec"], load("job.yaml")["spec"]["entrypointNumCpus"]
+    assert not spec.get("enableInTreeAutoscaling")
+    for group in spec["workerGroupSpecs"]:  # without an autoscaler a range says nothing
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"], group["groupName"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    limits = group_named(spec, "cpu")["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert "nvidia.com/gpu" not in limits and cpus <= int(limits["cpu"])
+    # Where a job asks for nothing its driver is on the head: as large as what another asks for, with room for Ray itself.
+    assert int(spec["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) >= 2 * cpus
+    asking = [
+        one for one in commands("ray job submit") + commands("steelyard submit") if "--entrypoint-num-cpus" in one
+    ]
+    assert len(asking) == 2 and all(f"--entrypoint-num-cpus {cpus} " in one for one in asking)
+
+
+def commands(start: str) -> list[str]:
+    """Of docs/deploy.md, from the blocks of shell."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.S)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith(start)]
+
+
+def test_no_documented_submission_uploads_over_the_image() -> None:
+    submitted = commands("steelyard submit")
+    assert len(submitted) == 2
+    assert all("--image" in shlex.split(one, comments=True) for one in submitted)
+
+
+def test_every_way_leaves_a_stopped_run_the_time_for_a_checkpoint() -> None:
+    for spec in cluster_specs().values():
+        for group in groups(spec):
+            environment = {one["name"]: one["value"] for one in group["template"]["spec"]["containers"][0]["env"]}
+            assert int(environment[GRACE_VARIABLE]) >= CHECKPOINT_GRACE_SECONDS
+    for name in ("launcher/aws.yaml", "launcher/onprem.yaml", "slurm/steelyard.sh"):
+        (grace,) = re.findall(rf"{GRACE_VARIABLE}=(\d+)", (DEPLOY / name).read_text())
+        assert int(grace) >= CHECKPOINT_GRACE_SECONDS
+    (before,) = re.findall(r"--signal=B:TERM@(\d+)", (DEPLOY / "slurm" / "steelyard.sh").read_text())
+    assert int(before) > int(grace)
+
+
 def test_the_cluster_runs_the_locked_ray_with_a_token_and_holds_no_secret() -> None:
     spec = load("cluster.yaml")["spec"]
     assert spec["rayVersion"] == lock_version("ray") == ray.__version__
@@ -141,13 +219,42 @@ def test_network_policy_and_monitor_meet_the_pods() -> None:
         for container in group["template"]["spec"]["containers"]
         for port in container["ports"]
     }
-    scraped = {ports[one["port"]] for one in monitor["spec"]["podMetricsEndpoints"]}
-    assert scraped == {port["port"] for port in policy["spec"]["ingress"][2]["ports"]}
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    assert {ports[one["port"]] for one in endpoints} == {port["port"] for port in policy["spec"]["ingress"][2]["ports"]}
+    # Names and job are those of prometheus.yml, which rules and dashboards ask for.
+    (scrape,) = [one for one in prometheus_config()["scrape_configs"] if one["job_name"] == "ray"]
+    for endpoint in endpoints:
+        assert [snake_case(one) for one in endpoint["metricRelabelings"]] == scrape["metric_relabel_configs"]
+        assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": scrape["job_name"]}]
+
+
+def snake_case(relabelling: Mapping[str, Any]) -> dict[str, Any]:
+    """From the operator's keys to Prometheus's."""
+    return {
+        re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", key): value
+        for key, value in relabelling.items()
+    }
+
+
+def test_the_operators_rules_are_the_rules_and_find_the_monitors_job() -> None:
+    manifest = yaml.safe_load((MONITORING / "prometheus_rule.yaml").read_text())
+    monitor = load("monitoring.yaml")
+    assert manifest["kind"] == "PrometheusRule" and manifest["apiVersion"] == monitor["apiVersion"]
+    assert manifest["metadata"] == monitor["metadata"]
+    files = [yaml.safe_load((MONITORING / "rules" / name).read_text()) for name in ("recording.yml", "alerts.yml")]
+    expected = [group for file in files for group in file["groups"]]
+    found = manifest["spec"]["groups"]
+    assert [group["name"] for group in found] == [group["name"] for group in expected]
+    assert [group["rules"] for group in found] == [group["rules"] for group in expected]
+    (down,) = [rule for group in found for rule in group["rules"] if rule.get("alert") == "SteelyardTargetDown"]
+    (jobs,) = re.findall(r'job=~"([^"]+)"', down["expr"])
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        assert re.fullmatch(jobs, endpoint["relabelings"][0]["replacement"])
 
 
 def test_the_gpu_workers_hold_the_preset_that_the_job_runs() -> None:
     settings = load_settings("beaver_7b")
-    group = next(one for one in load("cluster.yaml")["spec"]["workerGroupSpecs"] if one["groupName"] == "gpu")
+    group = group_named(load("cluster.yaml")["spec"], "gpu")
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     memory = int(limits["memory"].removesuffix("Gi")) * 2**30
     machine = read_cluster(f"h100:{limits['nvidia.com/gpu']}", group["replicas"], host_memory=memory)
@@ -174,6 +281,63 @@ def test_the_slurm_script_is_clean_shell() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not here: the script was only parsed")
     subprocess.run(["shellcheck", str(script)], check=True)
+
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+case "$*" in
+    hostname*) echo 127.0.0.1 ;;
+    "ray start"*) exec sleep 60 ;;
+    *cluster.job*)
+        trap 'exit 5' TERM
+        sleep 0.5  # the script has set its own trap by then
+        touch "$READY"
+        while :; do sleep 0.02; done
+        ;;
+    *) cat >/dev/null ;;
+esac
+"""
+
+
+def test_the_slurm_scripts_code_is_the_runs_even_if_it_ends_while_the_signal_is_handled(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho one\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    ready = tmp_path / "ready"
+    environment = {
+        "PATH": f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin", "READY": str(ready), "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "one", "SLURM_SUBMIT_DIR": str(tmp_path), "HOME": str(tmp_path),
+        # After the signal was passed on the run is over before the script looks for it.
+        "BASH_FUNC_kill%%": '() { builtin kill "$@" || return; if [ "$1" = -TERM ]; then sleep 0.5; fi; }',
+    }  # fmt: skip
+    script = subprocess.Popen(
+        ["bash", str(DEPLOY / "slurm" / "steelyard.sh"), "demo"], env=environment, cwd=tmp_path, start_new_session=True
+    )
+    try:
+        until = time.monotonic() + 30
+        while not ready.exists() and script.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(30) == 5
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("edition", ["cpu", "gpu"])
+def test_images_hold_what_rays_launcher_runs_in_them(edition: str) -> None:
+    text = (DEPLOY / "docker" / f"Dockerfile.{edition}").read_text()
+    (installed,) = re.findall(r"apt-get install --yes --no-install-recommends (.*?) \\\n", text)
+    # Ray copies into the container with rsync, and its head starts the workers by ssh and rsync from inside its own.
+    assert {"rsync", "openssh-client"} <= set(installed.split())
+    # Ray's provider of aws.yaml imports boto3 on the head.
+    assert "install --no-cache-dir --no-deps -r cluster/deploy/images/aws.txt" in text
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (DEPLOY / "images" / "aws.txt").read_text(), re.M))
+    assert {"boto3", "botocore", "s3transfer"} <= set(pins) and pins["boto3"] == pins["botocore"]
+    lock = (DEPLOY / "images" / f"{edition}.lock").read_text()
+    assert all(re.search(rf"^{name}==", lock, re.M) for name in ("jmespath", "urllib3", "six")), "--no-deps: the lock's"
 
 
 @pytest.mark.parametrize("edition", ["cpu", "gpu"])

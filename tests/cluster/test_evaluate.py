@@ -19,6 +19,7 @@ from actors.judging import drawn
 from cluster.commands.main import app
 from cluster.evaluation.prompt_sets import read_prompt_sets
 from cluster.evaluation.targets import find_targets
+from cluster.evaluation.verdict import verdict_of
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.schema.supervised import ModelSettings
@@ -28,6 +29,9 @@ from tests.chat_server import serve
 from tests.serving.fake_run import INJECTION
 
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest" / "xstest_prompts.csv"
+FAR = "http://127.0.0.1:9/v1"
+"""Where nobody answers."""
+PEOPLE = ("--judge", "people", "--out", "{out}")
 SMALL = ModelSettings(hidden_size=32, layers=1, heads=1, intermediate_size=32, max_length=128)
 
 
@@ -120,6 +124,7 @@ def test_an_address_beside_a_folder_by_a_language_model_with_every_file(
         assert len(server.bodies) == asked  # the judge's answers are kept too
     saved = json.loads((out / "evaluation.json").read_text())
     assert saved["sets"] == again["sets"]
+    assert "no clear winner by helpfulness (win rate 50.0 %" in saved["verdict"]
     assert "replies of the judge are left out" in saved["notes"][0]
     assert str(tmp_path) not in (out / "evaluation.json").read_text()  # no path of this machine
     assert saved["judge"]["left_out"] == {
@@ -195,10 +200,18 @@ def test_xstest_has_both_sides_and_its_kinds_as_categories() -> None:
         (["{run}", "--prompts", "sandbox:seen", "--judge", "models"], "models:RUN"),
         (["{run}", "--prompts", "sandbox:seen", "--judge", "llm:http://127.0.0.1:9/v1"], "is the server running"),
         (["{run}", "--prompts", "sandbox:seen", "--judge", "people"], "--out DIR"),
+        ([FAR, "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "NOT_SET"], "this environment variable is not set"),
+        (["{run}", "--prompts", "sandbox:seen", "--api-key-env", "NOT_SET"], "no model here is at an address"),
         (
-            ["{run}", "--prompts", "sandbox:seen", "--api-key-env", "NOT_SET_ANYWHERE"],
-            "this environment variable is not set",
+            [FAR, f"b={FAR}", "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "SOME"],
+            "write --api-key-env 127.0.0.1-9=VARIABLE --api-key-env b=VARIABLE",
         ),
+        ([f"one={FAR}", "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "on=SOME"], "did you mean 'one'?"),
+        ([f"one={FAR}", "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "one="], "no environment variable"),
+        (["http://127.0.0.1:80a/v1", "--prompts", "{prompts}", *PEOPLE], "is no address of a model"),
+        (["x=http://[x/v1", "--prompts", "{prompts}", *PEOPLE], "is no address of a model"),
+        (["{run}", "--prompts", "{prompts}", "--judge", "llm:http://[x/v1"], "is no address of a model"),
+        (["{run}", "--prompts", "sandbox:seen", "--temperature", "inf"], "--temperature inf: give a finite number"),
         (["http://127.0.0.1:9/v1", "--prompts", "sandbox:seen", "--no-cache"], "is the server running"),
         (["{run}", "--prompts", "sandbox:seen", "--cache", "x", "--no-cache"], "contradict"),
         (["{run}", "--prompts", "sandbox:seen", "--anchor", "other"], "no model is called that"),
@@ -208,11 +221,32 @@ def test_xstest_has_both_sides_and_its_kinds_as_categories() -> None:
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments: list[str], message: str, run: Path, prompts: Path) -> None:
-    result = invoke(*(each.format(run=run, prompts=prompts) for each in arguments))
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], message: str, run: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME", "a-key")
+    result = invoke(*(each.format(run=run, prompts=prompts, out=tmp_path / "out") for each in arguments))
     assert isinstance(result.exception, ConfigError | DataError), result.exception
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--confidence", "--timeout"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_what_is_no_number_is_a_wrong_command_line(option: str, number: str, run: Path) -> None:
+    found = invoke(run, "--prompts", "sandbox:seen", option, number).exception
+    assert found.code == 2 if isinstance(found, SystemExit) else isinstance(found, ConfigError), found
+
+
+@pytest.mark.parametrize("option", ["--api-key-env", "--judge-key-env"])
+def test_a_key_that_cannot_be_sent_is_one_line_without_it(
+    option: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME", "schlüssel")
+    result = invoke(FAR, "--prompts", prompts, "--judge", f"llm:{FAR}", option, "SOME")
+    assert isinstance(result.exception, ConfigError), result.exception
+    assert f"{option} SOME: it holds a character that no key has" in str(result.exception)
+    assert "schlüssel" not in str(result.exception)
 
 
 def test_a_key_is_in_no_file_and_no_output(
@@ -227,6 +261,49 @@ def test_a_key_is_in_no_file_and_no_output(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not any(b"very-secret-key" in path.read_bytes() for path in files)
+
+
+def test_every_address_gets_its_own_key_and_no_other(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY_A", "key-of-a")
+    monkeypatch.setenv("KEY_B", "key-of-b")
+    with serve(lambda body, times: "hello") as a, serve(lambda body, times: "hello") as b:
+        line = [f"a={a.url}", f"b={b.url}", "--prompts", prompts, "--n", 2, "--judge", "people", "--no-cache", "--out",
+                tmp_path / "out"]  # fmt: skip
+        assert invoke(*line, "--api-key-env", "a=KEY_A").exception is None
+        assert (set(a.keys), set(b.keys)) == ({"Bearer key-of-a"}, {None})
+        a.keys.clear(), b.keys.clear()
+        assert invoke(*line, "--api-key-env", "b=KEY_B", "--api-key-env", "a=KEY_A").exception is None
+        assert (set(a.keys), set(b.keys)) == ({"Bearer key-of-a"}, {"Bearer key-of-b"})
+        a.keys.clear(), b.keys.clear()
+        both = invoke(*line, "--api-key-env", "a=KEY_A", "--api-key-env", "a=KEY_B")
+        assert isinstance(both.exception, ConfigError) and "two keys for a" in str(both.exception)
+        assert (a.keys, b.keys) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ({"value": 0.625, "low": 0.51, "high": 0.72}, "more helpful (win rate 62.5 % [51.0, 72.0])"),
+        ({"value": 0.3, "low": 0.2, "high": 0.4}, "less helpful (win rate 30.0 % [20.0, 40.0])"),
+        ({"value": 0.55, "low": 0.4, "high": 0.7}, "no clear winner by helpfulness (win rate 55.0 % [40.0, 70.0])"),
+        (None, "no clear difference in harmful answers. By"),
+    ],
+)
+def test_the_verdict_of_a_judge_without_numbers_names_the_win_rate(cell: dict[str, float] | None, said: str) -> None:
+    harm = {"value": 0.0, "low": -0.1, "high": 0.1}
+    found: dict[str, Any] = {
+        "models": [{"label": "old"}, {"label": "new"}],
+        "sets": {"asked": {}},
+        "differences": {"asked": {"all": {"new": {"harm": harm}}}},
+        "judge": {"name": "somebody"},
+        "arena": {"helpfulness": {"sets": {"asked": {"win_rates": {"new": {"old": cell} if cell else {}, "old": {}}}}}},
+    }
+    assert said in verdict_of(found)
+    found["differences"]["asked"]["all"]["new"]["helpfulness"] = {"value": 1.0, "low": 0.5, "high": 1.5}
+    assert "more helpfulness (+1.00" in verdict_of(found)
+    assert "win rate" not in verdict_of(found)
 
 
 def test_models_are_told_apart_by_what_is_there(run: Path) -> None:

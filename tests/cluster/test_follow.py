@@ -6,11 +6,13 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from cluster.breakage import moment_has_come
 from cluster.follow import clock_text, follow, panel, print_failure, status_line
 from cluster.status import MeasureStatus, RunStatus, StatusWriter
+from configs.exits import ClusterError, Exit
 
 
 @dataclass
@@ -88,6 +90,62 @@ def test_ctrl_c_looks_away_and_says_how_to_look_again(tmp_path: Path):
     assert "make demo" in said(console)[-1]
 
 
+def dropped() -> None:
+    raise ClusterError("the state of job job-1: no answer (ConnectionError)")
+
+
+def test_a_dropped_connection_is_said_once_and_asked_again(tmp_path: Path):
+    path = tmp_path / "status.json"
+    status = StatusWriter(path, run="r", stages=["ppo"])
+    job = ScriptedJob([lambda: status.begin_stage("ppo"), dropped, dropped, lambda: None, dropped], code=3)
+    console = plain_console()
+    followed = follow(job, path, console, look_again="again", poll_seconds=0)
+    assert followed.exit_code == 3 and not followed.detached
+    lines = [line for line in said(console) if "asking again" in line]
+    assert lines == ["asking again for 60 s: the state of job job-1: no answer (ConnectionError)"] * 2
+    assert said(console).count("the cluster answers again") == 2
+
+
+def test_what_the_job_says_of_itself_and_its_exit_code_are_asked_again_too():
+    answers = iter([dropped, lambda: None, dropped])
+
+    class Dropping(ScriptedJob):
+        def exit_code(self) -> int | None:
+            next(answers, lambda: None)()
+            return self.code
+
+    def reader(_over: bool) -> RunStatus | None:
+        next(answers)()
+        return ppo_status()
+
+    console = plain_console()
+    followed = follow(Dropping([]), Path("none"), console, look_again="", poll_seconds=0, reader=reader)
+    assert followed.exit_code == 0 and followed.status == ppo_status()
+    assert said(console).count("the cluster answers again") == 2
+
+
+def test_a_cluster_that_stays_silent_ends_the_watching_and_not_the_run(tmp_path: Path):
+    console = plain_console()
+    with pytest.raises(ClusterError) as caught:
+        follow(
+            ScriptedJob([dropped] * 9), tmp_path / "none.json", console,
+            look_again="steelyard submit --attach r", stop="steelyard submit --stop r", poll_seconds=0, patience_seconds=0,
+        )  # fmt: skip
+    assert caught.value.exit_code == Exit.UNSATISFIABLE and "\n" not in str(caught.value)
+    for part in ("goes on if its cluster does", "ConnectionError", "submit --attach r", "submit --stop r"):
+        assert part in str(caught.value)
+
+
+def test_a_log_that_cannot_be_had_does_not_hide_the_exit_code():
+    class Silent(ScriptedJob):
+        def last_log_lines(self, count: int) -> list[str]:
+            raise ClusterError("the log of job job-1: no answer")
+
+    console = plain_console()
+    print_failure(Silent([]), 5, console)
+    assert "exit code 5" in said(console)[0] and "the log of job job-1: no answer" in said(console)[1]
+
+
 def test_a_failure_shows_the_last_lines_and_the_exit_code():
     console = plain_console()
     print_failure(ScriptedJob([], code=5, lines=[f"line {n}" for n in range(40)]), 5, console)
@@ -104,6 +162,12 @@ def test_the_panel_renders_with_the_link():
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     console.print(panel(ppo_status(dashboard_url="http://127.0.0.1:9", stages={"ppo": {"state": "running"}})))
     assert "http://127.0.0.1:9" in console.file.getvalue()
+
+
+def test_a_terminal_is_told_beside_the_panel(tmp_path: Path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    follow(ScriptedJob([dropped]), tmp_path / "none.json", console, look_again="", poll_seconds=0)
+    assert "asking again for 60 s" in console.file.getvalue()
 
 
 def test_clock_text():

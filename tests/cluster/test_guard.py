@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.commands.guard import guarded
-from configs.exits import ConfigError, Exit, StoppedError, request_to_stop
+from configs.exits import ConfigError, Exit, StoppedError, StopRequested, WaitsForPeople, request_to_stop
 
 
 def hidden(inner: BaseException) -> SystemError:
@@ -23,8 +23,8 @@ def raising(error: BaseException):
     [
         (ConfigError("name: 'A B' cannot\nname a folder"), Exit.USAGE, "error: name: 'A B' cannot name a folder\n"),
         (StoppedError("the run was stopped"), Exit.STOPPED, "error: the run was stopped\n"),
-        (hidden(StoppedError("the run was stopped")), Exit.STOPPED, "error: the run was stopped\n"),
-        (hidden(hidden(StoppedError("deep"))), Exit.STOPPED, "error: deep\n"),
+        (hidden(StopRequested("the run was stopped")), Exit.STOPPED, "error: the run was stopped\n"),
+        (hidden(hidden(StopRequested("deep"))), Exit.STOPPED, "error: deep\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (hidden(KeyboardInterrupt()), 130, "stopped\n"),
     ],
@@ -44,6 +44,7 @@ def test_anything_else_is_a_bug_with_its_traceback_in_a_log(error, capsys, tmp_p
 
 
 def test_only_a_request_to_stop_counts_as_one():
-    stop = StoppedError("x")
-    assert request_to_stop(stop) is stop and request_to_stop(hidden(stop)) is stop
+    for stop in (StopRequested("x"), WaitsForPeople("x"), KeyboardInterrupt()):
+        assert request_to_stop(stop) is stop and request_to_stop(hidden(stop)) is stop
+    assert request_to_stop(StoppedError("an actor is lost")) is None
     assert request_to_stop(ValueError()) is None and request_to_stop(hidden(ValueError())) is None

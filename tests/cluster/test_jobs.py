@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from actors.crowd.world import DEFAULT_WORLD_PATH
-from cluster.job import main
+from cluster.job import _settings, main
 from cluster.jobs import (
     CONFIG_NAME,
     CONFIG_VARIABLE,
     FROM_ENVIRONMENT,
+    RESUME,
     ROOMS,
+    STORAGE_VARIABLE,
     WORLD_NAME,
     next_attempt,
     stage_working_dir,
     submit,
+    submit_resumed,
 )
+from cluster.stopping import GRACE_VARIABLE
 from configs.exits import ConfigError, Exit
-from configs.load import load_settings
+from configs.layout import RunLayout
+from configs.load import dump_settings, load_settings
 
 
 def test_a_job_gets_the_rooms_and_its_configuration_and_nothing_else(tmp_path: Path):
@@ -56,6 +62,8 @@ class Recorder:
 
     def submit_job(self, **sent) -> None:
         self.sent = sent
+        folder = sent["runtime_env"].get("working_dir")
+        self.uploaded = set() if folder is None else {path.name for path in Path(folder).iterdir()}
 
 
 def test_a_cluster_with_the_image_gets_the_configuration_and_no_files(tmp_path: Path, monkeypatch, capsys):
@@ -67,6 +75,78 @@ def test_a_cluster_with_the_image_gets_the_configuration_and_no_files(tmp_path: 
     monkeypatch.setenv(CONFIG_VARIABLE, client.sent["runtime_env"]["env_vars"][CONFIG_VARIABLE])
     assert main([FROM_ENVIRONMENT, "--dry-run"]) == 0
     assert "run 'quickstart'" in capsys.readouterr().out
+
+
+def test_a_job_has_time_for_its_checkpoint_unless_the_submitter_says_otherwise(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv(GRACE_VARIABLE, raising=False)
+    found = []
+    for said in (None, "300"):
+        if said is not None:
+            monkeypatch.setenv(GRACE_VARIABLE, said)
+        client = Recorder()
+        submit(client, load_settings("quickstart"), storage=tmp_path, local=False, upload=False)
+        found.append(client.sent["runtime_env"]["env_vars"][GRACE_VARIABLE])
+    assert found == ["120", "300"]
+
+
+def test_the_driver_is_put_where_whoever_submits_wants_it(tmp_path: Path):
+    for cpus in (None, 2.0):
+        client = Recorder()
+        submit(
+            client, load_settings("quickstart"), storage=tmp_path, local=False, upload=False, driver_cpus=cpus
+        )  # fmt: skip
+        assert client.sent["entrypoint_num_cpus"] == cpus
+
+
+@pytest.mark.parametrize("place", ["/storage/my runs/helpful", "s3://bucket/runs/helpful"])
+@pytest.mark.parametrize("upload", [True, False])
+def test_a_job_reads_by_itself_what_a_run_elsewhere_was_configured_with(place: str, upload: bool):
+    client = Recorder()
+    job = submit_resumed(client, place, ["ppo.steps=3"], upload=upload, driver_cpus=1.0)
+    storage = place.removesuffix("/helpful")
+    assert job.id == "helpful-attempt-1" and client.sent["metadata"]["storage"] == storage
+    command = shlex.split(client.sent["entrypoint"])
+    assert command == ["python", "-m", "cluster.job", RESUME, place, "ppo.steps=3"]
+    assert client.sent["runtime_env"]["env_vars"][STORAGE_VARIABLE] == storage
+    assert GRACE_VARIABLE in client.sent["runtime_env"]["env_vars"]
+    assert client.uploaded == (set(ROOMS) if upload else set()) and client.sent["entrypoint_num_cpus"] == 1.0
+
+
+def a_run(folder: Path, name: str = "quickstart") -> Path:
+    layout = RunLayout(folder / name)
+    layout.root.mkdir(parents=True)
+    layout.config.write_text(dump_settings(load_settings("quickstart", [f"storage={folder}/elsewhere", "seed=7"])))
+    return layout.root
+
+
+def test_a_resumed_job_has_the_runs_settings_and_the_storage_where_it_is(tmp_path: Path, capsys):
+    for storage, place in ((tmp_path, str(a_run(tmp_path))), (f"file://{tmp_path}", f"file://{tmp_path}/quickstart")):
+        settings = _settings([RESUME, place, "ppo.steps=3"])
+        assert (settings.storage, settings.seed, settings.ppo.steps) == (storage, 7, 3)
+        assert main([RESUME, place, "--dry-run"]) == 0
+    assert "run 'quickstart'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--resume: no run is named"),
+        (["runs/quickstart"], "--resume runs/quickstart: is relative"),
+        (["/nowhere/quickstart"], "--resume /nowhere/quickstart: no config.resolved.yaml of a run is there"),
+        (["file:///nowhere/quickstart"], "no config.resolved.yaml of a run is there"),
+        (["/quickstart"], "names no run in a folder"),
+        (["s3://bucket"], "names no run in a folder"),
+    ],
+)
+def test_a_job_without_a_run_to_go_on_with_says_so_in_one_line(words: list[str], said: str, capsys):
+    assert main([RESUME, *words]) == Exit.USAGE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_a_run_in_a_folder_of_another_name_does_not_begin_anew(tmp_path: Path, capsys):
+    assert main([RESUME, str(a_run(tmp_path, "copy"))]) == Exit.USAGE
+    assert "holds the run 'quickstart'" in capsys.readouterr().err
 
 
 def test_a_world_file_needs_an_upload(tmp_path: Path):

@@ -148,7 +148,7 @@ def test_monitor_writes_its_files_with_the_thresholds_asked_for(tmp_path: Path):
     done = steelyard("monitor", "--write-only", "--violated-steps", "7", "--exporter", "127.0.0.1:9999", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     place = tmp_path / ".steelyard" / "monitoring"
-    assert done.stdout.startswith(f"8 files in {place}; Prometheus scrapes /tmp/ray/")
+    assert done.stdout.startswith(f"9 files in {place}; Prometheus scrapes /tmp/ray/")
     assert "steelyard_violated_steps) >= 7" in (place / "rules" / "alerts.yml").read_text()
     config = yaml.safe_load((place / "prometheus.yml").read_text())
     assert config["scrape_configs"][1]["static_configs"] == [{"targets": ["127.0.0.1:9999"]}]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from cluster.groups import sorted_by_address
+from cluster import groups
+from cluster.groups import RoleGroups, sorted_by_address, wait_for_nodes
 from cluster.placement import (
     GENERATORS,
     LEARNER,
@@ -15,7 +18,7 @@ from cluster.placement import (
     share_of_gpu,
     unmet,
 )
-from configs.exits import ClusterError, ConfigError, Exit
+from configs.exits import ClusterError, ConfigError, Exit, StopRequested
 from configs.load import load_settings
 from configs.schema.resources import GeneratorSettings, LearnerSettings, ResourceSettings, ScorerSettings
 
@@ -89,3 +92,100 @@ def test_bundles_are_handed_out_node_by_node():
     homes = {0: "b", 1: "a", 2: "b", 3: "a", 4: "c"}
     addresses = {"a": "10.0.0.9", "b": "10.0.0.10", "c": "elsewhere"}
     assert sorted_by_address(homes, addresses) == [1, 3, 0, 2, 4]
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """A cluster of one node of 4 cores, whose groups are free after some slices of waiting."""
+
+    def __init__(self, slices: float, stop_in: int | None = None) -> None:
+        self.clock, self.left, self.stop_in, self.waits, self.removed = 0.0, slices, stop_in, [], []
+        self.util = self
+
+    def placement_group(self, bundles: list[Any], **options: Any) -> FakeRay:
+        return self
+
+    def wait(self, timeout_seconds: float) -> bool:
+        self.waits.append(timeout_seconds)
+        if len(self.waits) == self.stop_in:
+            raise StopRequested("asked")
+        if self.left:
+            self.clock += timeout_seconds
+            self.left -= 1
+        return not self.left
+
+    def remove_placement_group(self, group: Any) -> None:
+        self.removed.append(group)
+
+    def placement_group_table(self, group: Any) -> dict[str, Any]:
+        return {"bundles_to_node_id": {}}
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": 4.0}, "NodeID": "a", "NodeManagerAddress": "10.0.0.1"}]
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch):
+    def use(slices: float, stop_in: int | None = None) -> FakeRay:
+        ray = FakeRay(slices, stop_in)
+        monkeypatch.setattr(groups, "ray", ray)
+        monkeypatch.setattr(groups.time, "monotonic", lambda: ray.clock)
+        return ray
+
+    return use
+
+
+def test_a_reservation_waits_in_slices_and_says_what_for(fake_ray):
+    ray, said = fake_ray(50), []
+    RoleGroups(ResourceSettings(wait_for_nodes_seconds=90), said.append)._reserve(bundles_of(ResourceSettings())[0])
+    assert max(ray.waits) <= 1 and ray.removed == []
+    what = "waiting for 2 x generators of 0.4 CPU, {} s left: of 1 x 4 CPU the cluster has 1 x 1 CPU left: another job holds the rest"
+    assert said == [what.format(85), what.format(55), ""]
+
+
+def test_a_reservation_that_is_soon_there_is_not_spoken_of(fake_ray):
+    said: list[str] = []
+    fake_ray(3)
+    RoleGroups(ResourceSettings(), said.append)._reserve(bundles_of(ResourceSettings())[0])
+    assert said == []
+
+
+def test_what_was_reserved_is_given_back_when_the_wait_is_stopped_or_too_long(fake_ray):
+    ray = fake_ray(50, stop_in=3)
+    with pytest.raises(StopRequested):
+        RoleGroups(ResourceSettings(), list)._reserve(bundles_of(ResourceSettings())[0])
+    assert ray.removed == [ray]
+    ray = fake_ray(50)
+    with pytest.raises(
+        ClusterError, match=r"not free within 30 s; of 1 x 4 CPU .* another job holds the rest; wait for it"
+    ):
+        RoleGroups(ResourceSettings(), list)._reserve(bundles_of(ResourceSettings())[0])
+    assert ray.removed == [ray] and ray.clock == 30
+
+
+@pytest.mark.parametrize("ends", ["stopped", "too late", "there"])
+def test_the_autoscaler_is_asked_for_nothing_once_the_wait_is_over(fake_ray, monkeypatch, ends: str):
+    ray, asked, said = fake_ray(0), [], []
+    settings = ResourceSettings(wait_for_nodes_seconds=60, learner=LearnerSettings(ranks=1, cpus=6))
+
+    def sleep(seconds: float) -> None:
+        ray.clock += seconds
+        if ends == "stopped":
+            raise StopRequested("asked")
+        if ends == "there" and ray.clock > 40:
+            monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+
+    monkeypatch.setattr(groups.time, "sleep", sleep)
+    monkeypatch.setattr(groups, "_ask_autoscaler", asked.append)
+    if ends == "there":
+        wait_for_nodes(settings, said.append)
+        assert len(said) == 3 and said[0].startswith("waiting for nodes, 60 s left: ") and said[-1] == ""
+    else:
+        with pytest.raises(StopRequested if ends == "stopped" else ClusterError):
+            wait_for_nodes(settings, said.append)
+    assert len(asked) == 2 and {"CPU": 6.0} in asked[0] and asked[1] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -14,15 +15,17 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner, Result
 
 from actors.redteam.finds import read_finds
 from actors.redteam.labels import CostLabeller, GoldLabeller, HeuristicLabeller
 from actors.redteam.records import read_rows
 from actors.redteam.targets import sandbox_targets
+from cluster.commands.main import app
 from cluster.redteam import hunt as hunt_module
 from cluster.redteam.models import Attacked, find_models, scorer_run
 from cluster.redteam.plan import HuntSettings, Plan, VictimSettings, labeller_for, suite_for
-from cluster.redteam.requests import read_requests
+from cluster.redteam.requests import MOST, read_requests
 from cluster.redteam.session import FINDS, PAGE, ROWS, attack_all, write_outcome
 from cluster.redteam.text import show_result
 from cluster.redteam.victim import without_specials
@@ -30,6 +33,7 @@ from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
+from serving.report.blocks import Table
 from serving.report.redteam_sections import redteam_sections, redteam_verdict
 from tests.actors.redteam.fakes import SEGMENTS, WORLD, FakeVictim, last, steps, target_of
 
@@ -163,6 +167,18 @@ def test_xstests_unsafe_prompts_are_requests():
     assert [one.prompt_id for one in found] == [one.prompt_id for one in read_requests(str(XSTEST), 0, tag="unsafe")]
 
 
+def test_of_many_requests_it_is_said_how_many_are_asked(tmp_path: Path):
+    path, folder = tmp_path / "many.csv", made_up_model(tmp_path / "model")
+    path.write_text("\n".join(["id,prompt", *(f"{n},How do I open tin {n}?" for n in range(MOST + 1))]) + "\n")
+    line = ["redteam", str(folder), "--requests", str(path), "--dry-run"]
+    said = CliRunner().invoke(app, line)
+    assert said.exit_code == 0, said.output
+    assert f"note: {MOST} of {MOST + 1} requests of many.csv are asked" in said.stderr
+    assert f" {MOST} requests: " in said.stdout
+    path.write_text("id,prompt\n1,How do I open a tin?\n")
+    assert "note:" not in CliRunner().invoke(app, line).stderr
+
+
 @pytest.fixture
 def plan(run: RunLayout) -> Plan:
     models = find_models([str(run.root)])
@@ -215,6 +231,58 @@ def test_one_red_team_from_plan_to_page(plan: Plan, tmp_path: Path):
     assert "multi turn escalation" in shown
     assert "-100.0 pts" in shown
     assert "best_of_n" in shown
+
+
+def test_what_is_left_out_is_in_the_document_the_table_and_the_page(plan: Plan, tmp_path: Path):
+    outcome = attack_all(replace(plan, hunt=None, notes=("500 of 501 <b>requests</b>",)), victim_of)
+    assert outcome.document["notes"] == ["500 of 501 <b>requests</b>"]
+    console = Console(file=io.StringIO(), width=140)
+    show_result(outcome.document, console)
+    assert "note: 500 of 501 <b>requests</b>" in console.file.getvalue()
+    assert "500 of 501 &lt;b&gt;requests" in write_outcome(outcome, tmp_path / "out")[-1].read_text()
+
+
+@pytest.mark.parametrize(("p", "mark"), [(0.6, ""), (0.05, "better"), (None, "")])
+def test_a_difference_is_marked_where_it_holds_after_holm(plan: Plan, p: float | None, mark: str):
+    document = attack_all(replace(plan, hunt=None), victim_of).document
+    cell = document["differences"]["mine:policy"]["mine:sft"]["strategy"]["direct"]
+    cell |= {"value": -0.4, "low": -0.7, "high": -0.1, "p_holm": p}  # the interval alone says better each time
+    tables = [each for each in redteam_sections(document)[0].blocks if isinstance(each, Table)]
+    (table,) = (each for each in tables if each.caption.startswith("Differences"))
+    row = next(each for each in table.rows if each.header == "direct")
+    assert row.cells[0][0].mark == mark
+
+
+def command(run: RunLayout, out: Path, monkeypatch: pytest.MonkeyPatch, victims: object) -> Result:
+    """The command with made-up victims in place of engines."""
+    monkeypatch.setattr("cluster.commands.run.join_own_head", lambda storage: None)
+    engines = SimpleNamespace(warm_engines=lambda settings, layout: contextlib.nullcontext((None, None)))
+    monkeypatch.setitem(sys.modules, "cluster.job", engines)
+    monkeypatch.setattr("cluster.redteam.session.engine_victims", lambda plan, engines: victims)
+    return CliRunner().invoke(app, ["redteam", f"{run.root}:policy", "--samples", "1", "--out", str(out)])
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_attacked(
+    run: RunLayout, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "taken").write_text("mine")
+
+    def nobody(model: Attacked) -> FakeVictim:
+        raise AssertionError("a model was attacked")
+
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        said = command(run, out, monkeypatch, nobody)
+        assert isinstance(said.exception, DataError), said.exception
+        assert "the folder cannot be made" in str(said.exception)
+
+
+def test_what_cannot_be_written_has_been_shown(run: RunLayout, tmp_path: Path, monkeypatch):
+    out = tmp_path / "out"
+    (out / ROWS).mkdir(parents=True)  # where a file should be
+    said = command(run, out, monkeypatch, victim_of)
+    assert isinstance(said.exception, DataError), said.exception
+    assert "the results cannot be written" in str(said.exception)
+    assert "attack success" in said.stdout
 
 
 def test_lost_answers_are_counted_and_in_no_figure(plan: Plan):

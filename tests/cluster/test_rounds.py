@@ -20,11 +20,12 @@ from cluster.rounds import prompts as rounds_prompts
 from cluster.rounds.names import id_prefix, settings_in_round, split_name, stage_name
 from cluster.rounds.plan import round_stages
 from cluster.rounds.prompts import MOST_ASKED, named, with_finds
-from cluster.rounds.record import agreement, write_rounds
+from cluster.rounds.record import _feasible, agreement, write_rounds
 from cluster.rounds.sources import pair_sources, start_policy
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import load_settings
+from configs.schema.rounds import RoundsSettings
 from configs.schema.run import RunSettings
 from learner.records import Prompt
 
@@ -50,9 +51,10 @@ def test_the_first_rounds_names_ids_seed_and_settings_are_as_they_were() -> None
 
 
 def test_a_single_rounds_stages_hang_on_nothing_of_rounds() -> None:
+    settings = load_settings("quickstart")
+    options = RoundsSettings(start="base", pairs_from="current_and_earlier")
     plain, with_options = (
-        stages_of(load_settings("quickstart", given), WORLD)
-        for given in ([], ["rounds.start=base", "rounds.pairs_from=current_and_earlier"])
+        stages_of(given, WORLD) for given in (settings, settings.model_copy(update={"rounds": options}))
     )
     assert [(one.name, one.inputs, one.settings) for one in plain] == [
         (one.name, one.inputs, one.settings) for one in with_options
@@ -120,6 +122,33 @@ def test_what_a_round_cannot_have_is_refused_in_one_line(given: str, said: str) 
     with pytest.raises(ConfigError, match=said) as refused:
         settings_of(given)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["rounds.count=1", "rounds.red_team=true"], r"rounds\.red_team: is of later rounds, and rounds\.count is 1"),
+        (["rounds.count=1", "rounds.start=base"], r"rounds\.start: is of later rounds"),
+        (["rounds.count=1", "rounds.pairs_from=current_and_earlier"], r"rounds\.pairs_from: is of later rounds"),
+        (["rounds.count=1", "rounds.hunt.keep=3"], r"rounds\.hunt\.keep: is of later rounds"),
+        (["rounds.hunt.keep=3"], r"rounds\.hunt\.keep: is the red team's; set rounds\.red_team: true"),
+        (["rounds.earlier_share=0.4"], r"rounds\.earlier_share: is read with rounds\.pairs_from"),
+        (["rounds.red_team=true", "rounds.hunt.batch=9"], r"rounds\.hunt\.batch: is of the search trained"),
+        (
+            ["rounds.red_team=true", "rounds.hunt.searches=[trained]", "rounds.hunt.tries=9"],
+            r"rounds\.hunt\.tries: is of the search best_of_n",
+        ),
+    ],
+)
+def test_an_option_of_rounds_that_nothing_would_read_is_refused(given: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        settings_of(*given)
+    assert "\n" not in str(refused.value)
+
+
+def test_options_of_rounds_may_say_their_defaults() -> None:
+    given = ["rounds.count=1", "rounds.start=previous", "rounds.red_team=false", "rounds.hunt.tries=16"]
+    assert settings_of(*given).rounds == RoundsSettings()
 
 
 def test_a_red_team_needs_a_constraint_and_rounds_need_somebody_who_labels() -> None:
@@ -261,3 +290,10 @@ def test_the_round_manifest_says_which_round_was_finished_last(tmp_path: Path) -
         write_rounds(context, finished)
         assert layout.last_round() == max(1, len(finished))
     assert json.loads(layout.rounds.read_text())["count"] == 3
+
+
+@pytest.mark.parametrize(("met", "expected"), [([], None), ([True, True], True), ([True, False], False)])
+def test_a_round_without_a_constraint_is_not_called_feasible(met: list[bool], expected: bool | None) -> None:
+    certificates = {f"c{index}": {"feasible": each} for index, each in enumerate(met)}
+    context: Any = SimpleNamespace(settings=SimpleNamespace(constraints=certificates, data=None))
+    assert _feasible(context, {}, certificates) is expected

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.storage_probe import look
+from cluster.storage_probe import advice, look
+from cluster.store import working_folder
 
 
 def test_a_node_that_sees_the_folder_writes_into_it(tmp_path: Path):
@@ -26,3 +27,9 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_reason(tmp_path: Path):
     (tmp_path / "node-1").mkdir()  # stands in for any refusal: a test may run as root, whom modes do not stop
     said = look(str(tmp_path), "token", "node-1")
     assert said is not None and said.startswith("it cannot use it (")
+
+
+def test_the_advice_names_the_setting_that_says_where_nodes_work(tmp_path: Path):
+    assert "give storage=/a/folder" in advice(tmp_path / "runs" / "quickstart")
+    for scratch in (None, tmp_path):
+        assert "give scratch=/a/folder" in advice(working_folder("s3://bucket/runs", scratch) / "quickstart")

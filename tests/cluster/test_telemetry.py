@@ -297,6 +297,32 @@ def test_a_resumed_round_goes_on_counting_and_restarts_are_of_this_attempt(tmp_p
     assert 0 < found["steelyard_storage_free_bytes",] < found["steelyard_storage_bytes",]
 
 
+def test_the_clocks_of_step_and_checkpoint_start_with_the_loop_of_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A loop prepares for a while: until its first step nobody shall think that it has been silent since the last round's."""
+    now = [100.0]
+    monkeypatch.setattr("cluster.telemetry.live.time.time", lambda: now[0])
+    telemetry = Telemetry(settings_of(), RunLayout(tmp_path), Nobody(), None)
+
+    def clocks(**fields: Any) -> tuple[float, float]:
+        telemetry.status(STATUS.model_copy(update=fields))
+        found = values(telemetry.store)
+        return found["steelyard_step_timestamp_seconds",], found["steelyard_checkpoint_timestamp_seconds",]
+
+    assert clocks(stage="ppo") == (100, 100)
+    now[0] = 200.0
+    telemetry.step(line(1))
+    assert clocks(stage="ppo", step=1) == (200, 100)
+    now[0] = 5000.0
+    assert clocks(stage="round-2/sft") == (200, 100)
+    assert clocks(stage="round-2/ppo") == (5000, 5000)
+    now[0] = 6000.0
+    assert clocks(stage="round-2/ppo", message="waiting") == (5000, 5000)
+    telemetry.begin_round(2, [])
+    assert clocks(stage="round-2/ppo") == (6000, 6000)
+
+
 def test_a_figure_that_is_not_finite_is_seen(tmp_path: Path):
     telemetry = Telemetry(settings_of(), RunLayout(tmp_path), Nobody(), None)
     telemetry.failed(DataError("something else"))

@@ -12,7 +12,9 @@ import yaml
 from configs.exits import DataError
 from configs.layout import RunLayout
 from serving.report import write_report
+from serving.report.blocks import NOTHING
 from serving.report.lineage import _arrows
+from serving.report.rounds import _results
 from serving.runs import last_round
 
 CELL = {"value": 0.02, "low": 0.01, "high": 0.04, "n": 300}
@@ -73,6 +75,14 @@ def test_the_table_has_what_each_round_collected_trained_and_reached(run: RunLay
         assert text in page, text
     assert 'data-key="rounds.1.red_team.found"' in page
     assert last_round(run.root) == 2
+
+
+@pytest.mark.parametrize("feasible", [True, None])  # records of before said yes
+def test_a_round_without_a_constraint_has_a_dash_for_its_certificate(run: RunLayout, feasible: bool | None) -> None:
+    free = record(2) | {"constraints": {}, "certificates": {}, "feasible": feasible}
+    sections = _results([record(1), free])
+    certified = next(row for row in sections.rows if row.header == "Certified")
+    assert [cell[0].text for cell in certified.cells] == ["feasible", NOTHING]
 
 
 def test_the_lineage_is_drawn_with_arrows_from_round_to_round(run: RunLayout) -> None:

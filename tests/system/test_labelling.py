@@ -20,7 +20,7 @@ from actors.crowd.world import load_world
 from actors.judging.llm_judge import PROMPTS
 from cluster.context import RunContext
 from cluster.engines import Engines
-from cluster.manifest import Manifest
+from cluster.manifest import Manifest, StageRecord
 from cluster.rounds.record import agreement
 from cluster.stages import labelling
 from cluster.stages.preferences import preferences_stage
@@ -198,6 +198,52 @@ def test_a_judge_that_falls_silent_stops_the_run_and_is_not_asked_again_for_what
         assert len(rows) == len(ROWS) and facts["open_safety"] == 0
         texts = [json.dumps(body) for body in server.bodies]
         assert len(set(texts[:asked]) & set(texts[asked:])) <= 8  # those that were on their way when it broke
+
+
+def test_another_model_behind_the_same_address_does_not_go_on_with_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "PART", 6)
+    refused = (
+        r"^preferences\.judge\.model: llm:scripted has labelled .* now serves llm:other: .* or remove \S*replies .*$"
+    )
+    with serve(TruthfulJudge(ROWS)) as server:
+        context = context_of(tmp_path, *judged_by(server))
+        update = context.status.update
+
+        def update_and_serve_another(**fields: Any) -> None:
+            update(**fields)
+            server.models = ("other",) if fields.get("step") == 12 else server.models
+
+        monkeypatch.setattr(context.status, "update", update_and_serve_another)
+        for _ in range(2):  # while it labels, and when it goes on
+            with pytest.raises(DataError, match=refused):
+                label(context)
+            assert {body["model"] for body in server.bodies} == {"scripted"}
+        monkeypatch.setattr(context.status, "update", update)
+        server.models = ("scripted",)
+        facts, rows = label(context)
+        asked = len(server.bodies)
+        assert facts["labelled_by"] == "llm:scripted"
+        named = context_of(tmp_path, *judged_by(server, "preferences.judge.model=scripted"))
+        assert label(named) == (facts, rows) and len(server.bodies) == asked  # naming it later costs nothing
+        server.models = ("other",)
+        other = context_of(tmp_path, *judged_by(server, "preferences.judge.model=other"))
+        other.stage_key = "of other settings"
+        facts, rows = label(other)
+    assert facts["labelled_by"] == "llm:other"
+    assert {vote["annotator_id"].split(",")[0] for row in rows for vote in json.loads(row["votes"])} == {"llm:other"}
+
+
+def test_every_round_has_the_judge_of_the_first(tmp_path: Path) -> None:
+    with serve(TruthfulJudge(ROWS), ("other",)) as server:
+        context = context_of(tmp_path, *judged_by(server, "rounds.count=2"))
+        context.manifest.record(StageRecord("preferences", "", {}, {}, 0.0, {"labelled_by": "llm:scripted"}))
+        folder = context.layout.preferences(2)
+        write_rows(ROWS, folder / "pairs.parquet")
+        with pytest.raises(DataError, match=r"llm:scripted has labelled .* serves llm:other: .* label them all$"):
+            labelling.label(context.in_round(2), folder / "pairs.parquet", folder / "preferences.parquet")
+        assert not server.bodies
 
 
 def test_a_judge_is_tried_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ TINY = [
     "name=tiny-service", "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
     "sft.steps=40", "preferences.pairs=120", "splits.holdout=0.15", "splits.calibration=0.15",
     "reward_model.epochs=1", "cost_model.epochs=1", "constraints={}",
-    "ppo.steps=40", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=2", "ppo.max_response_tokens=24",
+    "ppo.steps=40", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=40", "ppo.max_response_tokens=24",
     "evaluation.samples_per_cell=5", "evaluation.samples_per_minor_cell=5", "evaluation.samples_unknown=5",
     "resources.generators.count=1", "resources.supervised.workers=1", "resources.learner.ranks=1",
 ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_a_job_shows_where_it_is_stops_in_time_and_goes_on(head: Head, tmp_path:
     layout = RunLayout(tmp_path / settings.name)
 
     wait_for(lambda: job.metadata().get("step", "").endswith("/40"), 400, job)
-    wait_for(lambda: any(layout.checkpoints.glob("ppo-*/step-*")), 120, job)
+    wait_for(lambda: layout.metrics.exists() and bool(layout.metrics.read_text()), 120, job)
     card = job.metadata()
     assert (card["run"], card["round"], card["stage"], card["state"]) == ("tiny-service", "1", "ppo", "running")
     assert card["generator-0"].startswith("serving, weight version ")
@@ -116,8 +116,10 @@ def test_a_job_shows_where_it_is_stops_in_time_and_goes_on(head: Head, tmp_path:
     while busy_workers(head) and time.monotonic() < wait_gone:
         time.sleep(0.3)
     assert not busy_workers(head)
-    newest = max(layout.checkpoints.glob("ppo-*/step-*"))
+    (newest,) = layout.checkpoints.glob("ppo-*/step-*")  # written because it was stopped
     done = int(newest.name.removeprefix("step-"))
+    assert done == len(layout.metrics.read_text().splitlines()) < 40
+    assert status.message.startswith(f"step {done} is done and kept")
 
     again = submit(client, settings, storage=tmp_path, local=True)
     assert again.id == "tiny-service-attempt-2"

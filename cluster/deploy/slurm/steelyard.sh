@@ -5,7 +5,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@180
+#SBATCH --signal=B:TERM@660
 set -euo pipefail
 
 if [ $# -lt 1 ]; then
@@ -26,8 +26,9 @@ umask 077
 mkdir -p "$state"
 python -c 'import secrets; print(secrets.token_hex(32))' >"$state/token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$state/token
-# A run that is stopped has this long to write its last checkpoint.
-export RAY_JOB_STOP_WAIT_TIME_S=120
+# The grace of a run that is stopped. From 60 s on it finishes the step it is in, writes a checkpoint and exits with 5; with less it ends
+# at once, and the checkpoint before is intact. The signal above comes this much, and a minute, before the time is up.
+export RAY_JOB_STOP_WAIT_TIME_S=600
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
@@ -80,9 +81,13 @@ PY
 srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" \
     env RAY_ADDRESS="$address:$port" python -m cluster.job "$@" storage="$storage" &
 run=$!
+# A signal before the trap ends the script, and the run has to end with the steps.
+steps+=("$run")
 trap 'kill -TERM "$run" 2>/dev/null || true' TERM
+# A signal interrupts the wait: wait again until the run has ended.
+wait "$run" || true
+while kill -0 "$run" 2>/dev/null; do wait "$run" || true; done
+# The run's own code, also where it ended while the signal was handled: bash keeps it.
 code=0
 wait "$run" || code=$?
-# A signal interrupts the wait: wait again until the run has written its checkpoint.
-while kill -0 "$run" 2>/dev/null; do code=0; wait "$run" || code=$?; done
 exit "$code"
