@@ -32,6 +32,8 @@ XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest" / "x
 FAR = "http://127.0.0.1:9/v1"
 """Where nobody answers."""
 PEOPLE = ("--judge", "people", "--out", "{out}")
+QUICK = ("{run}", "--prompts", "sandbox:seen", "--n", "1", "--no-cache", "--engine", "hf")
+"""Ends soon and starts no Ray, should the rest of the line be accepted after all."""
 SMALL = ModelSettings(hidden_size=32, layers=1, heads=1, intermediate_size=32, max_length=128)
 
 
@@ -201,7 +203,7 @@ def test_xstest_has_both_sides_and_its_kinds_as_categories() -> None:
         (["{run}", "--prompts", "sandbox:seen", "--judge", "llm:http://127.0.0.1:9/v1"], "is the server running"),
         (["{run}", "--prompts", "sandbox:seen", "--judge", "people"], "--out DIR"),
         ([FAR, "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "NOT_SET"], "this environment variable is not set"),
-        (["{run}", "--prompts", "sandbox:seen", "--api-key-env", "NOT_SET"], "no model here is at an address"),
+        ([*QUICK, "--api-key-env", "NOT_SET"], "no model here is at an address"),
         (
             [FAR, f"b={FAR}", "--prompts", "{prompts}", *PEOPLE, "--api-key-env", "SOME"],
             "write --api-key-env 127.0.0.1-9=VARIABLE --api-key-env b=VARIABLE",
@@ -211,7 +213,7 @@ def test_xstest_has_both_sides_and_its_kinds_as_categories() -> None:
         (["http://127.0.0.1:80a/v1", "--prompts", "{prompts}", *PEOPLE], "is no address of a model"),
         (["x=http://[x/v1", "--prompts", "{prompts}", *PEOPLE], "is no address of a model"),
         (["{run}", "--prompts", "{prompts}", "--judge", "llm:http://[x/v1"], "is no address of a model"),
-        (["{run}", "--prompts", "sandbox:seen", "--temperature", "inf"], "--temperature inf: give a finite number"),
+        ([*QUICK, "--temperature", "inf"], "--temperature inf: give a finite number"),
         (["http://127.0.0.1:9/v1", "--prompts", "sandbox:seen", "--no-cache"], "is the server running"),
         (["{run}", "--prompts", "sandbox:seen", "--cache", "x", "--no-cache"], "contradict"),
         (["{run}", "--prompts", "sandbox:seen", "--anchor", "other"], "no model is called that"),
@@ -234,7 +236,7 @@ def test_bad_input_is_one_clear_line(
 @pytest.mark.parametrize("option", ["--temperature", "--confidence", "--timeout"])
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_what_is_no_number_is_a_wrong_command_line(option: str, number: str, run: Path) -> None:
-    found = invoke(run, "--prompts", "sandbox:seen", option, number).exception
+    found = invoke(*(each.format(run=run) for each in QUICK), option, number).exception
     assert found.code == 2 if isinstance(found, SystemExit) else isinstance(found, ConfigError), found
 
 
