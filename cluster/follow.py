@@ -29,6 +29,7 @@ _MARKS = {
     "skipped": ("✓", "dim"),
     "running": ("▶", "bold cyan"),
     "failed": ("✗", "red"),
+    "stopped": ("■", "yellow"),
     "waiting": ("·", "dim"),
 }
 

@@ -326,6 +326,12 @@ def any_job_active(client: JobSubmissionClient) -> bool:
         return any(not each.status.is_terminal() for each in client.list_jobs())
 
 
+_NO_AGENT = (
+    " The head's dashboard agent does not listen: it starts within a minute of the head, or its port was taken (52365, see "
+    "dashboard_agent.log): start the head with another --dashboard-agent-listen-port"
+)
+
+
 @contextlib.contextmanager
 def _cluster_errors(what: str) -> Iterator[None]:
     """The SDK raises RuntimeError for a refused call and ConnectionError where nobody answers."""
@@ -338,4 +344,5 @@ def _cluster_errors(what: str) -> Iterator[None]:
             f"{what}: no answer ({type(error).__name__}); is it running, and is the address right?"
         ) from error
     except RuntimeError as error:
-        raise ClusterError(f"{what}: {' '.join(str(error).split())[:300]}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ClusterError(f"{what}: {said}{_NO_AGENT if 'No available agent' in said else ''}") from error

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 State = Literal["starting", "running", "finished", "failed", "stopped"]
-StageState = Literal["waiting", "running", "done", "skipped", "failed"]
+StageState = Literal["waiting", "running", "done", "skipped", "failed", "stopped"]
 OVER: frozenset[str] = frozenset({"finished", "failed", "stopped"})
 
 
@@ -155,9 +155,8 @@ class StatusWriter:
             if state != "finished" and self._status.stage in self._status.stages:
                 seconds = self._clock() - self._stage_start
                 if self._status.stages[self._status.stage].state == "running":
-                    fields["stages"] = self._with_stage(
-                        self._status.stage, StageStatus(state="failed", seconds=seconds)
-                    )
+                    ended = StageStatus(state="stopped" if state == "stopped" else "failed", seconds=seconds)
+                    fields["stages"] = self._with_stage(self._status.stage, ended)
             self._write(fields)
 
     def _with_stage(self, name: str, stage: StageStatus) -> dict[str, StageStatus]:

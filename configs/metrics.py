@@ -164,7 +164,7 @@ _WORK = (
 _STATE = (
     Series("steelyard_run_state", "gauge", "0 or 1", "1 at the run's present state: starting, running, finished, "
            "failed, stopped.", "status", ("state",)),
-    Series("steelyard_stage_state", "gauge", "code", "0 waiting, 1 running, 2 done, 3 skipped, 4 failed.", "status",
+    Series("steelyard_stage_state", "gauge", "code", "0 waiting, 1 running, 2 done, 3 skipped, 4 failed, 5 stopped.", "status",
            ("stage",)),
     Series("steelyard_stage_seconds", "gauge", "seconds", "Of a stage that is over.", "status", ("stage",)),
     Series("steelyard_stage_step", "gauge", "steps", "Done in the present stage.", "status"),

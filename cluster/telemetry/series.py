@@ -87,7 +87,7 @@ class SeriesStore:
             self.put("steelyard_run_state", float(status.state == state), state=state)
         for name, stage in status.stages.items():
             self.put("steelyard_stage_state", float(get_args(StageState).index(stage.state)), stage=name)
-            if stage.state in ("done", "failed"):
+            if stage.state in ("done", "failed", "stopped"):
                 self.put("steelyard_stage_seconds", stage.seconds, stage=name)
         self.put("steelyard_stage_step", status.step)
         self.put("steelyard_stage_steps", status.steps)

@@ -17,13 +17,14 @@ from cluster.jobs import (
     ROOMS,
     STORAGE_VARIABLE,
     WORLD_NAME,
+    any_job_active,
     next_attempt,
     stage_working_dir,
     submit,
     submit_resumed,
 )
 from cluster.stopping import GRACE_VARIABLE
-from configs.exits import ConfigError, Exit
+from configs.exits import ClusterError, ConfigError, Exit
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
 
@@ -159,3 +160,19 @@ def test_without_a_configuration_in_the_environment_the_job_says_how_to_submit(m
     monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
     assert main([FROM_ENVIRONMENT]) == Exit.USAGE
     assert "steelyard submit --image" in capsys.readouterr().err
+
+
+class _WithoutAgent:
+    """A cluster whose head's agent found its port taken, as Ray's client says it."""
+
+    def list_jobs(self):
+        raise RuntimeError(
+            "Request failed with status code 500: No available agent to submit job, please try again later.."
+        )
+
+
+def test_a_head_whose_agent_does_not_listen_says_what_to_do():
+    with pytest.raises(
+        ClusterError, match=r"No available agent .* start the head with another --dashboard-agent-listen-port"
+    ):
+        any_job_active(_WithoutAgent())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -38,11 +39,12 @@ def test_a_warning_is_kept_once(tmp_path: Path):
     assert status.status.warnings == ("mean met, harm high",)
 
 
-def test_a_failure_marks_the_running_stage(tmp_path: Path):
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_an_end_marks_the_running_stage_as_what_it_was(tmp_path: Path, state: Literal["failed", "stopped"]):
     status = writer(tmp_path / "status.json")
     status.begin_stage("sft")
-    status.finish("failed", "generator-0 died")
-    assert status.status.stages["sft"].state == "failed"
+    status.finish(state, "generator-0 died")
+    assert status.status.stages["sft"].state == state
     assert status.status.message == "generator-0 died"
 
 
