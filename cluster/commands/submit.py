@@ -195,7 +195,9 @@ def _stop(run: str, address: str | None) -> None:
     for job in running:
         go_on = _go_on(run, job.metadata().get("storage"), address)  # asked before: a job that is over may be forgotten
         job.stop()
-        typer.echo(f"job {job.id} is asked to stop; in the loop it ends its step and writes a checkpoint first", err=True)
+        typer.echo(
+            f"job {job.id} is asked to stop; in the loop it ends its step and writes a checkpoint first", err=True
+        )
         try:
             over = job.wait_over(2 * GRACE_SECONDS)
             said = "stopped" if over else f"was asked to stop and has not ended after {2 * GRACE_SECONDS} s"

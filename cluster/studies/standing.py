@@ -37,7 +37,7 @@ class StudyStanding:
     @property
     def minutes(self) -> float:
         """That the rows took which are there, without the stages that they share with others."""
-        return math.fsum(own_seconds(row) for row in self.rows.values()) / 60
+        return math.fsum(_seconds(row) for row in self.rows.values()) / 60
 
     @property
     def findings(self) -> list[Finding]:
@@ -117,6 +117,10 @@ def minutes_left(study: Study, known: Mapping[Cell, Row], fresh: Mapping[Cell, R
     begun = {_beginning(cell) for cell in fresh}
     shared = math.fsum(shared_seconds(row) for row in whole) / len(whole)
     return (seconds + shared * len({_beginning(cell) for cell in missing} - begun)) / 60
+
+
+def _seconds(row: Row) -> float:
+    return row.seconds.get("reward_model", 0.0) if row.preset in MODELS_ONLY else own_seconds(row)
 
 
 def _own_estimate(cell: Cell, known: Sequence[Row], whole: Sequence[Row]) -> float:
