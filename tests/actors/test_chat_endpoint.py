@@ -83,12 +83,12 @@ def test_garbage_is_a_fault_and_never_an_answer(reply: Any, reason: str) -> None
 
 
 def test_a_reply_that_trickles_ends_at_the_deadline() -> None:
-    options = EndpointOptions(timeout_seconds=0.4, tries=1)
-    with serve(lambda body, times: trickle(3.0)) as server:
+    options = EndpointOptions(timeout_seconds=1.5, tries=1)  # time for a busy machine to list its models
+    with serve(lambda body, times: trickle(6.0)) as server:
         begin = time.monotonic()
         (reply,) = ask(ChatEndpoint(server.url, options=options), "slow")
-    assert "within 0.4 s" in (reply.fault or "")
-    assert time.monotonic() - begin < 2.5
+    assert "within 1.5 s" in (reply.fault or "")
+    assert time.monotonic() - begin < 5
 
 
 def test_a_server_that_stays_down_ends_the_asking_with_one_line_and_what_came_is_kept() -> None:

@@ -71,6 +71,7 @@ def test_a_wait_is_shown_from_its_beginning_to_its_end(tmp_path: Path, monkeypat
         assert read_status(layout.status) == seen[-1]
         raise error
 
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the job would follow a token of this user
     monkeypatch.setattr(cluster.job, "_joined", lambda settings, layout: nullcontext(""))
     monkeypatch.setattr(groups, "wait_for_nodes", wait_for_nodes)
     settings = load_settings("quickstart", [f"storage={tmp_path}"])
