@@ -49,6 +49,12 @@ def chat(context: typer.Context) -> None:
     _forward("chat", context.args)
 
 
+@app.command(name="label", context_settings=_FORWARD, add_help_option=False)
+def label(context: typer.Context) -> None:
+    """Label answers in a browser, for `eval` and runs that people judge."""
+    _forward("label", context.args)
+
+
 @app.command(name="redteam", context_settings=_FORWARD, add_help_option=False)
 def redteam(context: typer.Context) -> None:
     """Attack models with a suite, and look for attacks that work better."""

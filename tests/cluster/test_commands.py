@@ -31,6 +31,7 @@ def test_help_lists_every_verb(tmp_path: Path):
         "report",
         "why",
         "chat",
+        "label",
         "doctor",
         "config",
         "data",
