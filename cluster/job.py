@@ -107,7 +107,7 @@ def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -
             shown(settings.name, layout, on_status) as followers,
             _engines(settings, layout, followers.tell_waiting) as engines,
         ):
-            probe_storage(layout.root)
+            probe_storage(layout.root, setting="storage" if store is None else "scratch")
             with kept(store, layout):
                 return _work(settings, inputs, layout, storage, engines, dashboard, followers.show)
 

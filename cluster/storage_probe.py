@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import uuid
 from pathlib import Path
@@ -15,15 +14,14 @@ from learner.deadlines import Deadline, RemoteFailure, RemoteTimeout, fetch
 
 PROBE_SECONDS = 60.0
 """Of all nodes together: a first task may have to unpack the job's working directory there."""
-_OF_A_STORE = re.compile(r"[0-9a-f]{12}")
-"""The folder above a run that is kept in a store is named so (`cluster.store.working_folder`)."""
 
 
-def probe_storage(folder: Path) -> None:
+def probe_storage(folder: Path, *, setting: str = "storage") -> None:
     """Write and read a small file from every node that lives.
 
     Args:
         folder: of the run; made where it is not.
+        setting: which says where nodes work; ``scratch`` for a run that is kept in a store.
 
     Raises:
         ClusterError: names the first node that cannot, and why.
@@ -35,15 +33,15 @@ def probe_storage(folder: Path) -> None:
         (probe / "driver").write_text(token, encoding="utf-8")
     except OSError as error:
         raise ClusterError(
-            f"storage: {folder}: the job's own node cannot write there ({error.strerror}): {advice(folder)}"
+            f"storage: {folder}: the job's own node cannot write there ({error.strerror}): give {setting}=/a/folder that every node mounts"
         ) from error
     try:
-        _ask_others(probe, token, folder)
+        _ask_others(probe, token, folder, setting)
     finally:
         shutil.rmtree(probe, ignore_errors=True)
 
 
-def _ask_others(probe: Path, token: str, folder: Path) -> None:
+def _ask_others(probe: Path, token: str, folder: Path, setting: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     own = ray.get_runtime_context().get_node_id()
@@ -64,14 +62,9 @@ def _ask_others(probe: Path, token: str, folder: Path) -> None:
         if problem is None and not (probe / node["NodeID"]).is_file():
             problem = "what it writes there is not seen here: it has another folder of that name"
         if problem is not None:
-            raise ClusterError(f"storage: {folder}: node {name}: {problem}: {advice(folder)}")
-
-
-def advice(folder: Path) -> str:
-    """What to set. The runs of a store are worked on below `scratch`, and without it below the temp folder of one node."""
-    if _OF_A_STORE.fullmatch(folder.parent.name):
-        return "give scratch=/a/folder that every node mounts, for nodes to work in"
-    return "give storage=/a/folder that every node mounts"
+            raise ClusterError(
+                f"storage: {folder}: node {name}: {problem}: give {setting}=/a/folder that every node mounts"
+            )
 
 
 def look(probe: str, token: str, node: str) -> str | None:

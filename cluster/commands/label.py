@@ -32,6 +32,7 @@ def label(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            listener.listen()  # before the address is told: whoever is quicker than the server waits a moment
         except OSError as error:
             raise ClusterError(f"--port {port}: cannot be taken ({error.strerror}); give another, or 0") from error
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}"

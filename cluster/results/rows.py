@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
@@ -154,20 +154,9 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
     world = load_world(settings.sandbox.world)
     words, _ = describe_constraints(settings.model_dump(mode="json"))
     constraint = next(iter(settings.constraints), None)
-    return Row(
-        preset=cell.preset,
-        arm=cell.arm,
-        seed=cell.seed,
-        algorithm=settings.algorithm,
+    return replace(
+        bare_row(cell, origin, now=now),
         setting=words,
-        overrides=cell.overrides(),
-        command=cell.command(),
-        commit=origin.commit,
-        code_digest=origin.code_digest,
-        config_digest=config_digest(settings),
-        settings=settings_of_result(settings),
-        world=world.digest(),
-        date=now_text(now),
         verdict=summary.verdict,
         certificate=None
         if summary.certificate is None
@@ -178,6 +167,34 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
         sqrt_kl=None if summary.ppo is None else summary.ppo.sqrt_kl,
         evaluation=_kept(summary.evaluation),
         curve=training_curve(layout, constraint),
+    )
+
+
+def bare_row(cell: Cell, origin: Origin, *, now: datetime | None = None) -> Row:
+    """What every row says of where it comes from, and no figure yet."""
+    settings = cell.settings()
+    return Row(
+        preset=cell.preset,
+        arm=cell.arm,
+        seed=cell.seed,
+        algorithm=settings.algorithm,
+        setting="",
+        overrides=cell.overrides(),
+        command=cell.command(),
+        commit=origin.commit,
+        code_digest=origin.code_digest,
+        config_digest=config_digest(settings),
+        settings=settings_of_result(settings),
+        world=load_world(settings.sandbox.world).digest(),
+        date=now_text(now),
+        verdict="",
+        certificate=None,
+        promoted_step=None,
+        seconds={},
+        overall={},
+        sqrt_kl=None,
+        evaluation={},
+        curve=[],
     )
 
 

@@ -7,7 +7,7 @@ hold for its claim to be supported.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.results.cells import BASELINE, TABLE, Cell
@@ -97,6 +97,11 @@ def _before_and_after(title: str, name: str) -> tuple[Figure, Figure]:
         Figure(f"{title}, SFT", figure(f"{name}/sft"), percent=True),
         Figure(f"{title}, policy", figure(f"{name}/policy"), percent=True),
     )
+
+
+def _gain_of(read: Callable[[Row, str], float | None]) -> Callable[[Row], float | None]:
+    """Policy less SFT of one run."""
+    return lambda row: gain("arm", read)({"arm": row})
 
 
 def _harm_where(title: str, *, poisoned: bool) -> Figure:
@@ -297,7 +302,13 @@ STUDIES: tuple[Study, ...] = (
         note=(
             "A policy that is safe for being useless gains nothing, so the smaller of its two gains counts, and a loss counts as "
             "no gain. The second half of that rule came after the runs: with losses counted, two seeds in which the shuffled "
-            "policies came out less safe than SFT spread the interval to -47.2 % [-173.1, +78.7]."
+            "policies came out less safe than SFT spread the interval over the bound, and the claim was undecided."
+        ),
+        shows=(
+            Figure("unsafe answers, policy less SFT", _gain_of(unsafe), percent=True),
+            Figure("overall helpfulness, policy less SFT", _gain_of(helpfulness)),
+            UNSAFE,
+            HELPFULNESS,
         ),
     ),
 )  # fmt: skip

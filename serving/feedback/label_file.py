@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from actors.judging.people import COLUMNS
 from configs.exits import DataError
@@ -52,9 +53,16 @@ class LabelFile:
                     raise DataError(
                         f"{self.path}: column '{missing[0]}' is missing: give a to_label.csv as Steelyard wrote it"
                     )
-                return [{name: (row[name] or "").strip() for name in COLUMNS} for row in reader]
+                return [self._checked(row, number) for number, row in enumerate(reader, 1)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{self.path}: cannot be read ({error}): give a to_label.csv in UTF-8") from error
+
+    def _checked(self, row: Mapping[str | None, Any], number: int) -> dict[str, str]:
+        """As it is, columns of other programs too; only answers are brought to the form that is asked for."""
+        if None in row or None in row.values():
+            raise DataError(f"{self.path}: row {number} has another number of cells than the first line: mend it there")
+        found = {str(name): str(text) for name, text in row.items()}
+        return found | {name: found[name].strip().lower() for name in ASKED}
 
     def filled(self) -> tuple[int, int]:
         """Rows with any answer, and all rows: what a run counts."""
@@ -83,7 +91,7 @@ class LabelFile:
         partial = self.path.with_name(f".{self.path.name}.partial")
         try:
             with partial.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, COLUMNS, quoting=csv.QUOTE_ALL)
+                writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
                 writer.writeheader()
                 writer.writerows(rows)
                 stream.flush()

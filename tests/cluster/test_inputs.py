@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,27 +11,12 @@ from cluster.inputs import FileInputs, absolute_paths, check_inputs
 from configs.exits import ConfigError, DataError
 from configs.load import load_settings
 from configs.schema.run import RunSettings
-from tests.learner.data.made_up import hh
-
-CONFIG = """
-name: on-data
-constraints: {harm: {measure: mean, limit: 0.0}}
-data:
-  root: ROOT
-  demonstrations: [{source: harmless.jsonl}]
-  show: safer
-  helpfulness: [{source: helpful.jsonl}]
-  harmlessness: [{source: harmless.jsonl, tags: [dangerous]}]
-"""
+from tests.cluster.on_data import config_in
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    for name in ("harmless", "helpful"):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(hh(number)) + "\n" for number in range(4)))
-    path = tmp_path / "run.yaml"
-    path.write_text(CONFIG.replace("ROOT", str(tmp_path)))
-    return path
+    return config_in(tmp_path)
 
 
 def checked(config: Path, *overrides: str) -> FileInputs:

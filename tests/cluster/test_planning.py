@@ -7,34 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from cluster.commands.main import app
 from cluster.commands.plan import shape_of
 from cluster.planning import hardware
 from cluster.planning.memory import Sharding, micro_tokens, role_memory
 from cluster.planning.paper import BEGIN, END, paper_table
-from cluster.planning.plan import Plan, Question, check_devices, make_plan, remedies, task_of, with_value
-from cluster.planning.rates import Rates, assumed_rates, load_rates, save_rates
-from cluster.planning.search import _fastest_learner, better_split, fastest_split
+from cluster.planning.plan import check_devices, make_plan, remedies, with_value
+from cluster.planning.rates import assumed_rates, save_rates
+from cluster.planning.search import better_split, fastest_split
 from cluster.planning.sizes import named_shape, pretrained_shape
 from cluster.planning.workload import read_workload
 from configs.exits import ConfigError, DataError, Exit, SteelyardError
 from configs.load import load_settings
 from configs.schema.resources import ResourceSettings
-from configs.schema.run import RunSettings
 from configs.schema.supervised import ModelSettings
+from tests.cluster.planning_questions import beaver, measured, question, run
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "planning.md"
-
-
-def beaver(*overrides: str) -> RunSettings:
-    return load_settings("beaver_7b", overrides)
-
-
-def question(settings: RunSettings, *, size: str = "7b", gpu: str = "h100:8", nodes: int = 1) -> Question:
-    return Question(settings.resources, named_shape(size), read_workload(settings), hardware.read_cluster(gpu, nodes))
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -259,75 +249,6 @@ def test_shared_gpus_are_left_as_they_are() -> None:
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
-def test_a_calibration_is_written_and_read(tmp_path: Path) -> None:
-    asked = question(beaver())
-    rates = measured(asked)
-    path = tmp_path / "deep" / "rates.json"
-    save_rates(rates, path)
-    assert load_rates(path, "h100") == rates
-    older = rates.to_document() | {"version": 1}
-    wrong = rates.to_document() | {"dtype": 16}
-    for document, why in (
-        ({}, "version"),
-        (older, "is no calibration of version 2; calibrate again .*--assumed"),
-        ({"version": 2, "learn_flops": -1}, "missing, unknown or no number"),
-        (wrong, "dtype is missing, unknown"),
-    ):
-        path.write_text(json.dumps(document))
-        with pytest.raises(DataError, match=why):
-            load_rates(path, "h100")
-    with pytest.raises(DataError, match="no calibration can be read"):
-        load_rates(tmp_path / "none.json", "h100")
-
-
-def measured(asked: Question, **changes: object) -> Rates:
-    """Made-up figures of a calibration on these resources."""
-    resources = asked.resources
-    found = replace(
-        assumed_rates(resources, asked.cluster), kind=asked.cluster.hardware.kind, dtype=resources.learner.dtype,
-        decode_dtype=resources.generators.dtype, ranks=resources.learner.ranks, source="calibrated somewhere",
-        learn_factor=0.7, learn_seconds=0.3,
-    )  # fmt: skip
-    return replace(found, **changes)
-
-
-def test_a_calibration_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rates.json"
-    save_rates(measured(question(beaver())), path)
-    with pytest.raises(ConfigError, match=r"--gpu: a100 is asked for and .* was measured on h100; give --gpu h100"):
-        run("beaver_7b", "--params", "7b", "--gpu", "a100:8", "--calibration", str(path))
-
-
-def test_measured_rates_do_not_make_offloading_free() -> None:
-    asked = question(beaver("resources.learner.offload=false"), gpu="h200:8")
-    asked = replace(asked, rates=measured(asked, host_optimiser_bytes=5e9, optimiser_bytes=2e12))
-
-    def plan(offload: bool, size: str = "7b") -> Plan:
-        resources = with_value(asked.resources, "learner", "offload", offload)
-        return make_plan(replace(asked, resources=resources, shape=named_shape(size)))
-
-    on, off = (plan(offload).phase("learn") for offload in (True, False))
-    assert on.parts["optimiser"] > 100 * off.parts["optimiser"]
-    assert on.seconds - off.seconds == pytest.approx(on.parts["optimiser"] - off.parts["optimiser"])
-    assert plan(True, "13b").phase("learn").parts["optimiser"] > 1.8 * on.parts["optimiser"]  # it grows with the model
-    learner = _fastest_learner(asked, 4)  # which has room for the states
-    assert learner is not None and not learner.offload
-
-
-def test_what_was_not_measured_goes_by_the_data_sheet() -> None:
-    asked = question(beaver(), nodes=2)
-    asked = replace(asked, rates=measured(asked))
-    rates = task_of(asked).rates
-    assert rates == asked.rates
-    wide = asked.with_resources(with_value(asked.resources, "learner", "ranks", 16))
-    assert task_of(wide).rates.collective_bytes < 0.5 * rates.collective_bytes  # over the network of two nodes
-    full = asked.with_resources(with_value(asked.resources, "learner", "dtype", "float32"))
-    h100 = asked.cluster.hardware
-    expected = rates.learn_flops * h100.flops_float32 / h100.flops_bfloat16
-    assert task_of(full).rates.learn_flops == pytest.approx(expected)
-    assert task_of(full).rates.decode_flops == rates.decode_flops
-
-
 def test_wider_models_go_faster_by_what_was_measured() -> None:
     asked = question(beaver())
     rates = replace(assumed_rates(asked.resources, asked.cluster), measured_hidden=128.0, wide_gain=1.5)
@@ -337,13 +258,6 @@ def test_wider_models_go_faster_by_what_was_measured() -> None:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["plan", *arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout
 
 
 def test_the_command_answers_as_tables_and_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,14 @@ from cluster.remote_inputs import check_remote_inputs
 from configs.exits import ConfigError, DataError, Exit
 from configs.load import dump_settings, load_settings
 from configs.schema.run import RunSettings
-from tests.learner.data.made_up import hh
+from tests.cluster.on_data import config_in
 
-CONFIG = """
-name: on-data
-constraints: {harm: {measure: mean, limit: 0.0}}
-data:
-  root: ROOT
-  demonstrations: [{source: here.jsonl}]
-  show: safer
-  helpfulness: [{source: here.jsonl}]
-  harmlessness: [{source: here.jsonl, tags: [dangerous]}]
-"""
 ABSENT = "/storage-of-no-machine"
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "here.jsonl").write_text("".join(json.dumps(hh(number)) + "\n" for number in range(4)))
-    path = tmp_path / "run.yaml"
-    path.write_text(CONFIG.replace("ROOT", str(tmp_path)))
-    return path
+    return config_in(tmp_path)
 
 
 ELSEWHERE = [
@@ -73,7 +59,7 @@ def test_the_prompts_of_a_judge_may_lie_on_the_cluster(config: Path):
 
 def test_relative_sources_below_an_absolute_root_count_as_absolute(config: Path):
     notes = check_remote_inputs(load_settings(config, [f"data.root={ABSENT}"]))
-    assert len(notes) == 3 and all(f"{ABSENT}/here.jsonl is not on this machine" in note for note in notes)
+    assert len(notes) == 3 and all(f"{ABSENT}/h" in note and "is not on this machine" in note for note in notes)
 
 
 def test_an_arms_paths_are_noted_once_and_its_errors_name_it(config: Path):

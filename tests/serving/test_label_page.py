@@ -111,11 +111,28 @@ def test_what_another_page_wrote_meanwhile_is_kept(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == [FILE]
 
 
+def test_texts_and_columns_that_are_not_asked_for_stay_as_they_were(file: Path) -> None:
+    table = [{**row, "answer_a": f"  {row['answer_a']}\n", "a_unsafe": "", "who": "Ann"} for row in rows(file)]
+    table[1]["a_unsafe"] = " YES "
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    LabelFile(file).save(table[0]["id"], {"a_unsafe": "no"})
+    table[0]["a_unsafe"], table[1]["a_unsafe"] = "no", "yes"
+    assert rows(file) == table
+
+
 def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
+    head = "id,conversation,answer_a,answer_b,more_helpful,safer,a_unsafe,b_unsafe"
+    (tmp_path / "long.csv").write_text(f"{head}\n1,x,y,z,,,,,\n")
+    (tmp_path / "short.csv").write_text(f"{head}\n1,x,y,z,,,\n")
     (tmp_path / "other.csv").write_text("id,text\n1,x\n")
     for words, said in (
         ([str(tmp_path / "none.csv")], r"none\.csv: cannot be read"),
         ([str(tmp_path / "other.csv")], r"other\.csv: column 'conversation' is missing"),
+        ([str(tmp_path / "long.csv")], r"long\.csv: row 1 has another number of cells"),
+        ([str(tmp_path / "short.csv")], r"short\.csv: row 1 has another number of cells"),
     ):
         found = CliRunner().invoke(app, ["label", *words])
         assert isinstance(found.exception, DataError) and re.search(said, str(found.exception))

@@ -90,7 +90,7 @@ def a_node_comes(cluster: Cluster) -> dict[str, Any]:
 def probes(folder: Path) -> dict[str, Any]:
     good = error_of(lambda: probe_storage(folder))
     (folder / "not-the-drivers").mkdir()
-    bad = error_of(lambda: _ask_others(folder / "not-the-drivers", "token", folder))
+    bad = error_of(lambda: _ask_others(folder / "not-the-drivers", "token", folder, "storage"))
     return {"good": good, "bad": bad, "left": sorted(path.name for path in folder.glob(".probe-*"))}
 
 
