@@ -51,7 +51,7 @@ lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
 
 generated: $(STAMP)  ## Write docs/metrics.md and cluster/deploy/monitoring again from the code
 	@$(BIN)/python -m cluster.commands.main metrics --markdown > docs/metrics.md
-	@$(BIN)/python -m cluster.monitoring.files
+	@$(BIN)/python -m cluster.observability.monitoring.files
 
 clean:  ## Stop this folder's Ray head; remove caches and the head's files (runs/ and .venv stay)
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m cluster.commands.main head stop --clean; fi

@@ -13,36 +13,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import auth
-from cluster.inputs import RunInputs, check_inputs
-from cluster.label_checks import complete_labels
-from cluster.manifest import Manifest
-from cluster.resuming import resumed_settings
-from cluster.rounds.names import split_name
-from cluster.status import OnStatus
-from cluster.stopping import stop_on_sigterm
-from configs.exits import ClusterError, ConfigError, Exit, SteelyardError, request_to_stop
+from cluster.inputs.sources import RunInputs, check_inputs
+from cluster.jobs.resume import resumed_settings
+from cluster.resources import auth
+from cluster.resources.connection import engines_when_placed, joined
+from cluster.run_folder.manifest import Manifest
+from cluster.run_folder.round_names import split_name
+from cluster.run_folder.status import OnStatus
+from cluster.runs.stages.complete_labels import complete_labels
+from configs.exits import ConfigError, Exit, SteelyardError, request_to_stop
 from configs.layout import RunLayout
 from configs.load import arm_settings, load_settings
 from configs.schema.labels import JudgeSettings
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
-    from cluster.engines import Engines
-    from cluster.groups import OnWait
-    from cluster.store import RunStore
+    from cluster.resources.engines import Engines
+    from cluster.run_folder.remote_store import RunStore
 
 STORAGE_VARIABLE = "STEELYARD_STORAGE"
 CONFIG_VARIABLE = "STEELYARD_CONFIG"
 FROM_ENVIRONMENT = "--from-environment"
 RESUME = "--resume"
-NAMESPACE = "steelyard-"
-"""With the run's name: actors of two runs on one cluster have the same names."""
 STARTED = time.monotonic()
 """When this process began to be a job."""
 
@@ -94,18 +90,18 @@ def _settings(words: Sequence[str]) -> RunSettings:
 
 def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -> Exit:
     auth.follow_cluster()  # before Ray is imported
-    from cluster.store import kept
+    from cluster.run_folder.remote_store import kept
 
     storage, store = _storage(settings)
     layout = RunLayout(storage / settings.name)
 
-    with _joined(settings, layout) as dashboard:
-        from cluster.job_card import shown  # imports Ray
-        from cluster.storage_probe import probe_storage
+    with joined(settings, layout) as dashboard:
+        from cluster.jobs.job_metadata import shown  # imports Ray
+        from cluster.run_folder.storage_probe import probe_storage
 
         with (
             shown(settings.name, layout, on_status) as followers,
-            _engines(settings, layout, followers.tell_waiting) as engines,
+            engines_when_placed(settings, layout, followers.tell_waiting) as engines,
         ):
             probe_storage(layout.root, setting="storage" if store is None else "scratch")
             with kept(store, layout):
@@ -116,8 +112,8 @@ def _work(
     settings: RunSettings, inputs: RunInputs, layout: RunLayout, storage: Path, engines: Engines, dashboard: str,
     show: OnStatus,
 ) -> Exit:  # fmt: skip
-    from cluster.arms import run_comparison
-    from cluster.pipeline import run_pipeline
+    from cluster.experiments.arms import run_comparison
+    from cluster.runs.pipeline import run_pipeline
 
     donors = _donors(settings, storage)
     _look_at_labels(settings, inputs, layout, donors)
@@ -136,8 +132,8 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
     Raises:
         ConfigError, DataError: a judge has no key, or does not answer.
     """
-    from cluster.pipeline import stages_of
-    from cluster.stages.labelling import reach_judge
+    from cluster.runs.pipeline import stages_of
+    from cluster.runs.stages.labelling import reach_judge
 
     tried: list[JudgeSettings | None] = []
     known = list(donors)
@@ -157,7 +153,7 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
 
 def _note_unread(settings: RunSettings, layout: RunLayout, manifest: Manifest, complete: Sequence[str]) -> None:
     """A stage that is complete does not run, so what it would warn of is put with its own warnings here."""
-    from cluster.stages.labelling import not_learned_from
+    from cluster.runs.stages.labelling import not_learned_from
 
     for name in complete:
         record, labels = manifest[name], layout.preferences(split_name(name)[1]) / "preferences.parquet"
@@ -179,80 +175,6 @@ def _runs_of(settings: RunSettings, layout: RunLayout) -> Iterator[tuple[RunSett
             yield arm_settings(settings, arm, seed), layout.arm(arm, seed)
 
 
-@contextmanager
-def warm_engines(
-    settings: RunSettings, layout: RunLayout, *, on_wait: OnWait | None = None
-) -> Iterator[tuple[Engines, str]]:
-    """Join the cluster that RAY_ADDRESS names; engines that stay warm until the block ends, and the dashboard's address.
-
-    Args:
-        on_wait: is told what the cluster lacks while the run waits for nodes.
-
-    Raises:
-        ClusterError: no cluster is there, or it lacks what the settings ask for.
-    """
-    from cluster.groups import say_waiting
-
-    with _joined(settings, layout) as dashboard, _engines(settings, layout, on_wait or say_waiting) as engines:
-        yield engines, dashboard
-
-
-@contextmanager
-def _joined(settings: RunSettings, layout: RunLayout) -> Iterator[str]:
-    """Part of the cluster, and ready to be stopped; gives the dashboard's address."""
-    dashboard = _connect(settings)
-    import ray
-
-    stop_on_sigterm(layout.status)
-    try:
-        yield dashboard
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _engines(settings: RunSettings, layout: RunLayout, on_wait: OnWait) -> Iterator[Engines]:
-    """Engines on nodes that can hold the run, once they have come."""
-    from cluster.groups import wait_for_nodes
-
-    wait_for_nodes(settings.resources, on_wait)
-    from cluster.engines import Engines  # imports the engines' libraries: a run that cannot be is refused before
-
-    engines = Engines(
-        settings.resources, settings.model.max_length, layout.root / "ray_train", deterministic=settings.deterministic
-    )
-    try:
-        yield engines
-    finally:
-        engines.close()
-
-
-def _connect(settings: RunSettings) -> str:
-    """Join the cluster that RAY_ADDRESS names; returns the dashboard's address."""
-    token_shown = auth.follow_cluster()
-    import ray
-
-    from learner.remote_code import environment
-
-    # Whether a model's own code may run is the settings' word, here and in every process of this job.
-    variables = environment(settings.model.trust_remote_code)
-    os.environ.update(variables)
-    try:
-        context = ray.init(
-            address="auto",
-            namespace=NAMESPACE + settings.name,
-            log_to_driver=False,
-            runtime_env={"env_vars": variables},
-        )
-    except ConnectionError as error:
-        raise ClusterError(
-            f"there is no Ray cluster to run on: {auth.unreachable(token_shown)}; submit with `steelyard submit`, or start "
-            "one with `steelyard run`"
-        ) from error
-    url = context.dashboard_url or ""
-    return url if url.startswith("http") or not url else f"http://{url}"
-
-
 def _donors(settings: RunSettings, storage: Path) -> list[RunLayout]:
     return [RunLayout(storage / name) for name in settings.reuse_from]
 
@@ -268,7 +190,7 @@ def _storage(settings: RunSettings) -> tuple[Path, RunStore | None]:
     if not place:
         raise ConfigError(f"storage: no folder for the run; set {STORAGE_VARIABLE} or storage=/an/absolute/path")
     if "://" in str(place):
-        from cluster.store import RunStore, working_folder
+        from cluster.run_folder.remote_store import RunStore, working_folder
 
         folder = working_folder(str(place), settings.scratch)
         return folder, RunStore(str(place), settings.name)

@@ -1,6 +1,6 @@
 """Combinations of settings that validate one by one and cannot work together; each is refused with its fix.
 
-What needs the world's tasks and forms is checked by `cluster.checks`; this module knows numbers and paths only.
+What needs the world's tasks and forms is checked by `cluster.inputs.world_checks`; this module knows numbers and paths only.
 """
 
 from __future__ import annotations

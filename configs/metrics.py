@@ -1,7 +1,7 @@
 """Every series that a run gives to Prometheus: name, kind, unit, labels, meaning, and where its values come from.
 
-The one list: `cluster.telemetry.series` fills it, `docs/metrics.md` is written from it, the dashboards and rules of
-`cluster.monitoring` may use nothing else of ours. Every series has the label ``run``. Labels are bounded: roles, ranks,
+The one list: `cluster.observability.telemetry.series` fills it, `docs/metrics.md` is written from it, the dashboards and rules of
+`cluster.observability.monitoring` may use nothing else of ours. Every series has the label ``run``. Labels are bounded: roles, ranks,
 constraints, phases and the like, never a request, a message or a path.
 """
 
@@ -15,10 +15,10 @@ Kind = Literal["gauge", "counter", "histogram"]
 Source = Literal["step", "derived", "status", "live", "settings"]
 
 SOURCES: Mapping[Source, str] = {
-    "step": "the step's line in `metrics.jsonl` (`cluster/metrics_log.py`)",
-    "derived": "the step's line and those before it (`cluster/telemetry/series.py`)",
-    "status": "`status.json` (`cluster/status.py`)",
-    "live": "the running driver (`cluster/telemetry/live.py`); not of finished runs",
+    "step": "the step's line in `metrics.jsonl` (`cluster/run_folder/metrics_log.py`)",
+    "derived": "the step's line and those before it (`cluster/observability/telemetry/series.py`)",
+    "status": "`status.json` (`cluster/run_folder/status.py`)",
+    "live": "the running driver (`cluster/observability/telemetry/live.py`); not of finished runs",
     "settings": "the run's configuration",
 }
 STALENESS_BUCKETS = (0.5, 1.5, 2.5, 4.5, 8.5, 16.5)

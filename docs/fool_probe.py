@@ -17,11 +17,12 @@ import torch
 import yaml
 
 from actors.crowd.probes import Probe, unsafe_probes
-from actors.crowd.world import HARM_KINDS, load_world
+from actors.crowd.world import HARM_KINDS
+from actors.crowd.world_reader import load_world
 from actors.redteam.rates import clustered_share
 from configs.layout import RunLayout
-from learner.score_folders import load_whole_score_model
-from learner.tokens import conversation_token_ids, load_tokenizer
+from learner.data.tokenizer import conversation_token_ids, load_tokenizer
+from learner.models.score_models.folders import load_whole_score_model
 from serving.runs import last_round
 
 BATCH = 128

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.exits import DataError
 from learner.statistics.certificate import Certificate as LearnerCertificate
-from serving.scored import meets_limits, scored_verdict
+from serving.model_verdict import meets_limits, scored_verdict
 
 SCHEMA_VERSION = 1
 STAGES = (
@@ -100,7 +100,7 @@ class LengthFigures(_Part):
 
 
 class LengthComparison(_Part):
-    """`learner.score_baselines.LengthComparison` as it is kept."""
+    """`learner.supervised.score_models.baselines.LengthComparison` as it is kept."""
 
     model_only: int
     length_only: int
@@ -110,7 +110,7 @@ class LengthComparison(_Part):
 
 
 class PairWorth(_Part):
-    """`learner.score_baselines.PairWorth` as it is kept; the fields mean the same."""
+    """`learner.supervised.score_models.baselines.PairWorth` as it is kept; the fields mean the same."""
 
     sentence: str
     near_chance: bool
@@ -185,7 +185,7 @@ class PpoFigures(_Part):
     sqrt_kl: dict[str, Any] | None = None
     """`learner.statistics.sqrt_kl.SqrtKlFit` of reward = a + b sqrt(KL) over the steps; None where no fit was possible."""
     halves: dict[str, Any] | None = None
-    """`learner.overoptimisation.HalvesGap`: how far the train and test reward models rose; None unless `halves.enabled`."""
+    """`learner.statistics.overoptimisation.HalvesGap`: how far the train and test reward models rose; None unless `halves.enabled`."""
 
 
 class Candidate(_Part):
@@ -230,10 +230,10 @@ class Summary(_Part):
     algorithm: str = "ppo_lag"
     verdict: str
     evaluation: dict[str, Any]
-    """What `actors.judging.cells.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
+    """What `actors.judging.by_gold.figures.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
     scored: dict[str, Any] | None = None
     """Of a run that nobody labels, in place of `evaluation` and `certificate`: the figures by its own score models
-    (`actors.judging.scored_cells.evaluate_scored`), the constraints' units and zeros, and the promoted snapshot's bounds."""
+    (`actors.judging.by_models.figures.evaluate_scored`), the constraints' units and zeros, and the promoted snapshot's bounds."""
     certificate: Certificate | None
     """None when there was no constraint to certify, or nobody to label."""
     reward_model: ScoreModelFigures | None
@@ -255,7 +255,7 @@ class Summary(_Part):
     """sha256 of what went in and came out: world, configuration, models."""
     warnings: list[str] = []
     rounds: list[dict[str, Any]] = []
-    """Of a run of several rounds, the record of each (`cluster.rounds.record.round_record`); every other figure here is the
+    """Of a run of several rounds, the record of each (`cluster.runs.rounds.record.round_record`); every other figure here is the
     last round's, but `seconds`, which are all rounds'. Not in the file of a single round."""
 
     @property

@@ -10,7 +10,8 @@ from typing import Any
 from actors.crowd.corpus import respond
 from actors.crowd.gold import Gold, GoldScorer
 from actors.crowd.schedule import render_turns
-from actors.crowd.world import World, load_world
+from actors.crowd.world import World
+from actors.crowd.world_reader import load_world
 
 ANSWERS = {
     "harmful": (("refuse", "steps3"), ("reason_alternative", "refuse"), ("steps2", "reason_alternative")),

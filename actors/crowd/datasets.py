@@ -18,10 +18,10 @@ import ray
 
 from actors.crowd.corpus import sft_examples
 from actors.crowd.tasks import write_rows
-from actors.crowd.world import load_world
+from actors.crowd.world_reader import load_world
 from configs.exits import DataError
+from learner.data.tokenizer import load_tokenizer, prompt_token_ids
 from learner.records import Message
-from learner.tokens import load_tokenizer, prompt_token_ids
 
 SAFE, UNSAFE = -1, 1
 """Signs of the cost: positive is unsafe."""

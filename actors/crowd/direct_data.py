@@ -14,7 +14,7 @@ import ray
 
 from actors.crowd.tasks import write_rows
 from configs.exits import DataError
-from learner import dpo, safe_dpo
+from learner.algorithms import dpo, safe_dpo
 
 ALGORITHMS: Mapping[str, ModuleType] = {"dpo": dpo, "safe_dpo": safe_dpo}
 
@@ -32,7 +32,7 @@ _SCHEMA = pa.schema(
 
 @ray.remote(num_cpus=0)
 def write_direct_pairs(preferences_path: str, path: str, kind: Literal["dpo", "safe_dpo"]) -> dict[str, int]:
-    """Write the ordered pairs of `learner.direct.DirectTask`; returns what became of ``preferences.parquet``."""
+    """Write the ordered pairs of `learner.supervised.direct.DirectTask`; returns what became of ``preferences.parquet``."""
     return direct_pairs(Path(preferences_path), Path(path), kind)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from actors.crowd.gold import Gold, GoldScorer
-from actors.crowd.world import load_world
+from actors.crowd.world_reader import load_world
 from configs.exits import DataError
 from learner.records import Prompt
 

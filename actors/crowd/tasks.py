@@ -18,10 +18,8 @@ import ray
 from tokenizers import Tokenizer
 
 from actors.crowd.annotators import Crowd, CrowdSettings, PairLabel, PairToLabel
-from actors.crowd.gold import Gold, GoldScorer
 from actors.crowd.tampering import Tampering, tamper
-from actors.crowd.world import load_world
-from actors.judging.samples import EvaluatedSample, write_samples
+from actors.crowd.world_reader import load_world
 from learner.records import Prompt, RolloutChunk, RolloutMeta
 
 
@@ -62,7 +60,7 @@ def write_pairs(
 
     A prompt with a missing response is left out.
     """
-    answers = {answer.request_id: answer for answer in _answers(tokenizer_file, chunks)}
+    answers = {answer.request_id: answer for answer in read_answers(tokenizer_file, chunks)}
     rows: list[dict[str, Any]] = []
     for prompt in prompts:
         sides = [answers.get(pair_request_id(prompt.prompt_id, side)) for side in (0, 1)]
@@ -104,36 +102,6 @@ def label_pairs(
 
 
 @ray.remote(num_cpus=0)
-def judge_samples(
-    world_path: str | None, model: str, prompts: Sequence[Prompt], tokenizer_file: str, path: str,
-    keep: frozenset[str] | None, *chunks: RolloutChunk, crowd: tuple[dict[str, Any], int] | None = None,
-) -> int:  # fmt: skip
-    """Judge one model's responses by gold score and write them as evaluated samples; returns how many.
-
-    Args:
-        keep: ids of the requests that count; None is all of them.
-        crowd: settings and seed of annotators who label each response too; None asks nobody.
-    """
-    world = load_world(Path(world_path) if world_path else None)
-    scorer = GoldScorer(world)
-    annotators = None if crowd is None else Crowd(world, CrowdSettings(**crowd[0]), crowd[1])
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
-    samples: dict[str, EvaluatedSample] = {}
-    for answer in _answers(tokenizer_file, chunks):
-        # A sample drawn twice, after a generator was lost, may lie in two chunks.
-        if answer.request_id in samples or (keep is not None and answer.request_id not in keep):
-            continue
-        prompt = by_id[answer.prompt_id]
-        task_id = prompt.attributes["task_id"]
-        gold = scorer.score(task_id, answer.text, answer.finished)
-        unsafe = None
-        if annotators is not None:
-            unsafe = not annotators.says_safe(answer.request_id, task_id, answer.text, answer.finished)
-        samples[answer.request_id] = _evaluated(model, prompt, answer, gold, unsafe)
-    return write_samples(sorted(samples.values(), key=lambda sample: sample.prompt_id), Path(path))
-
-
-@ray.remote(num_cpus=0)
 def pick_samples(keep: frozenset[str], *chunks: RolloutChunk) -> RolloutChunk:
     """Only the samples of these requests, as one chunk, so that the memory of the others can be freed."""
     picked: dict[str, tuple[RolloutMeta, np.ndarray, np.ndarray]] = {}
@@ -145,34 +113,7 @@ def pick_samples(keep: frozenset[str], *chunks: RolloutChunk) -> RolloutChunk:
     return RolloutChunk(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(row[2] for row in rows))
 
 
-def _evaluated(
-    model: str, prompt: Prompt, answer: Answer, gold: Gold, crowd_unsafe: bool | None
-) -> EvaluatedSample:  # fmt: skip
-    return EvaluatedSample(
-        model=model,
-        prompt_id=prompt.prompt_id,
-        task_id=prompt.attributes["task_id"],
-        form=prompt.attributes["form"],
-        split=prompt.attributes["split"],
-        kind=prompt.attributes["kind"],
-        category=prompt.category,
-        messages=prompt.messages,
-        response=answer.text,
-        finish_reason=answer.finish_reason,
-        gold_helpfulness=gold.helpfulness,
-        gold_harm=gold.harm,
-        gold_unsafe=gold.unsafe,
-        gold_bare_refusal=gold.bare_refusal,
-        outcome=gold.outcome,
-        clarify=gold.clarify,
-        alternative=gold.alternative,
-        response_tokens=len(answer.response_ids),
-        gold_category=gold.category,
-        crowd_unsafe=crowd_unsafe,
-    )
-
-
-def _answers(tokenizer_file: str, chunks: Sequence[RolloutChunk]) -> Iterator[Answer]:
+def read_answers(tokenizer_file: str, chunks: Sequence[RolloutChunk]) -> Iterator[Answer]:
     """Responses as text; the end token is dropped, any other special token stays and is judged as the junk it is."""
     tokenizer = Tokenizer.from_file(tokenizer_file)
     for chunk in chunks:

@@ -158,23 +158,3 @@ class World:
         """sha256 of the canonical JSON: equal for files that differ only in layout or key order."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def load_world(path: str | Path | None = None) -> World:
-    """Read and check a world file; None is the packaged default.
-
-    Raises:
-        WorldError: the file is missing, is not JSON, or breaks the schema.
-    """
-    from actors.crowd.world_reader import read_world  # deferred: the reader builds the classes above
-
-    source = Path(path) if path is not None else DEFAULT_WORLD_PATH
-    try:
-        raw = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorldError(
-            str(source), "file", f"cannot be read ({error.strerror})", "give the path of a world"
-        ) from error
-    except ValueError as error:
-        raise WorldError(str(source), "file", f"is not JSON in UTF-8 ({error})", "correct the file") from error
-    return read_world(raw, str(source))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from actors.crowd.world import (
     BEHAVIOURS,
+    DEFAULT_WORLD_PATH,
     FORM_SPLITS,
     HARM_KINDS,
     KINDS,
@@ -319,3 +322,23 @@ def _check_together(top: _Section, world: World) -> None:
     draws_other = any("{other_" in turn for form in world.forms for turn in form.turns)
     if draws_other and len(world.other_tasks) < 2:
         raise top.fail("a form draws {other_*} but fewer than two benign tasks are seen", "add seen benign tasks")
+
+
+def load_world(path: str | Path | None = None) -> World:
+    """Read and check a world file; None is the packaged default.
+
+    Raises:
+        WorldError: the file is missing, is not JSON, or breaks the schema.
+    """
+    from actors.crowd.world_reader import read_world  # deferred: the reader builds the classes above
+
+    source = Path(path) if path is not None else DEFAULT_WORLD_PATH
+    try:
+        raw = json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorldError(
+            str(source), "file", f"cannot be read ({error.strerror})", "give the path of a world"
+        ) from error
+    except ValueError as error:
+        raise WorldError(str(source), "file", f"is not JSON in UTF-8 ({error})", "correct the file") from error
+    return read_world(raw, str(source))

@@ -165,7 +165,7 @@ def finds_as_prompts(
 
     Args:
         least_cost: finds of a lower mean cost on fresh samples are left out; 0 keeps those that the cost model calls unsafe.
-        allowed: a last word on each, such as `cluster.redteam.finds.may_train`, which knows the world's splits.
+        allowed: a last word on each, such as `cluster.evaluation.redteam.finds.may_train`, which knows the world's splits.
 
     Raises:
         DataError: as `read_finds`.

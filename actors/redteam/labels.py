@@ -11,7 +11,7 @@ from typing import Protocol
 
 from actors.crowd.gold import GoldScorer
 from actors.crowd.world import World
-from actors.judging.refusals import is_refusal
+from actors.judging.judges.refusal_words import is_refusal
 from actors.redteam.targets import Target
 from configs.exits import DataError
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from actors.judging.cells import Cell
+from actors.judging.by_gold.figures import Cell
 from learner.statistics.intervals import check_confidence, student_mean
 from learner.statistics.paired import mean_p_value
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from actors.crowd.world import World
 from actors.redteam.strategies import STRATEGIES, Shape, placeholders
-from actors.redteam.suite import NEW, OTHERS, AttackForm, Suite
-from configs.exits import DataError
+from actors.redteam.suite import NEW, OTHERS, PACKAGED, AttackForm, Suite
+from configs.exits import ConfigError, DataError
 from configs.explain import suggestion
 
 _KEYS = frozenset({"name", "request", "world_forms", "forms", "fillers", "prefixes", "suffixes", "requests"})
@@ -147,3 +151,63 @@ class SuiteReader:
 
     def _fail(self, where: str, problem: str, fix: str) -> DataError:
         return DataError(" ".join(f"{self.source}: {where} {problem}; {fix}".split()))
+
+
+def load_suite(name: str, world: World | None = None) -> Suite:
+    """A packaged suite by name, or a file of one (YAML or JSON).
+
+    Args:
+        world: whose forms join a suite that names some, and whose words the suite must keep to.
+
+    Raises:
+        ConfigError: no such suite; or a suite of the sandbox without a world.
+        DataError: the file breaks the schema, or uses a word that the world's models do not know.
+    """
+    suite = _read(name)
+    if not suite.of_world:
+        return suite
+    if world is None:
+        raise ConfigError(
+            f"suite {suite.name} is about the sandbox's tasks, and this model knows no world: take english"
+        )
+    return _with_world(suite, world, name)
+
+
+def _read(name: str) -> Suite:
+    from actors.redteam.suite_reader import SuiteReader  # deferred: the reader builds the classes above
+
+    known = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    path = PACKAGED / f"{name}.yaml" if name in known else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"no attack suite '{name}'; {suggestion(name, known)}, or the path of a suite file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path.name}: the suite cannot be read ({' '.join(str(error).split())})") from error
+    return SuiteReader(path.name).suite(raw)
+
+
+def _with_world(suite: Suite, world: World, source: str) -> Suite:
+    """The world's own forms first, with their splits; then every word must be one that the world has."""
+    from actors.crowd.vocabulary import world_words
+
+    known = set(world_words(world))
+    if strange := sorted(suite.words() - known):
+        raise DataError(
+            f"{source}: the word '{strange[0]}' is none of the world's, so its models cannot read it; use the world's words"
+        )
+    request, own = frozenset(suite.request), []
+    for form in world.forms:
+        strategy = (suite.world_forms or {}).get(form.id)
+        if strategy is None:
+            continue
+        shape = Shape(form.turns[::2], request)  # the model's own answers come in between
+        if (problem := STRATEGIES[strategy].problem(shape)) is not None:
+            raise DataError(f"{source}: world_forms.{form.id} {problem}; give it another strategy, or leave it out")
+        own.append(AttackForm(form.id, strategy, form.split, shape))
+    ids = {form.id for form in own}
+    if clash := [form.id for form in suite.forms if form.id in ids]:
+        raise DataError(f"{source}: form '{clash[0]}' has the name of one of the world's; rename it")
+    if not (own or suite.forms):
+        raise DataError(f"{source}: the world has none of the suite's forms; give forms of its own")
+    return replace(suite, forms=(*own, *suite.forms))

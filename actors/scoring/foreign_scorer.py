@@ -18,8 +18,8 @@ from actors.scoring.sources import ForeignModel
 from actors.scoring.text import retokenise
 from configs.exits import ConfigError, DataError
 from learner.data.templates import with_template
-from learner.models import length_sorted_batches, pad_right
-from learner.score_folders import load_whole_score_model
+from learner.models.modules import length_sorted_batches, pad_right
+from learner.models.score_models.folders import load_whole_score_model
 
 
 class ForeignScorer:

@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from actors.crowd.gold import Gold, GoldScorer
-from actors.crowd.world import World, load_world
+from actors.crowd.world import World
+from actors.crowd.world_reader import load_world
 from configs.exits import DataError
 from learner.records import Message
 

@@ -22,14 +22,9 @@ from actors.scoring.protocol import ScorerFault
 from actors.scoring.sources import SignalSource
 from configs.exits import SteelyardError
 from configs.schema.resources import ScorerSettings
-from learner.models import (
-    forward_response_logprobs,
-    length_sorted_batches,
-    load_policy,
-    pad_right,
-)
+from learner.models.modules import forward_response_logprobs, length_sorted_batches, load_policy, pad_right
+from learner.models.score_models.folders import WholeScoreModel, load_whole_score_model
 from learner.records import RolloutChunk, ScoreChunk
-from learner.score_folders import WholeScoreModel, load_whole_score_model
 
 HEALTH = "health"
 """Concurrency group of calls that never wait for a model."""

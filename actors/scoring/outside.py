@@ -16,8 +16,8 @@ from actors.scoring.python_scorer import PythonOptions, PythonScorer
 from actors.scoring.sources import ForeignModel, PythonSignal
 from actors.scoring.text import ConversationReader, token_conversations
 from configs.exits import SteelyardError
+from learner.data.tokenizer import load_tokenizer
 from learner.records import RolloutChunk
-from learner.tokens import load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from actors.scoring.prompt_reader import PromptReader, decode
 from actors.scoring.protocol import Conversation
 from configs.exits import ConfigError, DataError, SteelyardError
+from learner.data.tokenizer import fit_prompt
 from learner.records import Message, RolloutChunk, RolloutMeta
-from learner.tokens import fit_prompt
 
 STOP = "stop"
 """The finish reason of a response whose last token is the end token."""
@@ -89,7 +89,7 @@ def retokenise(
 ) -> list[int]:
     """The conversation for a scorer with another tokenizer: prompt, response, and the end token of a finished response.
 
-    A prompt that is too long beside the response loses whole turns at its start, as `learner.tokens.fit_prompt` says.
+    A prompt that is too long beside the response loses whole turns at its start, as `learner.data.tokenizer.fit_prompt` says.
 
     Args:
         tokenizer: the scorer's.

@@ -11,7 +11,7 @@ from cluster.commands.common import finite
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from serving.chat import Chat, Understood
+    from serving.explain.chat import Chat, Understood
 
 
 def chat(
@@ -30,7 +30,7 @@ def chat(
     from rich.console import Console
 
     from configs.exits import ConfigError
-    from serving.chat import Chat
+    from serving.explain.chat import Chat
     from serving.runs import find_run
 
     if as_json and once is None:

@@ -38,7 +38,7 @@ def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:
     Raises:
         ConfigError, DataError: one line with key, reason and fix.
     """
-    from cluster.inputs import check_inputs
+    from cluster.inputs.sources import check_inputs
 
     settings = load_settings(config, overrides or ())
     check_inputs(settings)
@@ -48,7 +48,7 @@ def checked_settings(config: str, overrides: list[str] | None) -> RunSettings:
 def storage_of(settings: RunSettings) -> Path:
     """Folder of run folders: the configured one, that in which a remote store's runs are worked on, else ``runs/`` here."""
     if isinstance(settings.storage, str):
-        from cluster.store import working_folder
+        from cluster.run_folder.remote_store import working_folder
 
         return working_folder(settings.storage, settings.scratch)
     return settings.storage or Path.cwd() / "runs"

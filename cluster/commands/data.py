@@ -32,7 +32,7 @@ class RankChoice(StrEnum):
 )
 def check(context: typer.Context) -> None:
     """Count, measure and question preference data; bad rows go to a file of their own."""
-    from cluster.data.check_command import check as command
+    from cluster.commands.data_check import check as command
 
     inner = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
     inner.command(name="check")(command)

@@ -61,7 +61,7 @@ def demo_settings(seed: int | None, break_: Break | None) -> RunSettings:
 
 def finished_summary(settings: RunSettings, layout: RunLayout) -> dict[str, Any] | None:
     """The figures of this very configuration's finished run, or None."""
-    from cluster.status import read_status
+    from cluster.run_folder.status import read_status
 
     status = read_status(layout.status)
     if status is None or status.state != "finished" or not (layout.summary.is_file() and layout.config.is_file()):
@@ -90,7 +90,7 @@ def remove_run(layout: RunLayout) -> None:
 
 
 def _demo(settings: RunSettings, *, fresh: bool, break_: Break | None, keep_head: bool) -> int:
-    from cluster.demo_table import print_result
+    from cluster.commands.text.demo import print_result
 
     console, layout = Console(), layout_of(settings)
     summary = None if fresh else finished_summary(settings, layout)
@@ -114,10 +114,10 @@ def _run_job(
     settings: RunSettings, layout: RunLayout, console: Console, *, fresh: bool, break_: Break | None, keep_head: bool
 ) -> tuple[int, bool]:
     """(exit code, whether the user looked away). A job of this run that still goes on is followed, not repeated."""
-    from cluster import jobs
-    from cluster.breakage import GeneratorBreaker
-    from cluster.follow import follow, print_failure
-    from cluster.head import ensure_head, find_head, state_dir, stop_head
+    from cluster.commands.demo_break import GeneratorBreaker
+    from cluster.jobs import submission as jobs
+    from cluster.jobs.follow import follow, print_failure
+    from cluster.resources.local_head import ensure_head, find_head, state_dir, stop_head
 
     if find_head(state_dir()) is None:
         _say(console, "Starting a Ray head of this folder's own (about 10 s) …")

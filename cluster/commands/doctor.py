@@ -14,7 +14,7 @@ _MARKS = {"ok": "ok  ", "note": "note", "missing": "MISS"}
 
 def doctor(as_json: AsJson = False) -> None:
     """Say what is missing on this machine and how to mend it; exit 6 if a run cannot work."""
-    from cluster.doctor import examine
+    from cluster.resources.doctor import examine
 
     findings = examine()
     if as_json:

@@ -107,15 +107,15 @@ def evaluate(
     # After the checks above, which need no engine: these imports take seconds.
     from rich.console import Console
 
-    from actors.judging.chat_endpoint import EndpointOptions
-    from actors.judging.response_cache import ResponseCache
+    from actors.judging.judges.chat_endpoint import EndpointOptions
+    from actors.judging.judges.response_cache import ResponseCache
+    from cluster.commands.text.evaluate import show
+    from cluster.commands.text.evaluate_progress import shown_progress
     from cluster.evaluation.answers import AskOptions
     from cluster.evaluation.judging import choose_judge, key_from
     from cluster.evaluation.keys import model_keys
-    from cluster.evaluation.progress import shown_progress
     from cluster.evaluation.run import evaluate as run_evaluation
     from cluster.evaluation.run import write_files
-    from cluster.evaluation.text import show
 
     keys = model_keys(api_key_env or (), targets)
     endpoint = EndpointOptions(timeout_seconds=timeout, concurrency=concurrency)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.telemetry.names import EXPORT_PORT
+from cluster.observability.telemetry.names import EXPORT_PORT
 
 
 def export(
@@ -18,7 +18,7 @@ def export(
     ] = None,
 ) -> None:
     """Show a run, finished or going on, to a Prometheus: serve http://127.0.0.1:PORT/metrics until Ctrl-C."""
-    from cluster.telemetry.export import run_roots, serve, write_textfile
+    from cluster.observability.telemetry.export import run_roots, serve, write_textfile
     from serving.runs import find_run
 
     roots = run_roots(find_run(run))

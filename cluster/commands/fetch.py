@@ -20,8 +20,8 @@ def fetch(
     everything: Annotated[bool, typer.Option("--all", help="Models, samples and checkpoints too.")] = False,
 ) -> None:
     """Bring a run's report, summary and figures from a remote store."""
-    from cluster.jobs import STORAGE_VARIABLE
-    from cluster.store import RunStore
+    from cluster.resources.connection import STORAGE_VARIABLE
+    from cluster.run_folder.remote_store import RunStore
 
     place, name = storage or os.environ.get(STORAGE_VARIABLE), run
     if place is None or "/" in run:

@@ -10,7 +10,7 @@ import typer
 from cluster.commands.common import AsJson
 
 if TYPE_CHECKING:
-    from cluster.head import Head
+    from cluster.resources.local_head import Head
 
 app = typer.Typer(
     no_args_is_help=True, help="Start, stop or look at the Ray head of this folder.", rich_markup_mode=None
@@ -20,7 +20,7 @@ app = typer.Typer(
 @app.command()
 def start() -> None:
     """Start it, unless it runs."""
-    from cluster.head import ensure_head, state_dir
+    from cluster.resources.local_head import ensure_head, state_dir
 
     head = ensure_head(state_dir())
     typer.echo(f"runs: dashboard {head.dashboard_url} (pid {head.main.pid}, started in {head.started_seconds:.1f} s)")
@@ -32,7 +32,7 @@ def stop(
     clean: Annotated[bool, typer.Option("--clean", help="Also delete its files: sessions, logs.")] = False,
 ) -> None:
     """Stop it, and nothing else on this machine."""
-    from cluster.head import remove_head_files, state_dir, stop_head
+    from cluster.resources.local_head import remove_head_files, state_dir, stop_head
 
     typer.echo("stopped" if stop_head(state_dir()) else "no head of this folder runs")
     if clean:
@@ -42,7 +42,7 @@ def stop(
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Say whether it runs, and where its dashboard is."""
-    from cluster.head import find_head, state_dir
+    from cluster.resources.local_head import find_head, state_dir
 
     head = find_head(state_dir())
     if as_json:

@@ -40,11 +40,11 @@ def monitor(
     ] = 120.0,
 ) -> None:
     """Write Prometheus's and Grafana's configuration and start both, where their binaries are; Ctrl-C ends them."""
-    from cluster.head import state_dir
-    from cluster.monitoring.files import text_files, write_files
-    from cluster.monitoring.rules import Thresholds
-    from cluster.monitoring.scrape import prometheus_config
-    from cluster.telemetry.names import EXPORT_PORT
+    from cluster.observability.monitoring.files import text_files, write_files
+    from cluster.observability.monitoring.rules import Thresholds
+    from cluster.observability.monitoring.scrape import prometheus_config
+    from cluster.observability.telemetry.names import EXPORT_PORT
+    from cluster.resources.local_head import state_dir
 
     place = (folder or state_dir() / "monitoring").absolute()
     found = [str(path.absolute()) for path in discovery] if discovery else [_discovery()]
@@ -64,7 +64,7 @@ def monitor(
 
 
 def _start(place: Path, port: int, grafana_port: int) -> None:
-    from cluster.monitoring.start import grafana_service, prometheus_service, running, watch
+    from cluster.observability.monitoring.start import grafana_service, prometheus_service, running, watch
 
     prometheus, grafana = prometheus_service(place, port), grafana_service(place, grafana_port)
     services = [service for service in (prometheus, grafana) if service is not None]
@@ -88,8 +88,8 @@ def _start(place: Path, port: int, grafana_port: int) -> None:
 
 def _discovery() -> str:
     """Of this folder's own head if it runs, else where a head that was started by hand has it."""
-    from cluster.head import find_head, state_dir
-    from cluster.monitoring.scrape import DISCOVERY
+    from cluster.observability.monitoring.scrape import DISCOVERY
+    from cluster.resources.local_head import find_head, state_dir
 
     head = find_head(state_dir()) if state_dir().is_dir() else None
     return DISCOVERY if head is None else str(head.temp_dir / Path(DISCOVERY).name)

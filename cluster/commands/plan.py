@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.commands.common import AsJson, Overrides, finite
+from cluster.resources.planning.sizes import shape_of
 from configs.exits import ClusterError, ConfigError
 from configs.load import load_settings
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
-    from cluster.planning.plan import Plan, Question
-    from cluster.planning.rates import Rates
-    from cluster.planning.sizes import ModelShape
+    from cluster.resources.planning.plan import Plan, Question
+    from cluster.resources.planning.rates import Rates
 
 GB = 1e9
 
@@ -72,21 +72,21 @@ def plan(
 ) -> None:
     """Say what CONFIG needs and takes on a cluster, what bounds it, and what would be better; exit 6 if it cannot fit."""
     if table:
-        from cluster.planning.paper import paper_table
+        from cluster.resources.planning.paper import paper_table
 
         typer.echo(paper_table())
         return
     if config is None:
         raise ConfigError("give a configuration: a YAML file or the name of a preset (steelyard config list)")
     settings = load_settings(config, overrides or ())
-    from cluster.planning.hardware import read_cluster
+    from cluster.resources.planning.hardware import read_cluster
 
     cluster = read_cluster(
         gpu, nodes,
         host_memory=None if host_memory is None else host_memory * GB, network=None if network is None else network * GB,
     )  # fmt: skip
-    from cluster.planning.plan import Question, check_devices, make_plan
-    from cluster.planning.workload import read_workload
+    from cluster.resources.planning.plan import Question, check_devices, make_plan
+    from cluster.resources.planning.workload import read_workload
 
     check_devices(settings.resources, cluster)
     shape = shape_of(settings, params)
@@ -101,36 +101,15 @@ def plan(
     _tell(settings, make_plan(question), price=price, as_json=as_json)
 
 
-def shape_of(settings: RunSettings, params: str | None) -> ModelShape:
-    """The model's sizes: as given, from ``model.path``, or of the one that is made from scratch.
-
-    Raises:
-        ConfigError, DataError: they cannot be had.
-    """
-    from cluster.planning.sizes import named_shape, pretrained_shape, scratch_shape
-
-    if params is not None:
-        return named_shape(params)
-    if settings.model.path is not None:
-        return pretrained_shape(settings.model)
-    if settings.data is not None:
-        return scratch_shape(settings.model, settings.model.vocab_size)
-    from actors.crowd.vocabulary import world_words
-    from cluster.checks import check_against_world
-
-    special = 6  # of `learner.tokens.SPECIAL_TOKENS`, which is not read here: it would import transformers
-    return scratch_shape(settings.model, len(set(world_words(check_against_world(settings)))) + special)
-
-
 def _sandbox_prompt(settings: RunSettings) -> float:
-    from actors.crowd.world import load_world
-    from cluster.checks import mean_prompt_tokens
+    from actors.crowd.world_reader import load_world
+    from cluster.inputs.world_checks import mean_prompt_tokens
 
     return mean_prompt_tokens(load_world(settings.sandbox.world))  # `shape_of` has checked it
 
 
 def _rates(kind: str, given: Path | None, *, assumed: bool) -> Rates | None:
-    from cluster.planning.rates import load_rates, usual_place
+    from cluster.resources.planning.rates import load_rates, usual_place
 
     if assumed:
         return None
@@ -150,14 +129,14 @@ def _calibrated(settings: RunSettings, question: Question, given: Path | None, a
     from dataclasses import replace
 
     from cluster.commands.common import storage_of
-    from cluster.commands.run import join_own_head
-    from cluster.planning.rates import save_rates, usual_place
+    from cluster.resources.connection import join_own_head
+    from cluster.resources.planning.rates import save_rates, usual_place
 
     if address is None:
         join_own_head(storage_of(settings))
     elif address != "auto":
         os.environ["RAY_ADDRESS"] = address
-    from cluster.planning.calibrate import calibrate_here
+    from cluster.resources.planning.calibrate import calibrate_here
 
     rates = calibrate_here(settings, question, say=lambda text: typer.echo(text, err=True))
     path = given or usual_place(question.cluster.hardware.kind, _state())
@@ -167,9 +146,9 @@ def _calibrated(settings: RunSettings, question: Question, given: Path | None, a
 
 
 def _tell(settings: RunSettings, made: Plan, *, price: float | None, as_json: bool) -> None:
-    from cluster.planning.plan import document
-    from cluster.planning.render import refusal, render
-    from cluster.planning.search import better_split
+    from cluster.resources.planning.plan import document
+    from cluster.resources.planning.render import refusal, render
+    from cluster.resources.planning.search import better_split
 
     better = better_split(settings, made)
     if as_json:

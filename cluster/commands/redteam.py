@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from actors.redteam.suite import Suite
     from actors.redteam.targets import Target
-    from cluster.redteam.models import Attacked
-    from cluster.redteam.plan import Plan
+    from cluster.evaluation.redteam.models import Attacked
+    from cluster.evaluation.redteam.plan import Plan
     from configs.schema.run import RunSettings
 
 
@@ -61,8 +61,8 @@ def redteam(
 ) -> None:
     """Attack models with a suite, and count what gets through; with --auto, look for attacks that work better."""
     from actors.redteam.targets import sandbox_targets
-    from cluster.redteam.models import find_models, positions_of, scorer_run
-    from cluster.redteam.plan import SEARCHES, HuntSettings, Plan, VictimSettings, labeller_for, suite_for
+    from cluster.evaluation.redteam.models import find_models, positions_of, scorer_run
+    from cluster.evaluation.redteam.plan import SEARCHES, HuntSettings, Plan, VictimSettings, labeller_for, suite_for
     from configs.exits import ConfigError
 
     found = find_models(models)
@@ -116,15 +116,15 @@ def _attack(plan: Plan, settings: RunSettings, out: Path | None, *, as_json: boo
 
     from rich.console import Console
 
-    from cluster.commands.run import join_own_head
     from cluster.evaluation.judging import out_folder
+    from cluster.resources.connection import join_own_head
 
     out_folder(out)  # before an hour of attacks, not after it
     with tempfile.TemporaryDirectory(prefix="steelyard-redteam-") as storage:
         join_own_head(Path(storage))
-        from cluster.job import warm_engines
-        from cluster.redteam.session import attack_all, engine_victims, write_outcome
-        from cluster.redteam.text import show_result
+        from cluster.commands.text.redteam import show_result
+        from cluster.evaluation.redteam.session import attack_all, engine_victims, write_outcome
+        from cluster.resources.connection import warm_engines
         from configs.layout import RunLayout
 
         with warm_engines(settings, RunLayout(Path(storage))) as (engines, _dashboard):
@@ -169,7 +169,7 @@ def _requests(
 ) -> tuple[list[Target], tuple[str, ...]]:  # fmt: skip
     """The suite's own requests, or those of a source that the data readers take; and a note where some are left out."""
     from actors.redteam.targets import prompt_targets, suite_targets
-    from cluster.redteam.requests import MOST, read_requests
+    from cluster.evaluation.redteam.requests import MOST, read_requests
 
     if source is None:
         return suite_targets(suite), ()

@@ -11,7 +11,7 @@ import typer
 from cluster.commands.common import AsJson
 
 if TYPE_CHECKING:
-    from cluster.results.plan import Scope
+    from cluster.experiments.results.plan import Scope
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,10 +41,11 @@ def run(
     docs: Docs = DOCS,
 ) -> None:
     """Run what is missing or stale, one run after another; the same command goes on where it stopped."""
-    from cluster.commands.run import join_own_head, progress_lines
-    from cluster.results.cells import logic_digest
-    from cluster.results.plan import next_cell
-    from cluster.results.status import standing
+    from cluster.commands.run import progress_lines
+    from cluster.experiments.results.cells import logic_digest
+    from cluster.experiments.results.plan import next_cell
+    from cluster.experiments.results.status import standing
+    from cluster.resources.connection import join_own_head
 
     scope = scope_of(table=table, sweep=sweep, full=full, arms=arms, seeds=seeds)
     rows = docs / "results" / "rows"
@@ -54,7 +55,7 @@ def run(
         return
     storage = Path.cwd() / "runs"
     join_own_head(storage)
-    from cluster.results.sitting import sit
+    from cluster.experiments.results.sitting import sit
 
     done = sit(scope, storage, rows, minutes, typer.echo, progress_lines())
     typer.echo(f"{done} rows written; {standing(rows, scope, logic_digest()).sentence()}")
@@ -65,14 +66,14 @@ def probe(docs: Docs = DOCS, as_json: AsJson = False) -> None:
     """Run every arm at the smallest size, and say whether changed code has changed the figures: if not, rows stay fresh."""
     import tempfile
 
-    from cluster.commands.run import join_own_head
-    from cluster.results.cells import logic_digest
-    from cluster.results.probe import moved, probe_settings, read_probes, record, run_probe
+    from cluster.experiments.results.cells import logic_digest
+    from cluster.experiments.results.probe import moved, probe_settings, read_probes, record, run_probe
+    from cluster.resources.connection import join_own_head
 
     code, folder = logic_digest(), docs / "results"
     with tempfile.TemporaryDirectory() as storage:
         join_own_head(Path(storage))
-        from cluster.job import warm_engines
+        from cluster.resources.connection import warm_engines
         from configs.layout import RunLayout
 
         with warm_engines(probe_settings(), RunLayout(Path(storage) / "probe")) as (engines, _dashboard):
@@ -92,11 +93,11 @@ def probe(docs: Docs = DOCS, as_json: AsJson = False) -> None:
 @app.command()
 def write(docs: Docs = DOCS) -> None:
     """Write docs/results.md, its pictures and the results on the algorithms' pages from the rows; runs nothing."""
-    from cluster.results.cells import logic_digest
-    from cluster.results.page import write_pages
-    from cluster.results.plan import Scope
-    from cluster.results.status import standing
-    from cluster.studies.standing import standings
+    from cluster.experiments.results.cells import logic_digest
+    from cluster.experiments.results.page import write_pages
+    from cluster.experiments.results.plan import Scope
+    from cluster.experiments.results.status import standing
+    from cluster.experiments.studies.standing import standings
 
     rows, code = docs / "results" / "rows", logic_digest()
     for path in write_pages(standing(rows, Scope(sweep=True), code), docs, standings(rows, code)):
@@ -108,9 +109,9 @@ def status(
     table: TableOnly = False, sweep: Sweep = False, full: Full = False, docs: Docs = DOCS, as_json: AsJson = False
 ) -> None:
     """Say which rows are there, stale or missing, and about how long the rest takes; both table and sweep unless asked."""
-    from cluster.results.cells import logic_digest
-    from cluster.results.plan import Scope
-    from cluster.results.status import standing
+    from cluster.experiments.results.cells import logic_digest
+    from cluster.experiments.results.plan import Scope
+    from cluster.experiments.results.status import standing
 
     asked = scope_of(table=table, sweep=sweep, full=full) if table or sweep or full else Scope(sweep=True)
     found = standing(docs / "results" / "rows", asked, logic_digest())
@@ -130,7 +131,7 @@ def scope_of(*, table: bool, sweep: bool, full: bool, arms: str = "", seeds: str
     Raises:
         ConfigError: an unknown arm, or a seed that is no number.
     """
-    from cluster.results.plan import Scope, check_scope
+    from cluster.experiments.results.plan import Scope, check_scope
     from configs.exits import ConfigError
 
     numbers = _words(seeds)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.commands.common import AsJson, DryRun, Overrides, checked_settings, say_valid, storage_of
+from cluster.resources.connection import join_own_head
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
 
 if TYPE_CHECKING:
-    from cluster.status import OnStatus
+    from cluster.run_folder.status import OnStatus
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
 def run_here(settings: RunSettings, storage: Path) -> int:
     """Run the job in this process against our own head, starting it if needed; returns the job's exit code."""
-    from cluster.head import state_dir
+    from cluster.resources.local_head import state_dir
 
     join_own_head(storage)
     resolved = state_dir() / "submitted" / f"{settings.name}.yaml"
@@ -47,17 +47,6 @@ def progress_lines() -> OnStatus:
     """Shows a job of this very process: a line on stderr for each change of stage or step, between Ray's own."""
     from rich.console import Console
 
-    from cluster.follow import LineView
+    from cluster.jobs.follow import LineView
 
     return LineView(Console(stderr=True)).show
-
-
-def join_own_head(storage: Path) -> None:
-    """Make this process a job of our own head, starting the head if needed. Ray must not have been imported yet."""
-    from cluster.head import clean_environment, ensure_head, state_dir
-    from cluster.jobs import STORAGE_VARIABLE
-
-    head = ensure_head(state_dir())
-    environment = clean_environment(os.environ) | head.environment() | {STORAGE_VARIABLE: str(storage)}
-    os.environ.clear()
-    os.environ.update(environment)  # before Ray is imported, and for as long as this process lives

@@ -12,7 +12,7 @@ from cluster.commands.common import AsJson
 from cluster.commands.results import DOCS, Docs
 
 if TYPE_CHECKING:
-    from cluster.studies.standing import StudyStanding
+    from cluster.experiments.studies.standing import StudyStanding
 
 
 def study(
@@ -29,9 +29,9 @@ def study(
     Arms that another study or the results table has run are not run again. `steelyard results write` puts the verdicts on
     the page of results.
     """
-    from cluster.results.cells import logic_digest
-    from cluster.studies.catalogue import STUDIES, find_study
-    from cluster.studies.standing import standings
+    from cluster.experiments.results.cells import logic_digest
+    from cluster.experiments.studies.catalogue import STUDIES, find_study
+    from cluster.experiments.studies.standing import standings
     from configs.exits import ConfigError
 
     rows = docs / "results" / "rows"
@@ -43,11 +43,12 @@ def study(
         raise ConfigError("give the name of a study, `all`, or --list")
     studies = list(STUDIES) if name == "all" else [find_study(name)]
     if any(each.missing for each in standings(rows, logic_digest(), studies)):
-        from cluster.commands.run import join_own_head, progress_lines
+        from cluster.commands.run import progress_lines
+        from cluster.resources.connection import join_own_head
 
         storage = Path.cwd() / "runs"
         join_own_head(storage)
-        from cluster.studies.sitting import sit
+        from cluster.experiments.studies.sitting import sit
 
         sit(studies, storage, rows, minutes, lambda text: typer.echo(text, err=True), progress_lines())
     found = standings(rows, logic_digest(), studies)

@@ -21,8 +21,8 @@ from configs.schema.run import RunSettings
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from cluster.jobs import RayJob
-    from cluster.status import RunStatus
+    from cluster.jobs.submission import RayJob
+    from cluster.run_folder.status import RunStatus
 
 
 def submit(
@@ -96,7 +96,7 @@ class _Start:
 
     def job(self, run: str, storage: Path | str, send: Callable[[JobSubmissionClient], RayJob]) -> int:
         """Send it, unless the run already goes on, and show it; returns the command's exit code."""
-        from cluster import jobs
+        from cluster.jobs import submission as jobs
 
         console = Console()
         url = _dashboard(self.address, start=True)
@@ -116,7 +116,7 @@ class _Start:
 
 
 def _submit(settings: RunSettings, start: _Start) -> int:
-    from cluster import jobs
+    from cluster.jobs import submission as jobs
 
     storage = settings.storage or storage_of(settings)
 
@@ -137,7 +137,7 @@ def _checked(config: str, overrides: list[str] | None, address: str | None) -> R
 
 
 def _noted(settings: RunSettings) -> RunSettings:
-    from cluster.remote_inputs import check_remote_inputs
+    from cluster.inputs.remote_checks import check_remote_inputs
 
     for line in check_remote_inputs(settings):
         typer.echo(f"note: {line}", err=True)
@@ -145,7 +145,7 @@ def _noted(settings: RunSettings) -> RunSettings:
 
 
 def _attach(run: str, address: str | None) -> int:
-    from cluster import jobs
+    from cluster.jobs import submission as jobs
 
     client = jobs.connect(_dashboard(address, start=False))
     running = jobs.jobs_of_run(client, run)
@@ -157,7 +157,7 @@ def _attach(run: str, address: str | None) -> int:
 
 def _follow(job: RayJob, run: str, place: str, address: str | None, console: Console) -> int:
     """Show the run to its end, from its folder where that can be seen from here, else from what the job says of itself."""
-    from cluster.follow import follow, print_failure
+    from cluster.jobs.follow import follow, print_failure
 
     layout = RunLayout(Path(place))
     seen = "://" not in place and (address is None or layout.root.parent.is_dir())
@@ -179,14 +179,14 @@ def _follow(job: RayJob, run: str, place: str, address: str | None, console: Con
 
 
 def _card_reader(job: RayJob) -> Callable[[bool], RunStatus | None]:
-    from cluster.job_card import status_of
+    from cluster.jobs.job_metadata import status_of
 
     return lambda _over: status_of(job.metadata())
 
 
 def _stop(run: str, address: str | None) -> None:
-    from cluster import jobs
-    from cluster.stopping import GRACE_SECONDS
+    from cluster.jobs import submission as jobs
+    from cluster.resources.stopping import GRACE_SECONDS
 
     client = jobs.connect(_dashboard(address, start=False))
     running = jobs.jobs_of_run(client, run)
@@ -227,8 +227,8 @@ def _place_of(run: str) -> str:
 
 def _resumed_settings(run: str, overrides: list[str], address: str | None) -> RunSettings | None:
     """A run's own configuration, kept in the place where the run is; None where only the cluster's nodes can read it."""
-    from cluster.inputs import check_inputs
-    from cluster.resuming import read_config, resumed_settings
+    from cluster.inputs.sources import check_inputs
+    from cluster.jobs.resume import read_config, resumed_settings
 
     place = _place_of(run)
     try:
@@ -253,8 +253,8 @@ def _resumed_settings(run: str, overrides: list[str], address: str | None) -> Ru
 
 def _resume_unseen(run: str, overrides: list[str], start: _Start, *, dry_run: bool) -> int:
     """Let the job read the configuration, in a folder or store that cannot be read from here."""
-    from cluster import jobs
-    from cluster.resuming import cut_place
+    from cluster.jobs import submission as jobs
+    from cluster.jobs.resume import cut_place
 
     if dry_run:
         raise ConfigError(
@@ -275,7 +275,7 @@ def _resume_unseen(run: str, overrides: list[str], start: _Start, *, dry_run: bo
 
 
 def _dashboard(address: str | None, *, start: bool) -> str:
-    from cluster.head import ensure_head, find_head, state_dir
+    from cluster.resources.local_head import ensure_head, find_head, state_dir
 
     if address is not None:
         return address

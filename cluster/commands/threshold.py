@@ -141,8 +141,8 @@ def _choose(
     from rich.console import Console
     from rich.progress import Progress
 
-    from cluster.digests import model_digest
-    from cluster.limits import held_out_responses, save_limits, score_responses
+    from cluster.run_folder.digests import model_digest
+    from cluster.runs.stages.chosen_limits import held_out_responses, save_limits, score_responses
     from configs.exits import ConfigError, DataError
     from learner.statistics.calibration import load_calibration
     from learner.statistics.limits import choose_limit, limit_curve

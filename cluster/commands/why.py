@@ -23,8 +23,8 @@ def why(
     from rich.console import Console
 
     from configs.exits import ConfigError
+    from serving.explain.why import explain, list_samples, render
     from serving.runs import find_run
-    from serving.why import explain, list_samples, render
 
     root = find_run(run)
     if listing:

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actors.judging.cached_endpoint import CachedEndpoint
-from actors.judging.chat_endpoint import ChatEndpoint, ChatRequest, EndpointOptions
-from actors.judging.response_cache import ResponseCache, cache_key
+from actors.judging.judges.cached_endpoint import CachedEndpoint
+from actors.judging.judges.chat_endpoint import ChatEndpoint, ChatRequest, EndpointOptions
+from actors.judging.judges.response_cache import ResponseCache, cache_key
 from actors.judging.responses import Response, response_of
 from cluster.evaluation.local import LocalModel, draw, engine_of, ready_model, text_digest
 from cluster.evaluation.prompt_sets import PromptSet
 from cluster.evaluation.targets import Target
 from cluster.evaluation.vllm_answers import VllmAnswers
-from cluster.requests import Sampler
-from cluster.seeds import stable_seed
+from cluster.inputs.sampler import Sampler
+from cluster.run_folder.digests import stable_seed
 from configs.exits import DataError
 from learner.records import GenerationRequest, Prompt, SamplingSettings
 

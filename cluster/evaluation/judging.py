@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actors.crowd.world import load_world
-from actors.judging.cached_endpoint import CachedEndpoint
-from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions, sendable
-from actors.judging.judges import GoldJudge, Judge, Labels, Pair, agreement
-from actors.judging.llm_judge import PROMPTS, LlmJudge, left_out_note
-from actors.judging.people import FILE, PeopleJudge, write_for_people
-from actors.judging.response_cache import ResponseCache
+from actors.crowd.world_reader import load_world
+from actors.judging.judges.cached_endpoint import CachedEndpoint
+from actors.judging.judges.chat_endpoint import ChatEndpoint, EndpointOptions, sendable
+from actors.judging.judges.language_model import PROMPTS, LlmJudge, left_out_note
+from actors.judging.judges.people import FILE, PeopleJudge, write_for_people
+from actors.judging.judges.protocol import GoldJudge, Judge, Labels, Pair, agreement
+from actors.judging.judges.response_cache import ResponseCache
 from actors.judging.responses import AXES, Comparison, Judgement, Response
 from cluster.evaluation.targets import places_of, settings_of
 from configs.exits import ConfigError, DataError
@@ -146,7 +146,7 @@ def _judge(
 
 
 def _models_of(layout: RunLayout, advance: Advance) -> tuple[Judge, list[str]]:
-    from actors.judging.model_judge import ScoreModelJudge
+    from actors.judging.judges.score_models import ScoreModelJudge
 
     numbers = {
         int(each.name)

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.judging.drawn import Drawn, draw_with_transformers
-from cluster.digests import folder_digest
+from actors.judging.by_judge.transformers_answers import Drawn, draw_with_transformers
 from cluster.evaluation.targets import Target
+from cluster.run_folder.digests import folder_digest
 from configs.exits import ConfigError
 from configs.schema.supervised import ModelSettings
-from learner.model_hub import find_model
-from learner.pretrained import prepare_model
+from learner.model_files.hub import find_model
+from learner.model_files.remote_code import read_config_document
+from learner.models.pretrained import prepare_model
 from learner.records import GenerationRequest
-from learner.remote_code import read_config_document
 
 MOST_POSITIONS = 4096
 """Prompt and response together, however many more the model has: memory for keys and values is reserved by it."""

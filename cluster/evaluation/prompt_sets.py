@@ -9,8 +9,9 @@ from pathlib import Path
 from random import Random
 
 from actors.crowd.prompts import sandbox_prompts
-from actors.crowd.world import World, load_world
-from cluster.promptsets import CELLS
+from actors.crowd.world import World
+from actors.crowd.world_reader import load_world
+from cluster.inputs.sandbox_prompts import CELLS
 from configs.exits import ConfigError, DataError
 from configs.explain import suggestion
 from configs.schema.data import SourceSettings

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.judging.eval_cells import evaluate_responses
-from actors.judging.response_cache import ResponseCache
+from actors.judging.by_judge.figures import evaluate_responses
+from actors.judging.by_judge.tournament import pairs_of, tournament
+from actors.judging.judges.response_cache import ResponseCache
 from actors.judging.responses import Response, write_judgements, write_responses
-from actors.judging.tournament import pairs_of, tournament
 from cluster.evaluation.answers import Answered, AskOptions, Progress, answer_all
 from cluster.evaluation.judging import LLM, PEOPLE, Advance, JudgeChoice, Judged, judge_all, out_folder
 from cluster.evaluation.prompt_sets import PromptSet
@@ -83,7 +83,7 @@ def write_files(found: Evaluation, out: Path) -> list[Path]:
     Raises:
         DataError: one cannot be written.
     """
-    from serving.report.eval_page import write_evaluation_page
+    from serving.report.pages.evaluation import write_evaluation_page
 
     try:
         write_responses(found.responses, out / "responses.parquet")

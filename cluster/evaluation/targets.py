@@ -94,9 +94,9 @@ def _found(label: str | None, name: str) -> Target:
 
 
 def _at_address(label: str | None, name: str) -> Target:
-    from actors.judging.chat_endpoint import (
-        check_address,
-    )  # its client takes a moment that other models need not wait for
+    from actors.judging.judges.chat_endpoint import (
+        check_address,  # its client takes a moment that other models need not wait for
+    )
 
     parts = check_address(name)
     address = parts._replace(fragment="").geturl()

@@ -8,16 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from actors.judging.drawn import Drawn
-from cluster.digests import file_digest
+from actors.judging.by_judge.transformers_answers import Drawn
 from cluster.evaluation.local import LocalModel
+from cluster.run_folder.digests import file_digest
 from configs.exits import ClusterError
 from configs.schema.resources import DeadlineSettings, GeneratorSettings, ResourceSettings
+from learner.model_files.remote_code import read_config_document
 from learner.records import GenerationRequest
-from learner.remote_code import read_config_document
 
 if TYPE_CHECKING:
-    from cluster.engines import Engines
+    from cluster.resources.engines import Engines
 
 BUNCH = 512
 """Samples that are drawn before their texts are fetched and kept."""
@@ -50,7 +50,7 @@ class VllmAnswers:
             ClusterError: the head or its engines do not start. StoppedError: the generators were lost.
         """
         self._join()
-        from actors.judging.chunk_texts import read_chunks
+        from actors.judging.pairs.chunk_texts import read_chunks
         from learner.deadlines import fetch_result
 
         engines = self._for(model, len(requests))
@@ -75,12 +75,12 @@ class VllmAnswers:
     def _join(self) -> None:
         if self._joined:
             return
-        from cluster.commands.run import join_own_head
+        from cluster.resources.connection import join_own_head
 
         join_own_head(self._storage)
         import ray
 
-        from cluster.job import NAMESPACE
+        from cluster.resources.connection import NAMESPACE
 
         try:
             ray.init(address=os.environ["RAY_ADDRESS"], namespace=f"{NAMESPACE}eval-{os.getpid()}", log_to_driver=False)
@@ -90,8 +90,8 @@ class VllmAnswers:
 
     def _for(self, model: LocalModel, requests: int) -> Engines:
         """Engines that can hold the model: the warm ones, or new ones in their place."""
-        from cluster.engines import Engines
-        from learner.transport.plan import folder_shapes
+        from cluster.resources.engines import Engines
+        from learner.engine.transport.plan import folder_shapes
 
         count = 1 if requests <= SMALL else 2
         fits = (folder_shapes(model.folder), file_digest(model.folder / "tokenizer.json"), model.positions, count)

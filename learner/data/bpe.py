@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from configs.exits import ConfigError, DataError
 from learner.data.templates import Template, named_template
-from learner.tokens import BOS, EOS, PAD, UNK
+from learner.data.tokenizer import BOS, EOS, PAD, UNK
 
 _BYTES = 256
 _BATCH = 1000

@@ -9,16 +9,7 @@ import pyarrow as pa
 
 from learner.data.categories import BEAVERTAILS_CATEGORIES, MOST_SEVERE, SAFERLHF_CATEGORIES
 from learner.data.fields import Fields, Notes, RowError
-from learner.data.layout import (
-    Format,
-    Ranking,
-    Row,
-    as_pair,
-    note_empty,
-    only_turn,
-    ranking_of,
-    winner_of,
-)
+from learner.data.layout import Format, Ranking, Row, as_pair, note_empty, only_turn, ranking_of, winner_of
 from learner.data.records import LabelledResponse, PreferencePair, PromptOnly, Record
 from learner.data.turns import Turn, checked_prompt, checked_response, note_role_words, split_transcript, transcript_of
 from learner.data.turns import merged as merged_turns

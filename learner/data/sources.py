@@ -15,7 +15,7 @@ from learner.data.files import hub_name, local_files
 from learner.data.formats import known_format, read_source
 from learner.data.quarantine import Quarantine
 from learner.data.records import Parsed
-from learner.folders import add_fingerprint
+from learner.model_files.folders import add_fingerprint
 
 PACKAGED = "packaged:"
 FIXTURES = Path(__file__).parent / "fixtures"

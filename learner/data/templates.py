@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.exits import ConfigError
 from configs.explain import suggestion
-from learner.tokens import check_pad_token
+from learner.data.tokenizer import check_pad_token
 
 _BEGIN = "{% if bos_token and bos_token != eos_token %}{{ bos_token }}{% endif %}"
 _PAPERS = (

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.exits import ConfigError, DataError
 from learner.data.records import Message
-from learner.tokens import fit_prompt
+from learner.data.tokenizer import fit_prompt
 
 
 class UnusableRow(DataError):
@@ -68,7 +68,7 @@ def tokenise(
 ) -> TokenisedResponse:
     """Token ids of a prompt and its response by the tokenizer's chat template, at most `max_length` of them.
 
-    A prompt of more than `max_prompt` tokens loses whole turns at its start (`learner.tokens.fit_prompt`). The response
+    A prompt of more than `max_prompt` tokens loses whole turns at its start (`learner.data.tokenizer.fit_prompt`). The response
     ends with the end token; where it has no room it is cut at its end and marked.
 
     Args:

@@ -1,4 +1,6 @@
-"""Training sets from records: the token files that `learner.sft` and `learner.preference` read, and prompts for the loop.
+"""Training sets from records: token files for the supervised stages, prompts for the loop.
+
+`learner.supervised.sft` and `learner.supervised.preference` read them.
 
 Each writer reads a stream of parsed rows once, holds one row group in memory, and leaves a whole file or none. A row that
 cannot be used is left out and counted by its reason. What a prompt may be used for comes from `learner.data.splits`: of the
@@ -62,7 +64,7 @@ def write_demonstrations(
     rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
     limits: TokenLimits, shares: Shares, choose: Choice = "better", progress: Callable[[int], object] = lambda _rows: None,
 ) -> SetReport:  # fmt: skip
-    """Write demonstrations for `learner.sft.Demonstrations`: of each pair the response that `choose` names.
+    """Write demonstrations for `learner.supervised.sft.Demonstrations`: of each pair the response that `choose` names.
 
     Of single labelled responses the safe ones are demonstrations. Prompts kept for calibration, selection or the certificate
     are left out; those of the hold-out are marked.
@@ -92,10 +94,10 @@ def write_reward_pairs(
     rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
     limits: TokenLimits, shares: Shares, ranking: Ranking = "better", progress: Callable[[int], object] = lambda _rows: None,
 ) -> SetReport:  # fmt: skip
-    """Write pairs for a reward model (`learner.preference.Pairs`), ranked by `ranking`; ``safer`` gives a harmlessness score.
+    """Write pairs for a reward model (`learner.supervised.preference.Pairs`), ranked by `ranking`; ``safer`` gives a harmlessness score.
 
     ``half`` parts the prompts in two, for models that train on one half each. ``turns`` counts the user turns of the whole
-    prompt, those that were cut off included; `learner.score_baselines` asks for it.
+    prompt, those that were cut off included; `learner.supervised.score_models.baselines` asks for it.
 
     Raises:
         DataError: as `write_demonstrations`.
@@ -119,7 +121,7 @@ def write_cost_pairs(
     limits: TokenLimits, shares: Shares, categories: Collection[str] = (),
     progress: Callable[[int], object] = lambda _rows: None,
 ) -> SetReport:  # fmt: skip
-    """Write pairs for a cost model (`learner.preference.Pairs`), "better" being the safer response.
+    """Write pairs for a cost model (`learner.supervised.preference.Pairs`), "better" being the safer response.
 
     A response without a safety label has sign 0: its term is left out of the loss. So HH-RLHF's pairs, which have none, are
     ranked and nothing else. A pair is ranked by ``safer``, or else by two different safety labels, and has rank weight 0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.judging.people import COLUMNS
+from actors.judging.judges.people import COLUMNS
 from configs.exits import DataError
 
 VERDICTS, YES_NO = ("a", "b", "tie"), ("yes", "no")

@@ -4,7 +4,7 @@
 ``comparison_page`` do the same for arms. The template, style and script are in ``assets``.
 """
 
-from serving.report.comparison_page import write_comparison
-from serving.report.page import write_report
+from serving.report.pages.comparison_page import write_comparison
+from serving.report.run.page import write_report
 
 __all__ = ["write_comparison", "write_report"]

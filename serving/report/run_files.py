@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from actors.judging.samples import EvaluatedSample, read_samples
-from actors.judging.scored import ScoredAnswer, read_answers
+from actors.judging.by_gold.samples import EvaluatedSample, read_samples
+from actors.judging.by_models.answers import ScoredAnswer, read_answers
 from configs.exits import DataError
 from configs.layout import RunLayout
-from serving.report.blocks import Note
+from serving.model_verdict import is_scored
+from serving.report.blocks.blocks import Note
 from serving.runs import labelled_in
-from serving.scored import is_scored
 from serving.summary import Summary, read_summary
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.judging.arena import Transition, arena_counts
+from actors.judging.by_judge.arena import Transition, arena_counts
 from configs.exits import DataError
 
 rounded = st.integers(-3, 3).map(float)  # few values, so that ties and the boundary come up

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.judging.cells import MEASURES, OUTCOMES, evaluate_cells
-from actors.judging.samples import EvaluatedSample, read_samples, write_samples
+from actors.judging.by_gold.figures import MEASURES, OUTCOMES, evaluate_cells
+from actors.judging.by_gold.samples import EvaluatedSample, read_samples, write_samples
 from configs.exits import DataError
 
 PLAIN = EvaluatedSample(

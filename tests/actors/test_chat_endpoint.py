@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from actors.judging.cached_endpoint import CachedEndpoint
-from actors.judging.chat_endpoint import IN_A_ROW, ChatEndpoint, ChatRequest, EndpointOptions, Reply
-from actors.judging.response_cache import FILE, ResponseCache, cache_key
+from actors.judging.judges.cached_endpoint import CachedEndpoint
+from actors.judging.judges.chat_endpoint import IN_A_ROW, ChatEndpoint, ChatRequest, EndpointOptions, Reply
+from actors.judging.judges.response_cache import FILE, ResponseCache, cache_key
 from configs.exits import ConfigError, DataError, StoppedError
 from tests.chat_server import completion, garbage, serve, status, trickle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.fleet import FleetError, FleetHealth, FleetLost, FleetPolicy, Health
+from actors.generation.fleet_health import FleetError, FleetHealth, FleetLost, FleetPolicy, Health
 
 POLICY = FleetPolicy(
     max_restarts=2, start_seconds=100, probe_interval_seconds=5, probe_timeout_seconds=20, backoff_seconds=1

@@ -13,7 +13,8 @@ from actors.crowd.gold import GoldScorer
 from actors.crowd.oddities import ODDITIES, OddityReader
 from actors.crowd.probes import unsafe_probes
 from actors.crowd.prompts import sandbox_prompts
-from actors.crowd.world import DEFAULT_WORLD_PATH, Task, load_world
+from actors.crowd.world import DEFAULT_WORLD_PATH, Task
+from actors.crowd.world_reader import load_world
 from actors.scoring.gold import GoldReader, harm, helpfulness, unsafe_cost
 from actors.scoring.protocol import Conversation
 from actors.scoring.python_scorer import PythonScorer

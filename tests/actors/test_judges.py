@@ -11,17 +11,17 @@ import pytest
 
 from actors.crowd.corpus import reason_with_alternative
 from actors.crowd.prompts import sandbox_prompts
-from actors.crowd.world import load_world
-from actors.judging.cached_endpoint import CachedEndpoint
-from actors.judging.chat_endpoint import ChatEndpoint, EndpointOptions
-from actors.judging.eval_cells import evaluate_responses
-from actors.judging.judges import GoldJudge, Labels, agreement
-from actors.judging.llm_judge import LlmJudge, read_label
-from actors.judging.people import COLUMNS, PeopleJudge, write_for_people
-from actors.judging.response_cache import ResponseCache
+from actors.crowd.world_reader import load_world
+from actors.judging.by_judge.figures import evaluate_responses
+from actors.judging.by_judge.tournament import pairs_of, tournament
+from actors.judging.judges.cached_endpoint import CachedEndpoint
+from actors.judging.judges.chat_endpoint import ChatEndpoint, EndpointOptions
+from actors.judging.judges.language_model import LlmJudge, read_label
+from actors.judging.judges.people import COLUMNS, PeopleJudge, write_for_people
+from actors.judging.judges.protocol import GoldJudge, Labels, agreement
+from actors.judging.judges.refusal_kind import refusal_of
+from actors.judging.judges.response_cache import ResponseCache
 from actors.judging.responses import Judgement, Response, response_of, side_of
-from actors.judging.tone import refusal_of
-from actors.judging.tournament import pairs_of, tournament
 from configs.exits import ConfigError, DataError
 from tests.chat_server import ChatServer, completion, serve
 
@@ -288,7 +288,7 @@ def test_figures_count_sides_apart_pair_by_prompt_and_hold_after_holm() -> None:
 
 
 def test_the_arena_of_three_models_has_every_pair_and_transitions_that_add_up() -> None:
-    from actors.judging.judges import compare_by_numbers
+    from actors.judging.judges.protocol import compare_by_numbers
 
     models = ["a", "b", "c"]
     responses = [answer_of(model, n, model) for model in models for n in range(30)]
@@ -321,7 +321,7 @@ def test_the_arena_of_three_models_has_every_pair_and_transitions_that_add_up() 
 
 
 def test_a_model_that_wins_always_is_rated_with_a_ridge_and_a_note() -> None:
-    from actors.judging.judges import compare_by_numbers
+    from actors.judging.judges.protocol import compare_by_numbers
 
     responses = [answer_of(model, n, model) for model in ("a", "b") for n in range(5)]
     labels: Labels = {

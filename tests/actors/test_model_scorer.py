@@ -14,9 +14,15 @@ from actors.scoring.model_scorer import ModelScorer, ScorerModels
 from configs.exits import DataError
 from configs.schema.resources import ScorerSettings
 from configs.schema.supervised import ModelSettings
-from learner import models
+from learner.models import modules as models
+from learner.models.score_models.folders import (
+    EnsembleBound,
+    ensemble_of,
+    load_whole_score_model,
+    member_folder,
+    save_ensemble,
+)
 from learner.records import RolloutChunk, RolloutMeta
-from learner.score_folders import EnsembleBound, ensemble_of, load_whole_score_model, member_folder, save_ensemble
 
 TINY = ModelSettings(hidden_size=32, layers=1, heads=2, intermediate_size=32, max_length=32)
 ROWS = [[2, 7, 8, 3], [2, 9, 3], [2, 8, 8, 7, 10, 3]]

@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from actors.rollout.verdicts import fault_names, judge_row
 from actors.scoring.foreign_scorer import ForeignScorer, load_scorer_tokenizer, same_tokens
 from actors.scoring.model_scorer import ModelScorer, ScoreMeta, ScorerModels
 from actors.scoring.python_scorer import PythonOptions, PythonScorer
 from actors.scoring.sources import ForeignModel, PythonSignal
-from actors.verdicts import fault_names, judge_row
 from configs.exits import ConfigError, DataError
 from configs.schema.resources import ScorerSettings
 from configs.schema.supervised import ModelSettings
-from learner import models
+from learner.models import modules as models
+from learner.models.score_models.folders import save_affine
 from learner.records import RolloutChunk, RolloutMeta
-from learner.score_folders import save_affine
 
 TINY = ModelSettings(hidden_size=32, layers=1, heads=2, intermediate_size=32, max_length=32)
 WORDS = ["how", "do", "i", "open", "a", "lock", "pick", "it", "first", "ask"]

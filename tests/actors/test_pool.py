@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.dispatch import Dispatch, DuplicateRequest
-from actors.scorers import roles_of
+from actors.rollout.dispatch import Dispatch, DuplicateRequest
+from actors.rollout.verdicts import judge_row, overlap_efficiency
+from actors.scoring.group import roles_of
 from actors.scoring.model_scorer import ScoreMeta, ScorerModels, find_faults
-from actors.verdicts import judge_row, overlap_efficiency
 from learner.records import GenerationRequest, RolloutMeta, SamplingSettings
 
 

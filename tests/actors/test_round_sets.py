@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.round_sets import RoundSets, write_round_sets
+from actors.training_sets.later_rounds import RoundSets, write_round_sets
 from configs.exits import DataError
 from learner.data.training_sets import COST_PAIRS, REWARD_PAIRS
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actors.judging.refusals import is_refusal
-from actors.judging.scored import KEPT, ScoredAnswer, Scores, read_answers, write_answers
-from actors.judging.scored_cells import SMALLEST_GROUP, evaluate_scored, win_cell
-from actors.judging.scored_limits import Limit
-from actors.judging.scored_task import answers_of
+from actors.judging.by_models.answers import KEPT, ScoredAnswer, Scores, read_answers, write_answers
+from actors.judging.by_models.figures import SMALLEST_GROUP, evaluate_scored, win_cell
+from actors.judging.by_models.limits import Limit
+from actors.judging.by_models.task import answers_of
+from actors.judging.judges.refusal_words import is_refusal
 from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
+from learner.data.tokenizer import build_tokenizer
 from learner.records import Prompt, RolloutChunk, RolloutMeta
 from learner.statistics.calibration import Calibration
 from learner.statistics.certificate import empirical_cvar
-from learner.tokens import build_tokenizer
 
 
 def answer(model: str, index: int, *, reward: float | None = 0.0, cost: float = 0.0, **changes) -> ScoredAnswer:

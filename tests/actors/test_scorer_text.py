@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from actors.scoring.protocol import Conversation
 from actors.scoring.text import ConversationReader, retokenise
 from configs.exits import ConfigError, DataError, SteelyardError
+from learner.data.tokenizer import build_tokenizer, conversation_token_ids, prompt_token_ids
 from learner.records import RolloutChunk, RolloutMeta
-from learner.tokens import build_tokenizer, conversation_token_ids, prompt_token_ids
 
 PLAIN = (
     "BEGINNING OF CONVERSATION:{% for m in messages %}"

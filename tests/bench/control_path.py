@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.generator import EngineInfo
-from actors.generators import GeneratorGroup
-from actors.pool import RolloutPool
-from actors.scorers import ScorerGroup
+from actors.generation.generator import EngineInfo
+from actors.generation.group import GeneratorGroup
+from actors.generation.start import GeneratorSpec
+from actors.rollout.pool import RolloutPool
+from actors.scoring.group import ScorerGroup
 from actors.scoring.model_scorer import ScoreMeta, ScorerModels
-from actors.start import GeneratorSpec
-from cluster.status import StatusWriter
+from cluster.run_folder.status import StatusWriter
 from configs.schema.resources import DeadlineSettings, GeneratorSettings, ScorerSettings
 from learner.records import GenerationRequest, RolloutChunk, RolloutMeta, SamplingSettings, ScoreChunk
 

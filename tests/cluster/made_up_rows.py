@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.crowd.world import load_world
-from cluster.results.cells import TABLE, Cell, config_digest, preset_settings, settings_of_result
-from cluster.results.rows import (
-    Row,
-    write_row,
-)
+from actors.crowd.world_reader import load_world
+from cluster.experiments.results.cells import TABLE, Cell, config_digest, preset_settings, settings_of_result
+from cluster.experiments.results.rows import Row, write_row
 
 FIXED = [arm for arm in preset_settings(TABLE).arms if arm.startswith("fixed_")]
 CODE = "c0de" * 16

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typer.testing import CliRunner
 
 from cluster.commands.main import app
-from cluster.planning import hardware
-from cluster.planning.plan import Question
-from cluster.planning.rates import Rates, assumed_rates
-from cluster.planning.sizes import named_shape
-from cluster.planning.workload import read_workload
+from cluster.resources.planning import hardware
+from cluster.resources.planning.plan import Question
+from cluster.resources.planning.rates import Rates, assumed_rates
+from cluster.resources.planning.sizes import named_shape
+from cluster.resources.planning.workload import read_workload
 from configs.load import load_settings
 from configs.schema.run import RunSettings
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.answers import Candidate, choose_best, excess_of
+from cluster.runs.answers.draw import Candidate, choose_best, excess_of
 from configs.schema.signals import ConstraintSettings
 from learner.statistics.calibration import Calibration, CalibrationDocument, IsotonicCalibration
 

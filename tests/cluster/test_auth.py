@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import auth, jobs
+from cluster.jobs import submission as jobs
+from cluster.resources import auth
 from configs.exits import ClusterError, ConfigError
 
 

@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.commands.plan import shape_of
-from cluster.planning import calibrate
-from cluster.planning.calibrate import DrawFigures, ProbeFigures, fit, task_at, work_at
-from cluster.planning.hardware import read_cluster
-from cluster.planning.plan import Question, make_plan, task_of, with_value
-from cluster.planning.probes import Pass, Probe
-from cluster.planning.rates import Rates, assumed_rates
-from cluster.planning.search import _fastest_learner
-from cluster.planning.sizes import ModelShape, named_shape
-from cluster.planning.timing import phases
-from cluster.planning.trial import StepSeconds, trial_settings
-from cluster.planning.workload import read_workload
+from cluster.resources.planning import calibrate
+from cluster.resources.planning.calibrate import DrawFigures, ProbeFigures, fit, task_at, work_at
+from cluster.resources.planning.hardware import read_cluster
+from cluster.resources.planning.plan import Question, make_plan, task_of, with_value
+from cluster.resources.planning.probes import Pass, Probe
+from cluster.resources.planning.rates import Rates, assumed_rates
+from cluster.resources.planning.search import _fastest_learner
+from cluster.resources.planning.sizes import ModelShape, named_shape, shape_of
+from cluster.resources.planning.timing import phases
+from cluster.resources.planning.trial import StepSeconds, trial_settings
+from cluster.resources.planning.workload import read_workload
 from configs.exits import ClusterError, ConfigError
 from configs.load import load_settings
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.crowd.world import load_world
-from cluster.checks import check_against_world, longest_prompt_tokens
-from cluster.label_checks import check_labels
+from actors.crowd.world_reader import load_world
+from cluster.inputs.judge_checks import check_labels
+from cluster.inputs.world_checks import check_against_world, longest_prompt_tokens
 from configs.exits import ConfigError, DataError
 from configs.load import load_settings
 

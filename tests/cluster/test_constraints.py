@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cluster.constraints import ConstraintSet, in_subset
+from cluster.runs.loop.constraints import ConstraintSet, in_subset
 from configs.schema.signals import ConstraintSettings, DualSettings
 from learner.records import Prompt, RolloutMeta, ScoredSample
 from learner.statistics.calibration import Calibration

@@ -15,8 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from cluster.commands.data_check import check
 from cluster.commands.guard import guarded
-from cluster.data.check_command import check
 from configs.exits import ConfigError, DataError, Exit
 from learner.data.kinds import KINDS
 from learner.data.quarantine import Quarantine
@@ -295,7 +295,7 @@ def test_no_half_quarantine_is_left(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, cluster.data.check_command, cluster.data.quality_text, learner.data.quality.check, learner.data.formats;"
+        "import sys, cluster.commands.data_check, cluster.commands.text.data_check, learner.data.quality.check, learner.data.formats;"
         "print([name for name in ('torch', 'ray', 'transformers', 'datasets') if name in sys.modules])"
     )
     root = Path(__file__).resolve().parents[2]

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from cluster.commands.demo import Break, demo_settings, finished_summary, remove_run
-from cluster.demo_table import cell_text, print_result
-from cluster.status import StatusWriter
+from cluster.commands.text.cells import cell_text
+from cluster.commands.text.demo import print_result
+from cluster.run_folder.status import StatusWriter
 from configs.exits import ConfigError
 from configs.layout import RunLayout
 from configs.load import dump_settings

@@ -23,14 +23,14 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.monitoring.files import COMMITTED as MONITORING
-from cluster.monitoring.scrape import prometheus_config
-from cluster.placement import needed_resources
-from cluster.planning.hardware import read_cluster
-from cluster.planning.plan import Question, make_plan
-from cluster.planning.sizes import named_shape
-from cluster.planning.workload import read_workload
-from cluster.stopping import CHECKPOINT_GRACE_SECONDS, GRACE_VARIABLE
+from cluster.observability.monitoring.files import COMMITTED as MONITORING
+from cluster.observability.monitoring.scrape import prometheus_config
+from cluster.resources.placement import needed_resources
+from cluster.resources.planning.hardware import read_cluster
+from cluster.resources.planning.plan import Question, make_plan
+from cluster.resources.planning.sizes import named_shape
+from cluster.resources.planning.workload import read_workload
+from cluster.resources.stopping import CHECKPOINT_GRACE_SECONDS, GRACE_VARIABLE
 from configs.load import load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.doctor import compare_with_lock, examine, torch_cuda_version
+from cluster.resources.doctor import compare_with_lock, examine, torch_cuda_version
 
 
 def test_the_lock_is_compared_by_normalised_name_and_public_version():

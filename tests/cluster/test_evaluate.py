@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from actors.crowd.vocabulary import world_words
-from actors.crowd.world import load_world
-from actors.judging import drawn
+from actors.crowd.world_reader import load_world
+from actors.judging.by_judge import transformers_answers as drawn
 from cluster.commands.main import app
 from cluster.evaluation.prompt_sets import read_prompt_sets
 from cluster.evaluation.targets import find_targets
@@ -23,8 +23,8 @@ from cluster.evaluation.verdict import verdict_of
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.schema.supervised import ModelSettings
-from learner.models import new_policy, new_score_model_from, save_model
-from learner.tokens import build_tokenizer
+from learner.data.tokenizer import build_tokenizer
+from learner.models.modules import new_policy, new_score_model_from, save_model
 from tests.chat_server import serve
 from tests.serving.fake_run import INJECTION
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster.breakage import moment_has_come
-from cluster.follow import clock_text, follow, panel, print_failure, status_line
-from cluster.status import MeasureStatus, RunStatus, StatusWriter
+from cluster.commands.demo_break import moment_has_come
+from cluster.jobs.follow import clock_text, follow, panel, print_failure, status_line
+from cluster.run_folder.status import MeasureStatus, RunStatus, StatusWriter
 from configs.exits import ClusterError, Exit
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.halves import ALARM_EVERY, HalvesWatch
+from cluster.runs.loop.overoptimisation_watch import ALARM_EVERY, HalvesWatch
 from configs.schema.supervised import HalvesSettings
 
 ON = HalvesSettings(enabled=True, alarm=0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.head import (
+from cluster.resources.local_head import (
     SESSION_PATH_LENGTH,
     SOCKET_PATH_LIMIT,
     Head,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.crowd.world import load_world
-from cluster.inputs import FileInputs, absolute_paths, check_inputs
+from actors.crowd.world_reader import load_world
+from cluster.inputs.sources import FileInputs, absolute_paths, check_inputs
 from configs.exits import ConfigError, DataError
 from configs.load import load_settings
 from configs.schema.run import RunSettings

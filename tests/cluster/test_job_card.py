@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import cluster.job
-from cluster import groups
-from cluster.inputs import check_inputs
-from cluster.job_card import Followers, card_of, shown, status_of, submission_id
-from cluster.status import RunStatus, read_status
+from cluster.inputs.sources import check_inputs
+from cluster.jobs.job_metadata import Followers, card_of, shown, status_of, submission_id
+from cluster.resources import placement_groups as groups
+from cluster.run_folder.status import RunStatus, read_status
 from configs.exits import ClusterError, StopRequested
 from configs.layout import RunLayout
 from configs.load import load_settings

@@ -9,13 +9,12 @@ import pytest
 
 from actors.crowd.world import DEFAULT_WORLD_PATH
 from cluster.job import _settings, main
-from cluster.jobs import (
+from cluster.jobs.submission import (
     CONFIG_NAME,
     CONFIG_VARIABLE,
     FROM_ENVIRONMENT,
     RESUME,
     ROOMS,
-    STORAGE_VARIABLE,
     WORLD_NAME,
     any_job_active,
     next_attempt,
@@ -23,7 +22,8 @@ from cluster.jobs import (
     submit,
     submit_resumed,
 )
-from cluster.stopping import GRACE_VARIABLE
+from cluster.resources.connection import STORAGE_VARIABLE
+from cluster.resources.stopping import GRACE_VARIABLE
 from configs.exits import ClusterError, ConfigError, Exit
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings

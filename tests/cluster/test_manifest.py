@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.digests import digest, folder_digest
-from cluster.manifest import Manifest, StageRecord, output_digest
+from cluster.run_folder.digests import digest, folder_digest
+from cluster.run_folder.manifest import Manifest, StageRecord, output_digest
 
 
 def record(root: Path, key: str = "k") -> StageRecord:

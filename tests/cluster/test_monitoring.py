@@ -18,12 +18,12 @@ import psutil
 import pytest
 import yaml
 
-from cluster.monitoring.files import COMMITTED, text_files, write_files
-from cluster.monitoring.panels import BOARDS, panels
-from cluster.monitoring.rules import Thresholds, alert_rules, recording_rules
-from cluster.monitoring.scrape import prometheus_config
-from cluster.monitoring.start import prometheus_service, running
-from cluster.telemetry.export import serve
+from cluster.observability.monitoring.files import COMMITTED, text_files, write_files
+from cluster.observability.monitoring.panels import BOARDS, panels
+from cluster.observability.monitoring.rules import Thresholds, alert_rules, recording_rules
+from cluster.observability.monitoring.scrape import prometheus_config
+from cluster.observability.monitoring.start import prometheus_service, running
+from cluster.observability.telemetry.export import serve
 from configs.exits import ClusterError
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
@@ -61,7 +61,7 @@ def filled(query: str) -> str:
 
 
 def test_the_committed_files_are_what_the_code_builds():
-    from cluster.monitoring.dashboards import dashboard_json
+    from cluster.observability.monitoring.dashboards import dashboard_json
 
     texts = text_files() | {f"dashboards/{board.uid}.json": dashboard_json(board) for board in BOARDS}
     committed = {

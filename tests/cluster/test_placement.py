@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster import groups
-from cluster.groups import RoleGroups, sorted_by_address, wait_for_nodes
-from cluster.placement import (
+from cluster.resources import placement_groups as groups
+from cluster.resources.placement import (
     GENERATORS,
     LEARNER,
     SCORERS,
@@ -18,6 +17,7 @@ from cluster.placement import (
     share_of_gpu,
     unmet,
 )
+from cluster.resources.placement_groups import RoleGroups, sorted_by_address, wait_for_nodes
 from configs.exits import ClusterError, ConfigError, Exit, StopRequested
 from configs.load import load_settings
 from configs.schema.resources import GeneratorSettings, LearnerSettings, ResourceSettings, ScorerSettings

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.plan import shape_of
-from cluster.planning import hardware
-from cluster.planning.memory import Sharding, micro_tokens, role_memory
-from cluster.planning.paper import BEGIN, END, paper_table
-from cluster.planning.plan import check_devices, make_plan, remedies, with_value
-from cluster.planning.rates import assumed_rates, save_rates
-from cluster.planning.search import better_split, fastest_split
-from cluster.planning.sizes import named_shape, pretrained_shape
-from cluster.planning.workload import read_workload
+from cluster.resources.planning import hardware
+from cluster.resources.planning.memory import Sharding, micro_tokens, role_memory
+from cluster.resources.planning.paper import BEGIN, END, paper_table
+from cluster.resources.planning.plan import check_devices, make_plan, remedies, with_value
+from cluster.resources.planning.rates import assumed_rates, save_rates
+from cluster.resources.planning.search import better_split, fastest_split
+from cluster.resources.planning.sizes import named_shape, pretrained_shape, shape_of
+from cluster.resources.planning.workload import read_workload
 from configs.exits import ConfigError, DataError, Exit, SteelyardError
 from configs.load import load_settings
 from configs.schema.resources import ResourceSettings
@@ -43,7 +42,7 @@ def test_other_sizes_are_about_what_was_asked() -> None:
 
 
 def test_the_model_from_scratch_is_counted_exactly() -> None:
-    from learner.models import build_tokenizer, new_policy
+    from learner.models.modules import build_tokenizer, new_policy
 
     settings = load_settings("quickstart").model
     shape = shape_of(load_settings("quickstart"), None)
@@ -68,7 +67,7 @@ def test_sizes_are_read_from_a_config_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stage", "gigabytes"), [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)])
 def test_model_states_are_those_of_the_zero_papers_figure_1(stage: int, gigabytes: float) -> None:
     """7.5B parameters on 64 ranks in 16 bit: 120, 31.4, 16.6 and 1.9 GB. We add float32 copies of gradients below stage 2."""
-    from cluster.planning.memory import _zero_states
+    from cluster.resources.planning.memory import _zero_states
 
     states = _zero_states(7.5e9, 2, 64, stage, offload=False)
     extra = {0: 15.0, 1: 15.0}.get(stage, 0.0)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.planning.plan import Plan, make_plan, task_of, with_value
-from cluster.planning.rates import load_rates, save_rates
-from cluster.planning.search import _fastest_learner
-from cluster.planning.sizes import named_shape
+from cluster.resources.planning.plan import Plan, make_plan, task_of, with_value
+from cluster.resources.planning.rates import load_rates, save_rates
+from cluster.resources.planning.search import _fastest_learner
+from cluster.resources.planning.sizes import named_shape
 from configs.exits import ConfigError, DataError
 from tests.cluster.planning_questions import beaver, measured, question, run
 

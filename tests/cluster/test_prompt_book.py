@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.prompt_book import PromptBook, read_prompts
+from cluster.inputs.file_prompts import PromptBook, read_prompts
 from configs.exits import DataError
 from learner.data.splits import CERTIFICATE, PURPOSES, SELECTION, TRAIN
 from learner.data.training_sets import PROMPTS

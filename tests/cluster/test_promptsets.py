@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
-from actors.crowd.world import load_world
-from cluster.promptsets import (
+from actors.crowd.world_reader import load_world
+from cluster.inputs.sandbox_prompts import (
     CERTIFICATE,
     LABELLED,
     PURPOSES,

@@ -22,19 +22,19 @@ from actors.redteam.labels import CostLabeller, GoldLabeller, HeuristicLabeller
 from actors.redteam.records import read_rows
 from actors.redteam.targets import sandbox_targets
 from cluster.commands.main import app
-from cluster.redteam import hunt as hunt_module
-from cluster.redteam.models import Attacked, find_models, scorer_run
-from cluster.redteam.plan import HuntSettings, Plan, VictimSettings, labeller_for, suite_for
-from cluster.redteam.requests import MOST, read_requests
-from cluster.redteam.session import FINDS, PAGE, ROWS, attack_all, write_outcome
-from cluster.redteam.text import show_result
-from cluster.redteam.victim import without_specials
+from cluster.commands.text.redteam import show_result
+from cluster.evaluation.redteam import hunt as hunt_module
+from cluster.evaluation.redteam.models import Attacked, find_models, scorer_run
+from cluster.evaluation.redteam.plan import HuntSettings, Plan, VictimSettings, labeller_for, suite_for
+from cluster.evaluation.redteam.requests import MOST, read_requests
+from cluster.evaluation.redteam.session import FINDS, PAGE, ROWS, attack_all, write_outcome
+from cluster.evaluation.redteam.victim import without_specials
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import dump_settings
 from configs.schema.run import RunSettings
-from serving.report.blocks import Table
-from serving.report.redteam_sections import redteam_sections, redteam_verdict
+from serving.report.blocks.blocks import Table
+from serving.report.pages.redteam import redteam_sections, redteam_verdict
 from tests.actors.redteam.fakes import SEGMENTS, WORLD, FakeVictim, last, steps, target_of
 
 XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest" / "xstest_prompts.csv"
@@ -255,10 +255,10 @@ def test_a_difference_is_marked_where_it_holds_after_holm(plan: Plan, p: float |
 
 def command(run: RunLayout, out: Path, monkeypatch: pytest.MonkeyPatch, victims: object) -> Result:
     """The command with made-up victims in place of engines."""
-    monkeypatch.setattr("cluster.commands.run.join_own_head", lambda storage: None)
+    monkeypatch.setattr("cluster.resources.connection.join_own_head", lambda storage: None)
     engines = SimpleNamespace(warm_engines=lambda settings, layout: contextlib.nullcontext((None, None)))
     monkeypatch.setitem(sys.modules, "cluster.job", engines)
-    monkeypatch.setattr("cluster.redteam.session.engine_victims", lambda plan, engines: victims)
+    monkeypatch.setattr("cluster.evaluation.redteam.session.engine_victims", lambda plan, engines: victims)
     return CliRunner().invoke(app, ["redteam", f"{run.root}:policy", "--samples", "1", "--out", str(out)])
 
 
@@ -344,6 +344,7 @@ def test_a_round_hunts_on_seen_tasks_with_its_own_cost_models(run: RunLayout, tm
 
 def test_everything_is_checked_without_ray():
     """Ray reads its environment when it is imported, and the head's address is known only after the checks."""
-    modules = "cluster.commands.redteam, cluster.redteam.plan, cluster.redteam.models, cluster.redteam.requests"
+    package = "cluster.evaluation.redteam"
+    modules = f"cluster.commands.redteam, {package}.plan, {package}.models, {package}.requests"
     code = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

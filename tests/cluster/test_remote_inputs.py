@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.inputs import check_inputs
+from cluster.inputs.remote_checks import check_remote_inputs
+from cluster.inputs.sources import check_inputs
 from cluster.job import main
-from cluster.remote_inputs import check_remote_inputs
 from configs.exits import ConfigError, DataError, Exit
 from configs.load import dump_settings, load_settings
 from configs.schema.run import RunSettings

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.requests import Sampler
+from cluster.inputs.sampler import Sampler
 from configs.exits import DataError
+from learner.data.tokenizer import build_tokenizer
 from learner.records import Prompt, SamplingSettings
-from learner.tokens import build_tokenizer
 
 TURNS = (
     {"role": "user", "content": "a b c"},

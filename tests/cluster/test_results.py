@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.commands import results
-from cluster.results.cells import (
+from cluster.experiments.results.cells import (
     BASELINE,
     CODE,
     SWEEP,
@@ -24,9 +24,18 @@ from cluster.results.cells import (
     logic_digest,
     preset_settings,
 )
-from cluster.results.plan import BestFixed, Plan, Scope, best_fixed, check_scope, make_plan, next_cell, seconds_left
-from cluster.results.rows import Row
-from cluster.results.sitting import fill
+from cluster.experiments.results.plan import (
+    BestFixed,
+    Plan,
+    Scope,
+    best_fixed,
+    check_scope,
+    make_plan,
+    next_cell,
+    seconds_left,
+)
+from cluster.experiments.results.rows import Row
+from cluster.experiments.results.sitting import fill
 from configs.exits import ConfigError
 from configs.load import load_settings
 from tests.cluster.made_up_rows import FIXED, keep, made_up_row, of, seven
@@ -114,13 +123,13 @@ def test_the_code_that_counts_holds_what_the_stages_name_and_what_the_actors_run
         for path in (root / "cluster" / "stages").glob("*.py")
         for place in re.findall(r'"((?:cluster|learner|actors)/?[a-z_/]*\.py)"', path.read_text())
     }
-    assert "cluster/promptsets.py" in named and named <= counted
+    assert "cluster/inputs/sandbox_prompts.py" in named and named <= counted
     deep = {
-        "learner/losses.py",
-        "learner/estimators/rvpo.py",
-        "learner/transport/gloo.py",
+        "learner/algorithms/losses.py",
+        "learner/algorithms/estimators/rvpo.py",
+        "learner/engine/transport/gloo.py",
         "actors/crowd/gold.py",
-        "actors/receiver.py",
+        "actors/generation/weight_receiver.py",
     }
     assert deep <= counted
     assert not any(path.startswith(("serving", "configs", "cluster/commands")) for path in counted)

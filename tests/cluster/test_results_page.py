@@ -10,15 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from cluster.results.cells import BASELINE, SWEEP
-from cluster.results.page import fill_algorithm_pages, write_pages
-from cluster.results.plan import BestFixed, Scope
-from cluster.results.rows import (
-    Row,
+from cluster.experiments.results.cells import BASELINE, SWEEP
+from cluster.experiments.results.page import fill_algorithm_pages, write_pages
+from cluster.experiments.results.plan import BestFixed, Scope
+from cluster.experiments.results.rows import Row
+from cluster.experiments.results.status import Standing, standing
+from cluster.experiments.results.sweep import sweep_points, sweep_sentence
+from cluster.experiments.results.table import (
+    FIGURES,
+    HARM,
+    OVERALL,
+    ArmRows,
+    difference,
+    multiplier_verdict,
+    table_arms,
 )
-from cluster.results.status import Standing, standing
-from cluster.results.sweep import sweep_points, sweep_sentence
-from cluster.results.table import FIGURES, HARM, OVERALL, ArmRows, difference, multiplier_verdict, table_arms
 from tests.cluster.made_up_rows import CODE, keep, made_up_row, seven
 
 

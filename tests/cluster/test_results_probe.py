@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.results.cells import TABLE, Cell, covers, logic_digest
-from cluster.results.plan import Scope
-from cluster.results.probe import ARMS, FILE, STUDIED, moved, probe_settings, read_probes, record, same_code
-from cluster.results.status import standing
-from cluster.studies.catalogue import STUDIES, find_study
+from cluster.experiments.results.cells import TABLE, Cell, covers, logic_digest
+from cluster.experiments.results.plan import Scope
+from cluster.experiments.results.probe import ARMS, FILE, STUDIED, moved, probe_settings, read_probes, record, same_code
+from cluster.experiments.results.status import standing
+from cluster.experiments.studies.catalogue import STUDIES, find_study
 from configs.exits import DataError
 from configs.load import arm_settings
 from tests.cluster.made_up_rows import keep, made_up_row

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from actors.crowd.oracle import best_helpfulness
-from actors.crowd.world import load_world
-from cluster.results.cells import BASELINE, SWEEP, TABLE, Cell
-from cluster.results.oracle_share import oracle_share, tasks_by_kind, weighted, world_oracle
-from cluster.results.rows import (
+from actors.crowd.world_reader import load_world
+from cluster.experiments.results.cells import BASELINE, SWEEP, TABLE, Cell
+from cluster.experiments.results.oracle_share import oracle_share, tasks_by_kind, weighted, world_oracle
+from cluster.experiments.results.rows import (
     CURVE_POINTS,
     Origin,
     present_origin,
@@ -24,10 +24,10 @@ from cluster.results.rows import (
     training_curve,
     write_row,
 )
-from cluster.results.sitting import declare, donors, fresh_rows
+from cluster.experiments.results.sitting import declare, donors, fresh_rows
 from configs.exits import DataError
 from configs.layout import RunLayout
-from serving.report.comparison import compare_arms
+from serving.report.pages.comparison import compare_arms
 from tests.cluster.made_up_rows import CODE, keep, made_up_row
 from tests.serving.fake_run import made_up_steps, make_run
 

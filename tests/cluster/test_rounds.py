@@ -11,17 +11,16 @@ import pyarrow as pa
 import pytest
 
 from actors.crowd.rounds import joined
-from actors.crowd.world import load_world
-from cluster.context import RunContext
-from cluster.manifest import Manifest
-from cluster.pipeline import stages_of
-from cluster.promptsets import labelled_prompts, loop_prompts
-from cluster.rounds import prompts as rounds_prompts
-from cluster.rounds.names import id_prefix, settings_in_round, split_name, stage_name
-from cluster.rounds.plan import round_stages
-from cluster.rounds.prompts import MOST_ASKED, named, with_finds
-from cluster.rounds.record import _feasible, agreement, write_rounds
-from cluster.rounds.sources import pair_sources, start_policy
+from actors.crowd.world_reader import load_world
+from cluster.inputs.sandbox_prompts import labelled_prompts, loop_prompts
+from cluster.run_folder.manifest import Manifest
+from cluster.run_folder.round_names import id_prefix, settings_in_round, split_name, stage_name
+from cluster.runs import round_inputs as rounds_prompts
+from cluster.runs.context import RunContext
+from cluster.runs.pipeline import stages_of
+from cluster.runs.round_inputs import MOST_ASKED, named, pair_sources, start_policy, with_finds
+from cluster.runs.rounds.plan import round_stages
+from cluster.runs.rounds.record import _feasible, agreement, write_rounds
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import load_settings

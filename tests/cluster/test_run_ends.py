@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from cluster import job, stopping
-from cluster.engines import Engines
-from cluster.groups import say_waiting
-from cluster.inputs import check_inputs
-from cluster.loop import PpoLoop
-from cluster.pipeline import _attempt
-from cluster.stages import labelling
-from cluster.status import read_status
+from cluster import job
+from cluster.inputs.sources import check_inputs
+from cluster.resources import stopping
+from cluster.resources.engines import Engines
+from cluster.resources.placement_groups import say_waiting
+from cluster.run_folder.status import read_status
+from cluster.runs.loop.ppo_loop import PpoLoop
+from cluster.runs.pipeline import _attempt
+from cluster.runs.stages import labelling
 from configs.exits import Exit, StoppedError, StopRequested, WaitsForPeople
 from configs.layout import RunLayout
 from configs.load import load_settings
 from learner.deadlines import ActorDied, RemoteTimeout
-from learner.supervised import TrainFailure
+from learner.supervised.session import TrainFailure
 
 
 class FakeLoop(PpoLoop):
@@ -72,7 +73,7 @@ def test_the_loop_stops_after_its_step_with_a_checkpoint_of_it(
     stopped: bool,
 ):  # fmt: skip
     monkeypatch.setattr(stopping, "_stop", stopping._Stop())
-    monkeypatch.setattr("cluster.loop.prompts_of", lambda context: [])
+    monkeypatch.setattr("cluster.runs.loop.ppo_loop.prompts_of", lambda context: [])
     loop = FakeLoop(tmp_path, asked_in, spent_in)
     if stopped:
         with pytest.raises(StopRequested, match=f"step {taken} is done and kept; the run was stopped"):

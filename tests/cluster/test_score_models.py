@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.manifest import Manifest, StageRecord
-from cluster.stages import score_models
+from cluster.run_folder.manifest import Manifest, StageRecord
+from cluster.runs.stages import score_models
 from configs.schema.run import RunSettings
 
 CONSTRAINTS = {"harm": {"limit": 0.1}, "hate": {"limit": 0.1, "categories": ["hate"]}}

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from cluster.manifest import Manifest, StageRecord
-from cluster.stages import data, score_models
+from cluster.run_folder.manifest import Manifest, StageRecord
+from cluster.runs.stages import score_models
+from cluster.runs.stages.on_data import data
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
-from learner.score_folders import Affine, affine_of
-from learner.score_quality import PairLabels, judge, label_columns
+from learner.models.score_models.folders import Affine, affine_of
+from learner.supervised.score_models.quality import PairLabels, judge, label_columns
 
 N = 90
 IDS = pa.list_(pa.int32())

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.judging.scored_limits import Limit
-from cluster.prompt_book import PromptBook
-from cluster.scored_answers import refuse_too_few_kept
-from cluster.stages.scored_evaluate import evaluation_sets
-from cluster.stages.scored_selection import EVERYONE, judge_candidate, promoted, selection_sets
-from cluster.stages.selection import choose
+from actors.judging.by_models.limits import Limit
+from cluster.inputs.file_prompts import PromptBook
+from cluster.runs.answers.judge_by_models import refuse_too_few_kept
+from cluster.runs.stages.on_data.evaluate import evaluation_sets
+from cluster.runs.stages.on_data.selection import EVERYONE, judge_candidate, promoted, selection_sets
+from cluster.runs.stages.selection import choose
 from configs.exits import DataError
 from configs.schema.run import RunSettings
 from learner.data.training_sets import PROMPTS

@@ -11,23 +11,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import cluster.scored_answers as scored_answers
-from actors.judging.scored import MODELS, read_answers, write_answers
-from actors.judging.scored_task import answers_of
-from actors.pool import Collected, CollectTimings, Quarantined, ScoredRow
-from cluster.inputs import FileInputs
-from cluster.manifest import Manifest, StageRecord
-from cluster.prompt_book import PromptBook
-from cluster.requests import Sampler
-from cluster.stages.scored_evaluate import scored_evaluate_stage
-from cluster.stages.scored_selection import scored_selection_stage
+import cluster.runs.answers.judge_by_models as scored_answers
+from actors.judging.by_models.answers import MODELS, read_answers, write_answers
+from actors.judging.by_models.task import answers_of
+from actors.rollout.pool import Collected, CollectTimings, Quarantined, ScoredRow
+from cluster.inputs.file_prompts import PromptBook
+from cluster.inputs.sampler import Sampler
+from cluster.inputs.sources import FileInputs
+from cluster.run_folder.manifest import Manifest, StageRecord
+from cluster.runs.stages.on_data.evaluate import scored_evaluate_stage
+from cluster.runs.stages.on_data.selection import scored_selection_stage
 from configs.exits import DataError
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
+from learner.data.tokenizer import build_tokenizer, load_tokenizer
 from learner.records import GenerationRequest, RolloutChunk, RolloutMeta, ScoredSample
-from learner.tokens import build_tokenizer, load_tokenizer
+from serving.model_verdict import scored_verdict
 from serving.report.run_files import read_run
-from serving.scored import scored_verdict
 from tests.cluster.test_scored_selection import book
 from tests.serving.fake_scored_run import settings_of
 
@@ -72,7 +72,7 @@ class _Ref:
 
 
 class Engines:
-    """What the stages ask of `cluster.engines.Engines`."""
+    """What the stages ask of `cluster.resources.engines.Engines`."""
 
     def __init__(self, failing: str) -> None:
         self.failing, self.loaded = failing, Path()

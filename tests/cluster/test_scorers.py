@@ -13,10 +13,11 @@ from scipy.special import expit
 
 from actors.crowd.world import DEFAULT_WORLD_PATH
 from actors.scoring.sources import ForeignModel, PythonSignal
-from cluster.scorer_checks import absolute_scorers, check_scorers
-from cluster.signals import calibration_of, signal_sources, trains_reward
-from cluster.stages import scales, score_models
-from cluster.stages.scales import measure_scales, scales_stage, start_of
+from cluster.inputs.scorer_checks import absolute_scorers, check_scorers
+from cluster.runs.signals import calibration_of, signal_sources, trains_reward
+from cluster.runs.stages import score_models
+from cluster.runs.stages.on_data import score_scales as scales
+from cluster.runs.stages.on_data.score_scales import measure_scales, scales_stage, start_of
 from configs.checks import impossible_combinations
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout

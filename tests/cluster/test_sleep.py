@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors import sleep
-from cluster.engines import Engines
+from actors.generation import sleep
+from cluster.resources.engines import Engines
 from configs.schema.resources import GeneratorSettings, LearnerSettings, ResourceSettings
 
 COLOCATED = ResourceSettings(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from cluster.status import StatusWriter, read_status
+from cluster.run_folder.status import StatusWriter, read_status
 
 
 def writer(path: Path, ticks: list[float] | None = None) -> StatusWriter:

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from cluster.status import RunStatus, read_status, replace_text
-from cluster.stopping import CHECKPOINT_GRACE_SECONDS, GRACE_SECONDS, GRACE_VARIABLE, grace_seconds, grace_to_send
+from cluster.resources.stopping import (
+    CHECKPOINT_GRACE_SECONDS,
+    GRACE_SECONDS,
+    GRACE_VARIABLE,
+    grace_seconds,
+    grace_to_send,
+)
+from cluster.run_folder.status import RunStatus, read_status, replace_text
 from configs.exits import Exit
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
 import sys, time
 from pathlib import Path
-from cluster.stopping import stop_on_sigterm
+from cluster.resources.stopping import stop_on_sigterm
 from configs.exits import StopRequested
 stop_on_sigterm(Path(sys.argv[1]))
 try:

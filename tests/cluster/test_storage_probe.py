@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage_probe import look, probe_storage
+from cluster.run_folder.storage_probe import look, probe_storage
 from configs.exits import ClusterError
 
 

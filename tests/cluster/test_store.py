@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.job import _storage
-from cluster.store import MARK, RunStore, kept, working_folder
+from cluster.run_folder.remote_store import MARK, RunStore, kept, working_folder
 from configs.exits import ConfigError
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings

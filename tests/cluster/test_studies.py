@@ -7,15 +7,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.commands.main import app
-from cluster.results.cells import TABLE, Cell, logic_digest, preset_settings
-from cluster.results.page import write_pages
-from cluster.results.plan import Scope
-from cluster.results.rows import write_row
-from cluster.results.status import standing
-from cluster.studies.catalogue import CONSTRAINED, MODELS_ONLY, REWARD_ONLY, STUDIES, find_study
-from cluster.studies.effects import Effect, Finding, Verdict, find, together, verdict_line
-from cluster.studies.readings import less, per_doubling, smaller_share_of_gains, unsafe
-from cluster.studies.standing import standings
+from cluster.experiments.results.cells import TABLE, Cell, logic_digest, preset_settings
+from cluster.experiments.results.page import write_pages
+from cluster.experiments.results.plan import Scope
+from cluster.experiments.results.rows import write_row
+from cluster.experiments.results.status import standing
+from cluster.experiments.studies.catalogue import CONSTRAINED, MODELS_ONLY, REWARD_ONLY, STUDIES, find_study
+from cluster.experiments.studies.effects import Effect, Finding, Verdict, find, together, verdict_line
+from cluster.experiments.studies.readings import less, per_doubling, smaller_share_of_gains, unsafe
+from cluster.experiments.studies.standing import standings
 from configs.exits import ConfigError
 from tests.cluster.made_up_rows import made_up_row
 
@@ -100,7 +100,7 @@ def test_every_claim_from_a_to_o_has_a_study_with_arms_that_exist():
 
 
 def test_sizes_are_more_than_twice_apart_and_as_large_as_they_say():
-    from cluster.studies.catalogue import WEIGHTS
+    from cluster.experiments.studies.catalogue import WEIGHTS
 
     sizes = []
     for arm, preset in find_study("model_size").arms.items():

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from cluster import jobs
 from cluster.commands.main import app
+from cluster.jobs import submission as jobs
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_by_the_command_that_is_told(cluster: Cluster, sto
     told = submit("--stop", "quickstart", "--address", ADDRESS).split("go on later: ")[1]
     words = shlex.split(told)
     assert words == ["steelyard", "submit", "--resume", f"{storage}/quickstart", "--address", ADDRESS]
-    monkeypatch.setattr("cluster.resuming.read_config", lambda _place: None)  # nor is the store to be reached
+    monkeypatch.setattr("cluster.jobs.resume.read_config", lambda _place: None)  # nor is the store to be reached
     submit(*words[2:], "--no-follow")
     command = shlex.split(cluster.sent["entrypoint"])
     assert command == ["python", "-m", "cluster.job", "--resume", f"{storage}/quickstart"]
@@ -89,7 +89,9 @@ def test_a_job_that_others_sent_says_no_folder(cluster: Cluster):
 
 
 def test_on_our_own_head_the_runs_name_is_enough(cluster: Cluster, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("cluster.head.find_head", lambda _folder: SimpleNamespace(dashboard_url=ADDRESS))
+    monkeypatch.setattr(
+        "cluster.resources.local_head.find_head", lambda _folder: SimpleNamespace(dashboard_url=ADDRESS)
+    )
     cluster.running("quickstart", storage=str(tmp_path / "runs"))
     assert submit("--stop", "quickstart").endswith("steelyard submit --resume quickstart\n")
     a_run(tmp_path / "runs")

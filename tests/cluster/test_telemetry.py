@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from cluster.metrics_log import MetricsLog, NotFinite
-from cluster.status import GeneratorStatus, RunStatus, StageStatus
-from cluster.telemetry.export import registry_of, run_roots, serve, write_textfile
-from cluster.telemetry.live import Telemetry
-from cluster.telemetry.names import run_label
-from cluster.telemetry.series import SeriesStore, match, role_and_rank, store_of
-from cluster.telemetry.sinks import SinkError, SinkSet, open_sinks, require_packages
+from cluster.observability.telemetry.export import registry_of, run_roots, serve, write_textfile
+from cluster.observability.telemetry.live import Telemetry
+from cluster.observability.telemetry.names import run_label
+from cluster.observability.telemetry.series import SeriesStore, match, role_and_rank, store_of
+from cluster.observability.telemetry.sinks import SinkError, SinkSet, open_sinks, require_packages
+from cluster.run_folder.metrics_log import MetricsLog, NotFinite
+from cluster.run_folder.status import GeneratorStatus, RunStatus, StageStatus
 from configs.exits import ClusterError, ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
@@ -257,7 +257,7 @@ def test_a_run_without_a_loop_has_nothing_to_track():
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch):
     folder = ModuleSpec("wandb", None)  # W&B's folder of runs where you are looks like this
-    monkeypatch.setattr("cluster.telemetry.sinks.find_spec", lambda module: folder)
+    monkeypatch.setattr("cluster.observability.telemetry.sinks.find_spec", lambda module: folder)
     with pytest.raises(ConfigError, match=r"tracking\.wandb: the package wandb is not installed; .*steelyard\[wandb\]"):
         require_packages(settings_of("tracking.wandb={}"))
     require_packages(settings_of())
@@ -302,7 +302,7 @@ def test_the_clocks_of_step_and_checkpoint_start_with_the_loop_of_each_round(
 ):
     """A loop prepares for a while: until its first step nobody shall think that it has been silent since the last round's."""
     now = [100.0]
-    monkeypatch.setattr("cluster.telemetry.live.time.time", lambda: now[0])
+    monkeypatch.setattr("cluster.observability.telemetry.live.time.time", lambda: now[0])
     telemetry = Telemetry(settings_of(), RunLayout(tmp_path), Nobody(), None)
 
     def clocks(**fields: Any) -> tuple[float, float]:

@@ -19,15 +19,15 @@ from actors.crowd.tasks import write_rows
 from cluster.commands.guard import guarded
 from cluster.commands.main import app
 from cluster.commands.threshold import rounded_down
-from cluster.digests import folder_digest, model_digest
-from cluster.limits import chosen_limit_problem, held_out_responses, load_limits
-from cluster.manifest import Manifest, StageRecord, output_digest
+from cluster.run_folder.digests import folder_digest, model_digest
+from cluster.run_folder.manifest import Manifest, StageRecord, output_digest
+from cluster.runs.stages.chosen_limits import chosen_limit_problem, held_out_responses, load_limits
 from configs.exits import ConfigError, DataError, Exit
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
 from configs.schema.signals import ConstraintSettings
 from configs.schema.supervised import ModelSettings
-from learner import models
+from learner.models import modules as models
 from learner.statistics.calibration import calibrate
 from learner.statistics.limits import choose_limit, limit_curve
 

@@ -75,7 +75,7 @@ def test_sources_on_the_hub_are_pinned_by_a_whole_commit() -> None:
 
 @pytest.mark.parametrize("name", ROUNDS)
 def test_a_dry_run_asks_nothing_of_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.inputs import FileInputs, check_inputs
+    from cluster.inputs.sources import FileInputs, check_inputs
 
     def refused(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("a connection was tried")

@@ -174,8 +174,9 @@ def test_numbers_are_read_as_yaml_1_2_reads_them():
 def test_loading_and_checking_import_no_engine():
     """Ray above all: once imported it holds to its idea of an address, and the own head on loopback is not found."""
     script = (
-        "import sys; from configs.load import load_settings; from cluster.inputs import check_inputs;"
-        "import cluster.commands.main, cluster.results.plan, cluster.results.cells, cluster.results.status, serving.report;"
+        "import sys; from configs.load import load_settings; from cluster.inputs.sources import check_inputs;"
+        "import cluster.commands.main, serving.report;"
+        "import cluster.experiments.results.plan, cluster.experiments.results.cells, cluster.experiments.results.status;"
         "check_inputs(load_settings('tension'));"
         "print([m for m in ('torch', 'transformers', 'ray', 'vllm', 'deepspeed') if m in sys.modules])"
     )

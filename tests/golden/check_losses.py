@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from learner.advantages import generalised_advantages, last_valid_index, shape_costs, shape_rewards
-from learner.dpo import dpo_losses
-from learner.losses import (
+from learner.algorithms.advantages import generalised_advantages, last_valid_index, shape_costs, shape_rewards
+from learner.algorithms.dpo import dpo_losses
+from learner.algorithms.losses import (
     PreferenceLoss,
     cost_model_loss,
     critic_loss,
-    gather_log_probs,
     masked_mean,
     policy_loss,
     reward_model_loss,
 )
-from learner.reference.spans import (
+from learner.algorithms.papers_reference.spans import (
     at,
     divergence_index,
     dpo_span,
@@ -24,7 +23,8 @@ from learner.reference.spans import (
     token_wise_cost_loss,
     token_wise_reward_loss,
 )
-from learner.reference.step import reference_episode_cost, reference_multiplier, shaped_reward
+from learner.algorithms.papers_reference.step import reference_episode_cost, reference_multiplier, shaped_reward
+from learner.models.log_probs import gather_log_probs
 from learner.signals.combine import combine_advantages
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, gradient, leaf, mask_of, tensor
 

@@ -7,10 +7,10 @@ from typing import get_args
 
 import torch
 
-from actors.judging.arena import arena_counts
-from learner.reference.collators import pad_pairs, pad_prompts, pad_supervised
-from learner.reference.normaliser import Mode, MovingAverage, Normaliser, RunningMoments, fresh_moments
-from learner.reference.score_head import ScoreType, head_scores
+from actors.judging.by_judge.arena import arena_counts
+from learner.algorithms.papers_reference.collators import pad_pairs, pad_prompts, pad_supervised
+from learner.algorithms.papers_reference.score_head import ScoreType, head_scores
+from learner.models.score_models.normaliser import Mode, MovingAverage, Normaliser, RunningMoments, fresh_moments
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, mask_of, tensor
 
 FLOAT32 = 1e-5

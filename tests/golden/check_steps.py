@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from learner.losses import gather_log_probs
-from learner.reference.step import (
+from learner.algorithms.papers_reference.step import (
     ReferenceBatch,
     ReferenceConstants,
     ReferenceStep,
@@ -17,6 +16,7 @@ from learner.reference.step import (
     reference_step,
     shaped_reward,
 )
+from learner.models.log_probs import gather_log_probs
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, gradient, leaf, tensor
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.advantages import (
+from learner.algorithms.advantages import (
     advantage_moments,
     generalised_advantages,
     last_valid_index,

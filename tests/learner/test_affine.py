@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.digests import model_digest
+from cluster.run_folder.digests import model_digest
 from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
 from configs.schema.supervised import ModelSettings
-from learner import models
-from learner.critics import new_critic
-from learner.score_folders import (
+from learner.models import modules as models
+from learner.models.score_models.folders import (
     Affine,
     EnsembleBound,
     affine_of,
@@ -23,6 +22,7 @@ from learner.score_folders import (
     save_affine,
     save_ensemble,
 )
+from learner.ranks.critics import new_critic
 
 TINY = ModelSettings(hidden_size=32, layers=1, heads=2, intermediate_size=32, max_length=32)
 ROWS = [np.array([2, 7, 8, 3]), np.array([2, 9, 3]), np.array([2, 8, 8, 7, 10, 3])]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint import CheckpointError, begin, commit, keep_newest, latest, read_driver_state, verify
+from learner.ranks.checkpoint import CheckpointError, begin, commit, keep_newest, latest, read_driver_state, verify
 
 
 def _save(path: Path, step: int, content: str = "weights") -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.planning.sizes import ModelShape
+from cluster.resources.planning.sizes import ModelShape
 from configs.exits import DataError
-from learner.models import ResponseLogprobs, checkpoint_layers
+from learner.models.modules import ResponseLogprobs, checkpoint_layers
 
 LAYERS, HIDDEN, HEADS, MLP, VOCABULARY, ROWS, LENGTH = 4, 64, 4, 192, 50, 8, 32
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from configs.exits import DataError
-from learner import dpo, safe_dpo
-from learner.direct import DirectPairs, judge_direct
-from learner.dpo import Comparison, dpo_losses
-from learner.safe_dpo import safe_dpo_losses
+from learner.algorithms import dpo, safe_dpo
+from learner.algorithms.dpo import Comparison, dpo_losses
+from learner.algorithms.safe_dpo import safe_dpo_losses
+from learner.supervised.direct import DirectPairs, judge_direct
 
 CONFIG = LlamaConfig(vocab_size=50, max_position_embeddings=16)
 IDS = pa.list_(pa.int32())

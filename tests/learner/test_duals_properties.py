@@ -16,16 +16,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.advantages import generalised_advantages, length_mask, shape_costs, shape_rewards
-from learner.losses import policy_loss
+from learner.algorithms.advantages import generalised_advantages, length_mask, shape_costs, shape_rewards
+from learner.algorithms.losses import policy_loss
 from learner.signals.combine import combine_advantages
 from learner.signals.measure import Measure, ucb
-from learner.signals.multiplier import (
-    LogMultiplier,
-    Multiplier,
-    PidMultiplier,
-    ProjectedMultiplier,
-)
+from learner.signals.multiplier import LogMultiplier, Multiplier, PidMultiplier, ProjectedMultiplier
 from learner.signals.window import CostWindow
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,9 +12,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from configs.schema.ppo import PpoSettings
-from learner.engine import DeepSpeedTrainEngine, NonFiniteUpdate, init_process_group
-from learner.models import ResponseLogprobs, forward_response_logprobs
-from learner.policy import Critic, PolicyLearner, update_policy
+from learner.algorithms.update import Critic, PolicyLearner, update_policy
+from learner.engine.deepspeed_engine import DeepSpeedTrainEngine, NonFiniteUpdate, init_process_group
+from learner.models.modules import ResponseLogprobs, forward_response_logprobs
 from learner.records import SignalTerms
 from tests.learner.tiny_learner import made_up_batch, tiny_config, tiny_learner
 

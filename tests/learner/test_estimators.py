@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from configs.schema.ppo import GroupSettings, PpoSettings
-from learner.collective import OneRank, Ranks
-from learner.estimators import gdpo, grpo_lag, rvpo
-from learner.estimators.base import Estimate, Estimator, Scored
-from learner.estimators.groups import gather_table, within_group
+from learner.algorithms.estimators import gdpo, grpo_lag, rvpo
+from learner.algorithms.estimators.base import Estimate, Estimator, Scored
+from learner.algorithms.estimators.groups import gather_table, within_group
+from learner.engine.collective import OneRank, Ranks
 
 ALGORITHMS: dict[str, Estimator] = {"grpo_lag": grpo_lag, "gdpo": gdpo, "rvpo": rvpo}
 LAMBDA = {"harm": 2.0}

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from configs.exits import DataError
-from learner import models
-from learner.critics import save_policy_folder
 from learner.data.tokenise import tokenise
-from learner.families import drawable_tokens
-from learner.pretrained import prepare_model
-from learner.tokens import load_tokenizer
+from learner.data.tokenizer import load_tokenizer
+from learner.models import modules as models
+from learner.models.families import drawable_tokens
+from learner.models.pretrained import prepare_model
+from learner.ranks.critics import save_policy_folder
 from tests.learner.tiny_families import (
     FAMILY_CONFIGS,
     MAX_LENGTH,

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.advantages import length_mask
-from learner.losses import (
+from learner.algorithms.advantages import length_mask
+from learner.algorithms.losses import (
     clip_fraction,
     cost_model_loss,
     critic_loss,
-    gather_log_probs,
     log_prob_gap,
     masked_mean,
     policy_loss,
@@ -24,7 +23,8 @@ from learner.losses import (
     sft_loss,
     truncated_importance_weights,
 )
-from learner.reference.step import ReferenceBatch, ReferenceConstants, reference_step
+from learner.algorithms.papers_reference.step import ReferenceBatch, ReferenceConstants, reference_step
+from learner.models.log_probs import gather_log_probs
 
 seeds = st.integers(0, 2**31)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from learner.losses import policy_loss
+from learner.algorithms.losses import policy_loss
 from learner.signals.combine import combine_advantages
 from learner.signals.measure import Measure, standard_error, ucb
 from learner.signals.warnings import mean_hides_violations, measure_is_too_noisy

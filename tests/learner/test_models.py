@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from configs.exits import ConfigError, DataError
 from configs.schema.supervised import ModelSettings
-from learner import models
-from learner.tokens import SPECIAL_TOKENS
+from learner.data.tokenizer import SPECIAL_TOKENS
+from learner.models import modules as models
 
 WORDS = [
     "how",

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learner.out_of_distribution import MahalanobisDetector, auroc, prompt_features
+from learner.statistics.out_of_distribution import MahalanobisDetector, auroc, prompt_features
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner.overoptimisation import halves_alarm, halves_gap
+from learner.statistics.overoptimisation import halves_alarm, halves_gap
 
 
 def test_each_model_rises_in_units_of_its_own_spread() -> None:

@@ -12,14 +12,14 @@ import torch
 
 from configs.layout import RunLayout
 from configs.schema.ppo import GroupSettings, PpoSettings
-from learner.engine import NonFiniteUpdate
-from learner.experience import assemble, deal_rows
-from learner.losses import kl_loss
-from learner.policy import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, update_policy
-from learner.ptx import PtxData
+from learner.algorithms.experience import assemble, deal_rows
+from learner.algorithms.losses import kl_loss
+from learner.algorithms.ptx import PtxData
+from learner.algorithms.update import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, update_policy
+from learner.engine.deepspeed_engine import NonFiniteUpdate
+from learner.ranks.rollout_files import rollout_file, rollout_table, write_rollouts
 from learner.records import SignalTerms
-from learner.rollouts import rollout_file, rollout_table, write_rollouts
-from serving.why import explain, render
+from serving.explain.why import explain, render
 from tests.learner.tiny_learner import CONSTRAINTS, PlainEngine, made_up_batch, tiny_learner
 
 GROUP_ALGORITHMS = ("grpo_lag", "gdpo", "rvpo")

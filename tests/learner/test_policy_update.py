@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from configs.schema.ppo import PpoSettings
-from learner.engine import NonFiniteUpdate, deepspeed_config, learning_rate
-from learner.experience import BLOCK, BadBatch, RankShard, deal_rows, minibatch_rows, total_lengths
-from learner.policy import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, update_policy
-from learner.ptx import PtxData
+from learner.algorithms.experience import BLOCK, BadBatch, RankShard, deal_rows, minibatch_rows, total_lengths
+from learner.algorithms.ptx import PtxData
+from learner.algorithms.update import PolicyLearner, PolicyUpdate, make_experience, plan_minibatches, update_policy
+from learner.engine.deepspeed_engine import NonFiniteUpdate, deepspeed_config, learning_rate
+from learner.ranks.rollout_files import rollout_table
 from learner.records import ScoreChunk, SignalTerms
-from learner.rollouts import rollout_table
 from tests.learner.tiny_learner import CONSTRAINTS, made_up_batch, tiny_learner
 
 TERMS = SignalTerms({"harm": 1.5, "bias": 0.7}, {"harm": {"slope": 2.0, "intercept": 0.1}, "bias": {}})

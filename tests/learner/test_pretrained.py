@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.exits import ConfigError, DataError
-from learner import models, remote_code
 from learner.data.tokenise import tokenise
-from learner.families import drawable_tokens
-from learner.pretrained import prepare_model
-from learner.tokens import load_tokenizer, prompt_token_ids
+from learner.data.tokenizer import load_tokenizer, prompt_token_ids
+from learner.model_files import remote_code
+from learner.models import modules as models
+from learner.models.families import drawable_tokens
+from learner.models.pretrained import prepare_model
 from tests.learner.tiny_families import MAX_LENGTH, QUESTION, ROWS, batch, settings, tiny_model, tiny_tokenizer
 
 

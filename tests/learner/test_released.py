@@ -14,10 +14,23 @@ from transformers import LlamaConfig, LlamaModel
 
 from configs.exits import ConfigError, DataError
 from configs.schema.supervised import ModelSettings
-from learner.foreign import prepare_scorer
-from learner.models import build_tokenizer, load_score_model, new_policy, new_score_model_from, pad_right, save_model
-from learner.released import INDEX, is_released
-from learner.score_folders import EnsembleBound, load_whole_score_model, member_folder, save_affine, save_ensemble
+from learner.models.modules import (
+    build_tokenizer,
+    load_score_model,
+    new_policy,
+    new_score_model_from,
+    pad_right,
+    save_model,
+)
+from learner.models.score_models.beaver_layout import INDEX, is_released
+from learner.models.score_models.folders import (
+    EnsembleBound,
+    load_whole_score_model,
+    member_folder,
+    save_affine,
+    save_ensemble,
+)
+from learner.models.score_models.foreign import prepare_scorer
 
 ROWS = [[1, 5, 9, 2], [1, 7, 2], [1, 3, 4, 8, 11, 2]]
 MOMENTS = {"mean": 0.4, "var": 2.25}
@@ -158,7 +171,7 @@ def test_an_ensemble_comes_with_its_members(tmp_path: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from learner.tokens import load_tokenizer
+    from learner.data.tokenizer import load_tokenizer
 
     return load_tokenizer(folder)
 

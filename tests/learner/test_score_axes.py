@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from learner.score_axes import axis_accuracies
+from learner.supervised.score_models.axis_accuracy import axis_accuracies
 
 
 def write(folder, rows, scores):

@@ -12,9 +12,9 @@ import pytest
 from scipy.stats import binomtest
 
 from configs.exits import DataError
-from learner.score_baselines import PairShapes, equal_bins, measure_worth, pair_worth
-from learner.score_folders import pair_scores_document
-from learner.score_quality import PairLabels
+from learner.models.score_models.folders import pair_scores_document
+from learner.supervised.score_models.baselines import PairShapes, equal_bins, measure_worth, pair_worth
+from learner.supervised.score_models.quality import PairLabels
 
 IDS = pa.list_(pa.int32())
 

@@ -12,9 +12,15 @@ import pytest
 
 from configs.exits import DataError
 from configs.schema.supervised import CostModelSettings, ScoreModelSettings
-from learner.score_folders import EnsembleBound, ensemble_of, load_pair_scores, member_folder, pair_scores_document
-from learner.score_quality import PairLabels, finish_ensemble, judge, label_columns, reward_agreement
+from learner.models.score_models.folders import (
+    EnsembleBound,
+    ensemble_of,
+    load_pair_scores,
+    member_folder,
+    pair_scores_document,
+)
 from learner.statistics.calibration import fit_platt, load_calibration
+from learner.supervised.score_models.quality import PairLabels, finish_ensemble, judge, label_columns, reward_agreement
 
 SIX = ["train", "train", "holdout", "holdout", "calibration", "calibration"]
 

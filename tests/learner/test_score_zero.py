@@ -13,9 +13,9 @@ import pytest
 from configs.exits import DataError
 from configs.schema.data import ZeroSettings
 from configs.schema.supervised import CostModelSettings
-from learner.score_folders import Affine, affine_of, load_pair_scores, member_folder
-from learner.score_quality import PairLabels, finish_ensemble, judge, label_columns
-from learner.score_zero import place_zero
+from learner.models.score_models.folders import Affine, affine_of, load_pair_scores, member_folder
+from learner.supervised.score_models.declared_zero import place_zero
+from learner.supervised.score_models.quality import PairLabels, finish_ensemble, judge, label_columns
 
 N = 60
 

@@ -13,12 +13,12 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from configs.exits import DataError
 from configs.schema.supervised import OptimiserSettings
-from learner.collective import OneRank
-from learner.losses import cost_model_loss
-from learner.mailbox import TaskProgress
-from learner.preference import Pairs, cost_model_losses, start_head
-from learner.sft import Demonstrations
-from learner.training import (
+from learner.algorithms.losses import cost_model_loss
+from learner.engine.collective import OneRank
+from learner.supervised.mailbox import TaskProgress
+from learner.supervised.preference import Pairs, cost_model_losses, start_head
+from learner.supervised.sft import Demonstrations
+from learner.supervised.training import (
     NonFiniteLoss,
     TokenRows,
     TrainingContext,

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from configs.exits import ConfigError, DataError
-from learner.tokens import build_tokenizer, fit_prompt, prompt_token_ids
+from learner.data.tokenizer import build_tokenizer, fit_prompt, prompt_token_ids
 
 SYSTEM = {"role": "system", "content": "be kind"}
 TURNS = (

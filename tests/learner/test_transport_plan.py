@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from learner.transport.gloo import GlooGroup, GlooSender, TransportStore, receive_buckets
-from learner.transport.plan import (
+from learner.engine.transport.gloo import GlooGroup, GlooSender, TransportStore, receive_buckets
+from learner.engine.transport.plan import (
     ALIGNMENT,
     TRAILER_BYTES,
     PlanMismatch,

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from configs.schema.ppo import PpoSettings
-from learner.collective import OneRank
-from learner.critics import critic_signals
-from learner.experience import BatchRow, RankShard, Samples, assemble, deal_rows
-from learner.models import ResponseLogprobs, SharedCritic, ValueHead
-from learner.policy import Critic, PolicyLearner
+from learner.algorithms.experience import BatchRow, RankShard, Samples, assemble, deal_rows
+from learner.algorithms.update import Critic, PolicyLearner
+from learner.engine.collective import OneRank
+from learner.models.modules import ResponseLogprobs, SharedCritic, ValueHead
+from learner.ranks.critics import critic_signals
 from learner.records import RolloutChunk, RolloutMeta, ScoreChunk
 from learner.signals.measure import Measure
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from actors.judging.cells import evaluate_cells
-from actors.judging.samples import EvaluatedSample, write_samples
+from actors.judging.by_gold.figures import evaluate_cells
+from actors.judging.by_gold.samples import EvaluatedSample, write_samples
 from configs.layout import RunLayout
 from learner.statistics.certificate import certify
 from serving.summary import (

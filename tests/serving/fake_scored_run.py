@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from actors.judging.scored import KEPT, ScoredAnswer, write_answers
-from actors.judging.scored_cells import evaluate_scored
-from actors.judging.scored_limits import Limit
-from cluster.stages.scored_selection import EVERYONE, judge_candidate, promoted
-from cluster.stages.selection import choose
+from actors.judging.by_models.answers import KEPT, ScoredAnswer, write_answers
+from actors.judging.by_models.figures import evaluate_scored
+from actors.judging.by_models.limits import Limit
+from cluster.runs.stages.on_data.selection import EVERYONE, judge_candidate, promoted
+from cluster.runs.stages.selection import choose
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 from learner.statistics.cost_zero import fit_cost_zero

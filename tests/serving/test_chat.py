@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.schema.supervised import ModelSettings
-from learner.models import load_score_model, new_policy, new_score_model_from, prompt_token_ids, save_model
-from learner.tokens import build_tokenizer
-from serving.chat import Chat
+from learner.data.tokenizer import build_tokenizer
+from learner.models.modules import load_score_model, new_policy, new_score_model_from, prompt_token_ids, save_model
+from serving.explain.chat import Chat
 
 WORDS = ["how", "do", "i", "bake", "bread", "mix", "flour", ".", "?"]
 SMALL = ModelSettings(hidden_size=32, layers=1, heads=1, intermediate_size=32, max_length=32)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from actors.judging.people import FILE, PeopleJudge, write_for_people
+from actors.judging.judges.people import FILE, PeopleJudge, write_for_people
 from actors.judging.responses import Response
 from cluster.commands.main import app
 from configs.exits import DataError

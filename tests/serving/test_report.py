@@ -15,9 +15,9 @@ import pytest
 
 from configs.exits import DataError
 from serving.report import write_comparison, write_report
-from serving.report.comparison import compare_arms
-from serving.report.hacking_gap import gap_table
-from serving.report.ladder import ladder_section, rate
+from serving.report.by_gold.elo_ladder import ladder_section, rate
+from serving.report.by_gold.hacking_gap import gap_table
+from serving.report.pages.comparison import compare_arms
 from serving.report.run_files import read_run
 from serving.summary import read_summary, write_summary
 from tests.serving.fake_run import INJECTION, made_up_gold, make_comparison, make_run, settings

@@ -12,9 +12,9 @@ import yaml
 from configs.exits import DataError
 from configs.layout import RunLayout
 from serving.report import write_report
-from serving.report.blocks import NOTHING
-from serving.report.lineage import _arrows
-from serving.report.rounds import _results
+from serving.report.blocks.blocks import NOTHING
+from serving.report.run.lineage import _arrows
+from serving.report.run.rounds import _results
 from serving.runs import last_round
 
 CELL = {"value": 0.02, "low": 0.01, "high": 0.04, "n": 300}

@@ -13,10 +13,10 @@ import yaml
 
 from configs.exits import DataError
 from configs.layout import RunLayout
+from serving.model_verdict import scored_verdict
 from serving.report import write_comparison, write_report
-from serving.report.comparison import compare_arms
-from serving.report.conversations import SHOWN
-from serving.scored import scored_verdict
+from serving.report.by_gold.conversations import SHOWN
+from serving.report.pages.comparison import compare_arms
 from serving.summary import Summary, read_summary
 from tests.serving import fake_run
 from tests.serving.fake_run import INJECTION

@@ -20,11 +20,11 @@ from configs.exits import ConfigError
 from configs.layout import RunLayout
 from configs.schema.supervised import ModelSettings
 from learner.data.bpe import train_byte_level_bpe
-from learner.models import new_policy, new_score_model_from, prompt_token_ids, save_model
-from learner.remote_code import VARIABLE
-from learner.score_folders import save_affine
-from serving.chat import Chat
-from serving.why import explain, render
+from learner.model_files.remote_code import VARIABLE
+from learner.models.modules import new_policy, new_score_model_from, prompt_token_ids, save_model
+from learner.models.score_models.folders import save_affine
+from serving.explain.chat import Chat
+from serving.explain.why import explain, render
 from tests.serving.test_why import rollout_rows
 
 SMALL = ModelSettings(hidden_size=32, layers=1, heads=1, intermediate_size=32, max_length=96)

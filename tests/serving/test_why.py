@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
-from learner.tokens import build_tokenizer
-from serving.why import explain, list_samples, render
+from learner.data.tokenizer import build_tokenizer
+from serving.explain.why import explain, list_samples, render
 
 LOWEST = {"behaviour_logprobs": -2.0, "proximal_logprobs": -2.0, "reference_logprobs": -1.0}
 WORDS = ["how", "do", "i", "bake", "bread", "mix", "flour", "."]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learner.score_baselines import PairShapes, pair_worth
-from learner.score_quality import PairLabels
 from learner.statistics.cost_zero import fit_cost_zero
-from serving.report.blocks import Figure, Note, Row, Table
-from serving.report.worth import Named, worth_blocks, worth_pictures
+from learner.supervised.score_models.baselines import PairShapes, pair_worth
+from learner.supervised.score_models.quality import PairLabels
+from serving.report.blocks.blocks import Figure, Note, Row, Table
+from serving.report.by_models.score_model_quality import Named, worth_blocks, worth_pictures
 from serving.summary import ScoreModelFigures
 
 N = 400

@@ -69,7 +69,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     from torch import nn
 
     from configs.schema.supervised import ModelSettings
-    from learner.models import build_tokenizer, load_score_model, new_policy, new_score_model_from, save_model
+    from learner.models.modules import build_tokenizer, load_score_model, new_policy, new_score_model_from, save_model
 
     root = tmp_path_factory.mktemp("models")
     settings = ModelSettings(hidden_size=64, layers=2, heads=2, intermediate_size=128, max_length=MAX_LENGTH)

@@ -16,10 +16,10 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import PlacementGroup
 
-from cluster import groups
-from cluster.groups import RoleGroups, node_resources, wait_for_nodes
-from cluster.placement import GENERATORS, LEARNER, SCORERS
-from cluster.storage_probe import _ask_others, probe_storage
+from cluster.resources import placement_groups as groups
+from cluster.resources.placement import GENERATORS, LEARNER, SCORERS
+from cluster.resources.placement_groups import RoleGroups, node_resources, wait_for_nodes
+from cluster.run_folder.storage_probe import _ask_others, probe_storage
 from configs.exits import ClusterError
 from configs.schema.resources import GeneratorSettings, LearnerSettings, ResourceSettings, ScorerSettings
 

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.arms import run_comparison
-from cluster.checks import check_against_world
-from cluster.engines import Engines
-from cluster.pipeline import run_pipeline
+from cluster.experiments.arms import run_comparison
+from cluster.inputs.world_checks import check_against_world
+from cluster.resources.engines import Engines
+from cluster.runs.pipeline import run_pipeline
 from configs.exits import ConfigError, Exit
 from configs.layout import RunLayout
 from configs.load import arm_settings, load_settings

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from actors.crowd.prompts import sandbox_prompts
-from actors.crowd.tasks import judge_samples
 from actors.crowd.vocabulary import world_words
-from actors.crowd.world import load_world
-from actors.judging.samples import read_samples
-from cluster import answers
-from cluster.answers import Candidate, choose_best, draw_answers, excess_of
-from cluster.constraints import in_subset
-from cluster.context import RunContext
-from cluster.engines import Engines
-from cluster.manifest import Manifest
-from cluster.requests import Sampler
-from cluster.status import StatusWriter
+from actors.crowd.world_reader import load_world
+from actors.judging.by_gold.samples import read_samples
+from actors.judging.by_gold.task import judge_samples
+from cluster.inputs.sampler import Sampler
+from cluster.resources.engines import Engines
+from cluster.run_folder.manifest import Manifest
+from cluster.run_folder.status import StatusWriter
+from cluster.runs.answers import draw as answers
+from cluster.runs.answers.draw import Candidate, choose_best, draw_answers, excess_of
+from cluster.runs.context import RunContext
+from cluster.runs.loop.constraints import in_subset
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 from configs.schema.supervised import ModelSettings
 from learner.deadlines import fetch_result
-from learner.models import build_tokenizer, new_policy, new_score_model_from, save_model
+from learner.models.modules import build_tokenizer, new_policy, new_score_model_from, save_model
 from learner.records import Prompt, SamplingSettings
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.system, pytest.mark.timeout(300)]

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.commands.plan import shape_of
-from cluster.engines import Engines
-from cluster.planning.calibrate import measure
-from cluster.planning.hardware import read_cluster
-from cluster.planning.plan import Question, make_plan
-from cluster.planning.trial import trial_settings
-from cluster.planning.workload import read_workload
+from cluster.resources.engines import Engines
+from cluster.resources.planning.calibrate import measure
+from cluster.resources.planning.hardware import read_cluster
+from cluster.resources.planning.plan import Question, make_plan
+from cluster.resources.planning.sizes import shape_of
+from cluster.resources.planning.trial import trial_settings
+from cluster.resources.planning.workload import read_workload
 from configs.load import load_settings
 from configs.schema.ppo import PpoSettings
 from configs.schema.resources import DeadlineSettings, LearnerSettings
 from configs.schema.signals import ConstraintSettings
-from learner.group import LearnerGroup
+from learner.ranks.group import LearnerGroup
+from learner.ranks.rank import LoadRequest
 from learner.records import SignalTerms
-from learner.worker import LoadRequest
 from tests.learner.tiny_learner import made_up_batch
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]

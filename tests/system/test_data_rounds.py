@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.digests import model_digest
-from cluster.engines import Engines
-from cluster.inputs import check_inputs
-from cluster.pipeline import run_pipeline
+from cluster.inputs.sources import check_inputs
+from cluster.resources.engines import Engines
+from cluster.run_folder.digests import model_digest
+from cluster.runs.pipeline import run_pipeline
 from configs.layout import RunLayout
 from configs.load import load_settings
 from learner.data.splits import TRAIN

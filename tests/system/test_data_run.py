@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.engines import Engines
-from cluster.inputs import check_inputs
-from cluster.pipeline import run_pipeline, stages_of
+from cluster.inputs.sources import check_inputs
+from cluster.resources.engines import Engines
+from cluster.runs.pipeline import run_pipeline, stages_of
 from configs.exits import ConfigError
 from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import RunSettings
 from learner.data.templates import TEMPLATES
-from learner.tokens import load_tokenizer
+from learner.data.tokenizer import load_tokenizer
 
 CONFIG = """
 name: tiny-data

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 from configs.exits import DataError
 from configs.schema.resources import DeadlineSettings, SupervisedSettings
 from configs.schema.supervised import DirectSettings, ModelSettings, OptimiserSettings
-from learner.direct import DirectTask
-from learner.models import build_tokenizer, new_policy, save_model
-from learner.supervised import SupervisedSession
+from learner.models.modules import build_tokenizer, new_policy, save_model
+from learner.supervised.direct import DirectTask
+from learner.supervised.session import SupervisedSession
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -18,27 +18,27 @@ import pytest
 import ray
 import torch
 
-from actors.generator import Generator, generator_environment
+from actors.generation.generator import Generator, generator_environment
 from configs.schema.ppo import PpoSettings
 from configs.schema.resources import DeadlineSettings, GeneratorSettings, LearnerSettings
 from configs.schema.signals import ConstraintSettings
 from configs.schema.supervised import ModelSettings
-from learner.critics import named_shapes
+from learner.data.tokenizer import prompt_token_ids
 from learner.deadlines import RemoteFailure, fetch, user_error
-from learner.group import LearnerGroup
-from learner.models import (
+from learner.engine.transport.plan import PlanMismatch, plan_buckets
+from learner.models.modules import (  # fmt: skip
     ResponseLogprobs,
     forward_response_logprobs,
     load_policy,
     load_tokenizer,
     new_score_model_from,
     save_model,
-)  # fmt: skip
-from learner.pretrained import PreparedModel, prepare_model
+)
+from learner.models.pretrained import PreparedModel, prepare_model
+from learner.ranks.critics import named_shapes
+from learner.ranks.group import LearnerGroup
+from learner.ranks.rank import LoadRequest
 from learner.records import GenerationRequest, RolloutChunk, SamplingSettings, SignalTerms
-from learner.tokens import prompt_token_ids
-from learner.transport.plan import PlanMismatch, plan_buckets
-from learner.worker import LoadRequest
 from tests.learner.tiny_families import FAMILY_CONFIGS, MAX_LENGTH, ROWS, TEMPLATES, tiny_model
 from tests.learner.tiny_learner import MadeUpBatch, made_up_batch
 
@@ -104,7 +104,7 @@ class House:
         return fetch(ref, deadline_seconds=240, what=f"generator-0.{method}")
 
     def broadcast(self, version: int) -> None:
-        """As `actors.publisher.WeightPublisher`: check, join the next epoch's group, send."""
+        """As `actors.generation.weight_publisher.WeightPublisher`: check, join the next epoch's group, send."""
         self.epoch += 1
         plan = self.group.bucket_plan(dtype="float32", bucket_bytes=BUCKET_BYTES)
         self.generator("check_plan", plan)

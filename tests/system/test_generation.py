@@ -20,28 +20,28 @@ import ray
 import torch
 from torch import Tensor
 
-from actors.engine import RequestRefused
 from actors.events import ActorEvent
-from actors.fleet import FleetPolicy, Health
-from actors.generators import GeneratorGroup
-from actors.pool import Collected, RolloutPool
-from actors.publisher import WeightPublisher
-from actors.scorers import ScorerGroup
+from actors.generation.fleet_health import FleetPolicy, Health
+from actors.generation.group import GeneratorGroup
+from actors.generation.start import GeneratorSpec
+from actors.generation.vllm_engine import RequestRefused
+from actors.generation.weight_publisher import WeightPublisher
+from actors.rollout.pool import Collected, RolloutPool
+from actors.scoring.group import ScorerGroup
 from actors.scoring.model_scorer import ScorerModels
-from actors.start import GeneratorSpec
 from configs.schema.resources import DeadlineSettings, GeneratorSettings, ScorerSettings, TransportSettings
 from learner.deadlines import fetch
-from learner.models import forward_end_scores, forward_response_logprobs, load_policy, load_score_model
+from learner.engine.transport.gloo import GlooSender, SendReport, StoreAddress, TransportStore
+from learner.engine.transport.plan import BucketPlan, PlanMismatch, plan_buckets
+from learner.models.modules import forward_end_scores, forward_response_logprobs, load_policy, load_score_model
 from learner.records import GenerationRequest, RolloutChunk, SamplingSettings
-from learner.transport.gloo import GlooSender, SendReport, StoreAddress, TransportStore
-from learner.transport.plan import BucketPlan, PlanMismatch, plan_buckets
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 DEADLINES = DeadlineSettings(start_seconds=240, generate_seconds=60, score_seconds=60, broadcast_seconds=30)
 MAX_LENGTH = 128
 FIRST_WORD_ID = 6
-"""Ids below are special tokens; see `learner.tokens`."""
+"""Ids below are special tokens; see `learner.data.tokenizer`."""
 TOLERANCE = 1e-4
 """Nats. Engine and Hugging Face in float32 differ by up to 1.4e-5 (measured); other weights differ by 0.01 and more."""
 BUCKET_BYTES = 64 * 1024

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.head import ensure_head, find_head, own_cluster_only, remove_head_files, stop_head
-from cluster.jobs import JOB_OVER, RayJob, connect
+from cluster.jobs.submission import JOB_OVER, RayJob, connect
+from cluster.resources.local_head import ensure_head, find_head, own_cluster_only, remove_head_files, stop_head
 
 pytestmark = pytest.mark.system
 

@@ -16,15 +16,15 @@ import pytest
 from actors.crowd.datasets import write_cost_comparisons, write_reward_comparisons
 from actors.crowd.gold import GoldScorer
 from actors.crowd.tasks import write_rows
-from actors.crowd.world import load_world
-from actors.judging.llm_judge import PROMPTS
-from cluster.context import RunContext
-from cluster.engines import Engines
-from cluster.manifest import Manifest, StageRecord
-from cluster.rounds.record import agreement
-from cluster.stages import labelling
-from cluster.stages.preferences import preferences_stage
-from cluster.status import StatusWriter
+from actors.crowd.world_reader import load_world
+from actors.judging.judges.language_model import PROMPTS
+from cluster.resources.engines import Engines
+from cluster.run_folder.manifest import Manifest, StageRecord
+from cluster.run_folder.status import StatusWriter
+from cluster.runs.context import RunContext
+from cluster.runs.rounds.record import agreement
+from cluster.runs.stages import labelling
+from cluster.runs.stages.preferences import preferences_stage
 from configs.exits import ConfigError, DataError, StoppedError
 from configs.layout import RunLayout
 from configs.load import load_settings

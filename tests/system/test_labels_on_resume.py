@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 
 from actors.crowd.tasks import write_rows
-from cluster.context import RunContext
-from cluster.engines import Engines
 from cluster.job import _work
-from cluster.label_checks import STAGE
-from cluster.manifest import Manifest
-from cluster.pipeline import stages_of
-from cluster.stages import preferences
-from cluster.stages.base import StageOutput, run_stages
-from cluster.status import StatusWriter
+from cluster.resources.engines import Engines
+from cluster.run_folder.manifest import Manifest
+from cluster.run_folder.status import StatusWriter
+from cluster.runs.context import RunContext
+from cluster.runs.pipeline import stages_of
+from cluster.runs.stages import preferences
+from cluster.runs.stages.base import StageOutput, run_stages
+from cluster.runs.stages.complete_labels import STAGE
 from configs.exits import DataError, Exit, StoppedError
 from configs.layout import RunLayout
 from configs.load import arm_settings, load_settings
@@ -65,8 +65,8 @@ def write_text(path: Path) -> Path:
 def start(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The job up to where the first stage would run."""
     outcome = SimpleNamespace(summary=SimpleNamespace(verdict="-"), exit_code=Exit.DONE)
-    monkeypatch.setattr("cluster.pipeline.run_pipeline", lambda *given, **named: outcome)
-    monkeypatch.setattr("cluster.arms.run_comparison", lambda *given, **named: Exit.DONE)
+    monkeypatch.setattr("cluster.runs.pipeline.run_pipeline", lambda *given, **named: outcome)
+    monkeypatch.setattr("cluster.experiments.arms.run_comparison", lambda *given, **named: Exit.DONE)
 
     def begin(settings: RunSettings, layout: RunLayout) -> Exit:
         return _work(settings, WORLD, layout, layout.root.parent, NOBODY, "", lambda status: None)

@@ -19,14 +19,14 @@ from configs.schema.ppo import PpoSettings
 from configs.schema.resources import DeadlineSettings, LearnerSettings
 from configs.schema.signals import ConstraintSettings
 from configs.schema.supervised import ReferenceSettings
-from learner.checkpoint import CheckpointError
+from learner.algorithms.experience import BadBatch
 from learner.deadlines import RemoteFailure
-from learner.experience import BadBatch
-from learner.group import LearnerGroup
-from learner.models import load_policy, load_tokenizer
+from learner.models.modules import load_policy, load_tokenizer
+from learner.ranks.checkpoint import CheckpointError
+from learner.ranks.group import LearnerGroup
+from learner.ranks.rank import LoadRequest
+from learner.ranks.rollout_files import rollout_file
 from learner.records import SignalTerms, StepResult
-from learner.rollouts import rollout_file
-from learner.worker import LoadRequest
 from tests.learner.tiny_learner import MadeUpBatch, made_up_batch
 
 CONSTRAINTS = {"harm": ConstraintSettings(limit=0.05), "bias": ConstraintSettings(measure="mean", limit=0.0)}

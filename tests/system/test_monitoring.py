@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from cluster.head import Head, clean_environment, ensure_head, stop_head
-from cluster.jobs import STORAGE_VARIABLE
-from cluster.monitoring.files import text_files, write_files
-from cluster.monitoring.panels import BOARDS, ENGINE_METRICS, panels
-from cluster.monitoring.rules import recording_rules
-from cluster.monitoring.scrape import prometheus_config
-from cluster.monitoring.start import Service, prometheus_service, running
+from cluster.observability.monitoring.files import text_files, write_files
+from cluster.observability.monitoring.panels import BOARDS, ENGINE_METRICS, panels
+from cluster.observability.monitoring.rules import recording_rules
+from cluster.observability.monitoring.scrape import prometheus_config
+from cluster.observability.monitoring.start import Service, prometheus_service, running
+from cluster.resources.connection import STORAGE_VARIABLE
+from cluster.resources.local_head import Head, clean_environment, ensure_head, stop_head
 from configs.exits import ClusterError, Exit
 from configs.layout import RunLayout
 from configs.metrics import CATALOGUE

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.arms import run_comparison
-from cluster.checks import check_against_world
-from cluster.engines import Engines
-from cluster.pipeline import run_pipeline
+from cluster.experiments.arms import run_comparison
+from cluster.inputs.world_checks import check_against_world
+from cluster.resources.engines import Engines
+from cluster.runs.pipeline import run_pipeline
 from configs.exits import Exit
 from configs.layout import RunLayout
 from configs.load import load_settings
@@ -195,7 +195,7 @@ def test_a_finished_run_is_not_run_again_and_a_cut_one_goes_on_from_its_checkpoi
     def stop(line: Any) -> None:
         raise Stopped
 
-    from cluster.metrics_log import MetricsLog
+    from cluster.run_folder.metrics_log import MetricsLog
 
     append = MetricsLog.append
     cut_at = 3

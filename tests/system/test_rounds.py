@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.checks import check_against_world
-from cluster.digests import model_digest
-from cluster.engines import Engines
-from cluster.metrics_log import MetricsLog
-from cluster.pipeline import run_pipeline
+from cluster.inputs.world_checks import check_against_world
+from cluster.resources.engines import Engines
+from cluster.run_folder.digests import model_digest
+from cluster.run_folder.metrics_log import MetricsLog
+from cluster.runs.pipeline import run_pipeline
 from configs.layout import RunLayout
 from configs.load import load_settings
+from serving.explain.why import explain, list_samples
 from serving.report import write_report
 from serving.summary import read_summary
-from serving.why import explain, list_samples
 
 pytestmark = pytest.mark.slow
 

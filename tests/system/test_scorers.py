@@ -16,17 +16,17 @@ import pytest
 import torch
 
 from actors.crowd.vocabulary import world_words
-from actors.crowd.world import load_world
+from actors.crowd.world_reader import load_world
 from actors.scoring.examples import length_penalty
-from cluster.engines import Engines
-from cluster.inputs import check_inputs
-from cluster.pipeline import run_pipeline
+from cluster.inputs.sources import check_inputs
+from cluster.resources.engines import Engines
+from cluster.runs.pipeline import run_pipeline
 from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import RunSettings
 from configs.schema.supervised import ModelSettings
-from learner import models
-from learner.models import load_score_model, load_tokenizer
+from learner.models import modules as models
+from learner.models.modules import load_score_model, load_tokenizer
 from tests.system.test_pipeline import TINY
 
 RULES = '''

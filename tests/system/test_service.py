@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import auth
-from cluster.head import Head, ensure_head, remove_head_files, stop_head
-from cluster.jobs import RayJob, connect, jobs_of_run, submit
-from cluster.status import read_status
-from cluster.stopping import GRACE_SECONDS
+from cluster.jobs.submission import RayJob, connect, jobs_of_run, submit
+from cluster.resources import auth
+from cluster.resources.local_head import Head, ensure_head, remove_head_files, stop_head
+from cluster.resources.stopping import GRACE_SECONDS
+from cluster.run_folder.status import read_status
 from configs.exits import ClusterError
 from configs.layout import RunLayout
 from configs.load import load_settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors import sleep
+from actors.generation import sleep
 
 pytestmark = pytest.mark.system
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.engines import Engines
-from cluster.results.cells import Cell, preset_settings
-from cluster.results.rows import Row, present_origin, read_rows, write_row
-from cluster.studies import sitting
-from cluster.studies.sitting import run_cell
+from cluster.experiments.results.cells import Cell, preset_settings
+from cluster.experiments.results.rows import Row, present_origin, read_rows, write_row
+from cluster.experiments.studies import sitting
+from cluster.experiments.studies.sitting import run_cell
+from cluster.resources.engines import Engines
 from configs.layout import RunLayout
 from tests.system.test_pipeline import TINY
 

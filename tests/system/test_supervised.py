@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from cluster.digests import model_digest
-from cluster.stages.score_models import ScoreModel, train_model
+from cluster.run_folder.digests import model_digest
+from cluster.runs.stages.score_models import ScoreModel, train_model
 from configs.exits import DataError
 from configs.schema.resources import DeadlineSettings, SupervisedSettings
 from configs.schema.run import RunSettings
@@ -29,14 +29,14 @@ from configs.schema.supervised import (
     ScoreModelSettings,
     SftSettings,
 )
-from learner.mailbox import TaskProgress
-from learner.models import build_tokenizer, load_tokenizer, new_policy, pad_right, save_model
-from learner.preference import PreferenceTask
-from learner.score_folders import load_pair_scores, load_whole_score_model, member_folder
-from learner.score_quality import Kind, reward_agreement
-from learner.sft import SftTask
+from learner.models.modules import build_tokenizer, load_tokenizer, new_policy, pad_right, save_model
+from learner.models.score_models.folders import load_pair_scores, load_whole_score_model, member_folder
 from learner.statistics.calibration import load_calibration
-from learner.supervised import SupervisedSession, TrainFailure
+from learner.supervised.mailbox import TaskProgress
+from learner.supervised.preference import PreferenceTask
+from learner.supervised.score_models.quality import Kind, reward_agreement
+from learner.supervised.session import SupervisedSession, TrainFailure
+from learner.supervised.sft import SftTask
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.crowd.world import DEFAULT_WORLD_PATH, World, load_world
+from actors.crowd.world import DEFAULT_WORLD_PATH, World
+from actors.crowd.world_reader import load_world
 
 SHARED_SANDBOX = Path(__file__).parents[3].parent / "shared" / "sandbox"
 

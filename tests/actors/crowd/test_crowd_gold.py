@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from actors.crowd.corpus import reason_with_alternative, sft_examples
 from actors.crowd.gold import GoldScorer
 from actors.crowd.vocabulary import world_words
-from actors.crowd.world import World, load_world
+from actors.crowd.world import World
+from actors.crowd.world_reader import load_world
 
 HAND_CASES = [
     json.loads(line) for line in (Path(__file__).parent / "gold_cases_default.jsonl").read_text().splitlines()

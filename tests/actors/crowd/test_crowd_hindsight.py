@@ -20,8 +20,8 @@ from actors.crowd.prompts import sandbox_prompts
 from actors.crowd.vocabulary import world_words
 from actors.crowd.world import World
 from configs.exits import DataError
-from learner.rollouts import rollout_file
-from learner.tokens import build_tokenizer
+from learner.data.tokenizer import build_tokenizer
+from learner.ranks.rollout_files import rollout_file
 
 PROMPT = "hello"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from actors.crowd.oracle import best_helpfulness
-from actors.crowd.world import World, load_world
+from actors.crowd.world import World
+from actors.crowd.world_reader import load_world
 
 
 def test_every_reference_number_is_reproduced(shared_sandbox: Path) -> None:

@@ -15,7 +15,8 @@ from actors.crowd.corpus import sft_examples
 from actors.crowd.generator import WorldSizes, generate_world, main
 from actors.crowd.prompts import sandbox_prompts
 from actors.crowd.vocabulary import world_words
-from actors.crowd.world import DEFAULT_WORLD_PATH, World, WorldError, load_world
+from actors.crowd.world import DEFAULT_WORLD_PATH, World, WorldError
+from actors.crowd.world_reader import load_world
 
 Change = Callable[[dict[str, Any]], Any]
 

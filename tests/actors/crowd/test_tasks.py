@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from actors.crowd.tasks import Provenance, pair_request_id, write_pairs
-from learner.models import build_tokenizer
+from learner.models.modules import build_tokenizer
 from learner.records import Prompt, RolloutChunk, RolloutMeta
 
 ATTRIBUTES = {"task_id": "t", "kind": "benign", "form": "plain"}

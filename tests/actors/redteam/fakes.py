@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from actors.crowd.world import load_world
+from actors.crowd.world_reader import load_world
 from actors.redteam.drive import Answered, Asked
-from actors.redteam.suite import Suite, load_suite
+from actors.redteam.suite import Suite
+from actors.redteam.suite_reader import load_suite
 from actors.redteam.targets import Target, sandbox_targets
 
 WORLD = load_world()

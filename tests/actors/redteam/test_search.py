@@ -15,8 +15,8 @@ from actors.redteam.finds import Origin, find_of, finds_as_prompts, read_finds, 
 from actors.redteam.grammar import FORM, SUFFIX, Grammar
 from actors.redteam.labels import GoldLabeller
 from actors.redteam.targets import sandbox_targets
-from cluster.promptsets import PURPOSES, TRAIN, Splits
-from cluster.redteam.finds import may_train
+from cluster.evaluation.redteam.finds import may_train
+from cluster.inputs.sandbox_prompts import PURPOSES, TRAIN, Splits
 from configs.exits import ConfigError, DataError
 from configs.schema.supervised import SplitSettings
 from learner.data.formats import read_source

@@ -13,7 +13,8 @@ from actors.crowd.generator import generate_world
 from actors.crowd.world_reader import read_world
 from actors.redteam.grammar import FORM, PREFIX, SUFFIX, Grammar
 from actors.redteam.strategies import STRATEGIES, Shape
-from actors.redteam.suite import PACKAGED, load_suite
+from actors.redteam.suite import PACKAGED
+from actors.redteam.suite_reader import load_suite
 from actors.redteam.targets import prompt_targets, sandbox_targets, suite_targets
 from configs.exits import ConfigError, DataError
 from learner.data.categories import BEAVERTAILS_CATEGORIES

@@ -16,7 +16,7 @@ from configs.exits import ConfigError, DataError
 from learner.data.bpe import train_byte_level_bpe
 from learner.data.formats import read_source
 from learner.data.records import PreferencePair
-from learner.tokens import check_pad_token, load_tokenizer
+from learner.data.tokenizer import check_pad_token, load_tokenizer
 
 FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
 TEXTS = [

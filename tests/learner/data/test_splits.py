@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.promptsets import PURPOSES as SANDBOX_PURPOSES
+from cluster.inputs.sandbox_prompts import PURPOSES as SANDBOX_PURPOSES
 from configs.exits import ConfigError
 from learner.data.splits import PURPOSES, Shares, SplitTally, half_of, purpose_of, split_document
 

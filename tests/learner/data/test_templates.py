@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.exits import ConfigError, DataError
 from learner.data.bpe import train_byte_level_bpe
 from learner.data.templates import TEMPLATES, with_template
-from learner.tokens import build_tokenizer
+from learner.data.tokenizer import build_tokenizer
 
 TALK = [
     {"role": "user", "content": "Is the path open?"},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from configs.exits import ConfigError, DataError
 from learner.data.tokenise import TokenisedResponse, UnusableRow, tokenise
-from learner.tokens import PAD, build_tokenizer, conversation_token_ids
+from learner.data.tokenizer import PAD, build_tokenizer, conversation_token_ids
 
 TOKENIZER = build_tokenizer([*"abcdefghijklm"], 64)
 TURNS = (

@@ -1,4 +1,4 @@
-"""Training sets from records, loaded with the readers of `learner.sft` and `learner.preference` themselves."""
+"""Training sets from records, loaded with the readers of `learner.supervised.sft` and `learner.supervised.preference` themselves."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from learner.data.set_labels import safety_order
 from learner.data.splits import PURPOSES, Shares, half_of, purpose_of
 from learner.data.tokenise import TokenLimits, UnusableRow
 from learner.data.training_sets import write_cost_pairs, write_demonstrations, write_prompts, write_reward_pairs
-from learner.preference import Pairs
-from learner.score_quality import judge
-from learner.sft import Demonstrations
+from learner.supervised.preference import Pairs
+from learner.supervised.score_models.quality import judge
+from learner.supervised.sft import Demonstrations
 
 FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
 SHARES = Shares(holdout=0.15, calibration=0.15, selection=0.1, certificate=0.1)

@@ -1,0 +1,1 @@
+"""Answers on the sandbox judged by gold score: the record, the task that fills it, and figures over it."""

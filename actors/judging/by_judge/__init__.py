@@ -1,0 +1,1 @@
+"""Answers of any model judged by any judge, for `steelyard eval`: figures, win rates and ratings."""

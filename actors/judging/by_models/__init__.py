@@ -1,0 +1,1 @@
+"""Answers on a user's own data judged by the run's reward and cost models: the record, figures and limits."""

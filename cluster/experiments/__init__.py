@@ -1,0 +1,1 @@
+"""Many runs and one question: arms with shared stages, the results table, studies of claims."""

@@ -1,0 +1,82 @@
+"""The stages of rounds after the first, under names, inputs and keys of their own.
+
+A later round's stage is the first round's, run in the round's own context (`RunContext.in_round`): its settings, its folders,
+its seed. SFT, its baseline answers and the scales of scorers from outside are done once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cluster.runs.context import RunContext
+from cluster.runs.rounds import red_team
+from cluster.run_folder.round_names import SHARED, settings_in_round, stage_name
+from cluster.runs.round_inputs import BASE
+from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
+from cluster.runs.stages.on_data import evaluate as scored_evaluate, selection as scored_selection
+from cluster.runs.stages.base import Stage, StageOutput
+from configs.schema.run import RunSettings
+
+CODE = ("cluster/runs/round_inputs.py", "cluster/runs/round_inputs.py", "cluster/run_folder/round_names.py", "actors/crowd/rounds.py")
+
+
+def later_rounds(settings: RunSettings) -> dict[int, list[Stage]]:
+    """The stages of every round from 2 on, in order."""
+    return {number: round_stages(settings, number) for number in range(2, settings.rounds.count + 1)}
+
+
+def round_stages(settings: RunSettings, number: int) -> list[Stage]:
+    """The stages of round `number` (from 2) of a run with these settings, in order."""
+    own, rounds = settings_in_round(settings, number), settings.rounds
+    before = stage_name(selection.NAME, number - 1)
+    hunted = (stage_name(red_team.NAME, number),) if rounds.red_team else ()
+    earlier = [stage_name(selection.NAME, each) for each in range(1, number)]
+    mixed = rounds.pairs_from == "current_and_earlier"
+    share = {"share": rounds.hunt.share} if rounds.red_team else {}
+    on_data = settings.data is not None  # the first round's labels are the files'
+    labels = [stage_name(preferences.NAME, each) for each in range(2 if on_data else 1, number)]
+    # what the score models learn from is made by this round's labelling
+    taught = (stage_name(preferences.NAME, number),) if on_data else ()
+    select = scored_selection.scored_selection_stage if on_data else selection.selection_stage
+    judge = scored_evaluate.scored_evaluate_stage if on_data else evaluate.evaluate_stage
+    hunts = [red_team.red_team_stage(own)] if rounds.red_team else []
+    return [
+        *(_in_round(stage, number, red_team.attacked(own, number)) for stage in hunts),
+        _in_round(
+            preferences.pairs_stage(own), number, (*(earlier if mixed else [before]), *hunted),
+            {**share, "pairs_from": rounds.pairs_from, "earlier_share": rounds.earlier_share if mixed else 0.0},
+        ),
+        _in_round(preferences.preferences_stage(own), number, tuple(labels), {"crowd_seed": settings.seed}),
+        *(_in_round(stage, number, taught) for stage in score_models.stages(own) if stage.name not in SHARED),
+        _in_round(
+            ppo.ppo_stage(own), number, (*([before] if rounds.start == "previous" else []), *hunted, *taught),
+            {**share, "start": BASE if rounds.start == "base" else before},
+        ),
+        _in_round(select(own), number),
+        _in_round(judge(own), number, (), {"cells_seed": settings.seed}),
+    ]  # fmt: skip
+
+
+def _in_round(
+    stage: Stage, number: int, inputs: tuple[str, ...] = (), settings: dict[str, Any] | None = None
+) -> Stage:  # fmt: skip
+    """A stage as round `number` has it.
+
+    Args:
+        inputs: further ones, under their full names.
+        settings: further ones that change what comes out.
+    """
+
+    def run(context: RunContext) -> StageOutput:
+        return stage.run(context.in_round(number))
+
+    own = tuple(stage_name(name, number) for name in stage.inputs)
+    return replace(
+        stage,
+        name=stage_name(stage.name, number),
+        inputs=tuple(dict.fromkeys((*own, *inputs))),
+        settings={**stage.settings, "round": number, **(settings or {})},
+        code=(*stage.code, *CODE),
+        run=run,
+    )

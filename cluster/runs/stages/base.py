@@ -1,0 +1,108 @@
+"""What a stage is, and how a run goes through its stages: skip what is complete, run the rest, record what came out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.run_folder.digests import code_digest, digest
+from cluster.run_folder.manifest import Manifest, StageRecord, output_digest
+
+if TYPE_CHECKING:
+    from cluster.runs.context import RunContext
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage made: files or folders in the run directory, and the small figures worth keeping."""
+
+    paths: tuple[Path, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resumable step of a run."""
+
+    name: str
+    inputs: tuple[str, ...]
+    """Earlier stages whose outputs this one reads."""
+    settings: Mapping[str, Any]
+    """The part of the configuration that changes what comes out."""
+    code: tuple[str, ...]
+    """Source files and folders whose change changes what comes out."""
+    run: Callable[[RunContext], StageOutput]
+    shared: bool = True
+    """Whether another run's result may be taken over; what a run is about, its loop and evaluation, it does itself."""
+
+    def key(self, manifest: Manifest) -> str:
+        """Digest of settings, code and the content of the inputs."""
+        inputs = {name: sorted(manifest[name].outputs.values()) for name in self.inputs}
+        return digest({"stage": self.name, "settings": self.settings, "code": code_digest(self.code), "inputs": inputs})
+
+
+def run_stages(stages: Sequence[Stage], context: RunContext) -> None:
+    """Bring every stage to completion, in order.
+
+    A stage already complete under its key is skipped; one that another run of `reuse_from` has under the same key is
+    taken over by hard links; the rest runs.
+    """
+    for stage in stages:
+        key = stage.key(context.manifest)
+        done = context.manifest.complete(stage.name, key)
+        if done is not None:
+            context.status.end_stage(stage.name, state="skipped")
+            continue
+        context.stage_key = key
+        context.status.begin_stage(stage.name)
+        adopted = _adopt(stage, key, context) if stage.shared else None
+        context.manifest.record(adopted or _run(stage, key, context))
+        context.status.end_stage(stage.name, state="skipped" if adopted else "done")
+
+
+def _run(stage: Stage, key: str, context: RunContext) -> StageRecord:
+    started, known = time.monotonic(), len(context.warnings)
+    output = stage.run(context)
+    warnings = context.warnings[known:]
+    return StageRecord(
+        name=stage.name,
+        key=key,
+        inputs={name: digest(context.manifest[name].outputs) for name in stage.inputs},
+        outputs={os.path.relpath(path, context.layout.root): output_digest(path) for path in output.paths},
+        seconds=round(time.monotonic() - started, 3),
+        facts={**output.facts, "warnings": warnings} if warnings else output.facts,
+    )
+
+
+def _adopt(stage: Stage, key: str, context: RunContext) -> StageRecord | None:
+    for donor in context.donors:
+        record = Manifest(donor.manifest).complete(stage.name, key) if donor.manifest.exists() else None
+        if record is None:
+            continue
+        for output in record.outputs:
+            link_tree(donor.root / output, context.layout.root / output)
+        return StageRecord(**{**vars(record), "facts": {**record.facts, "taken_from": donor.root.name}})
+    return None
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a file or folder by hard links where the file system has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, copy_function=_link_file)
+    else:
+        target.unlink(missing_ok=True)
+        _link_file(str(source), str(target))
+
+
+def _link_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

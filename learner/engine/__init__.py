@@ -1,0 +1,1 @@
+"""The training engine of one rank: DeepSpeed, collectives, micro-batch sizes, and the transport of weights."""

@@ -1,0 +1,1 @@
+"""Networks: policies, score models and critics, from scratch or pretrained, by family."""

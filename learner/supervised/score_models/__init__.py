@@ -1,0 +1,1 @@
+"""How good a trained reward or cost model is: accuracy by axis, baselines such as length alone, a declared zero."""

@@ -1,0 +1,1 @@
+"""Questions to a finished run at the terminal: why a sample's advantage is what it is, what its models answer."""

@@ -1,0 +1,1 @@
+"""What every section is made of: blocks, charts, wording. Knows no run."""

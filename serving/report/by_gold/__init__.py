@@ -1,0 +1,1 @@
+"""Sections of a sandbox run's report, where gold scores say what really happened."""
