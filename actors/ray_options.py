@@ -13,7 +13,11 @@ def actor_options(
     """Options of one actor: its name, share of the node, environment and place."""
     # No restart by Ray: it would come back with its first arguments, and its owner must know that it was away.
     options: dict[str, Any] = {
-        "name": name, "num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0, "max_task_retries": 0,
+        "name": name,
+        "num_cpus": settings.cpus,
+        "num_gpus": settings.gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
         "runtime_env": {"env_vars": environment},
-    }  # fmt: skip
+    }
     return options if scheduling is None else options | {"scheduling_strategy": scheduling}

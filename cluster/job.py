@@ -109,9 +109,14 @@ def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -
 
 
 def _work(
-    settings: RunSettings, inputs: RunInputs, layout: RunLayout, storage: Path, engines: Engines, dashboard: str,
+    settings: RunSettings,
+    inputs: RunInputs,
+    layout: RunLayout,
+    storage: Path,
+    engines: Engines,
+    dashboard: str,
     show: OnStatus,
-) -> Exit:  # fmt: skip
+) -> Exit:
     from cluster.experiments.arms import run_comparison
     from cluster.runs.pipeline import run_pipeline
 

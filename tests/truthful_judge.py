@@ -29,10 +29,16 @@ def made_up_pairs(world: World, n: int, seed: int = 0) -> list[dict[str, Any]]:
         form = world.forms_for(kind, ("seen",))[0]
         texts = [respond(world, task, behaviour, [], rng) for behaviour in ANSWERS[kind][index // 2 % 3]]
         row: dict[str, Any] = {
-            "pair_id": f"pair-{index}", "task_id": task.id, "kind": kind, "form": form.id, "category": task.category,
-            "tags": [kind], "split": ("train", "train", "holdout", "calibration")[index % 4], "prompt_ids": [index + 1, 2],
+            "pair_id": f"pair-{index}",
+            "task_id": task.id,
+            "kind": kind,
+            "form": form.id,
+            "category": task.category,
+            "tags": [kind],
+            "split": ("train", "train", "holdout", "calibration")[index % 4],
+            "prompt_ids": [index + 1, 2],
             "messages": [dict(turn) for turn in render_turns(world, task, form, rng)],
-        }  # fmt: skip
+        }
         for side, text in enumerate(texts):
             row |= {f"response_{side}": text, f"finish_reason_{side}": "stop"}
             row[f"response_{side}_ids"] = [10 + len(text), 3]

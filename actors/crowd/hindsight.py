@@ -37,9 +37,13 @@ def tasks_of(prompts: Iterable[Prompt]) -> dict[str, str]:
 
 @ray.remote(num_cpus=0)
 def judge_rollouts(
-    world_path: str | None, rollouts: str, tasks: Mapping[str, str], tokenizer_file: str, path: str,
+    world_path: str | None,
+    rollouts: str,
+    tasks: Mapping[str, str],
+    tokenizer_file: str,
+    path: str,
     categories: Mapping[str, Sequence[str]],
-) -> int:  # fmt: skip
+) -> int:
     """Judge every rollout of a run and write ``training_gold.json``; returns the number of steps.
 
     Args:
@@ -57,9 +61,12 @@ def judge_rollouts(
 
 
 def judge_folder(
-    folder: Path, scorer: GoldScorer, tasks: Mapping[str, str], tokenizer: Tokenizer,
+    folder: Path,
+    scorer: GoldScorer,
+    tasks: Mapping[str, str],
+    tokenizer: Tokenizer,
     categories: Mapping[str, Sequence[str]],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """One record per step, in order, over the files of all ranks.
 
     Returns:
@@ -98,9 +105,13 @@ def _read(path: Path) -> pa.Table:
 
 
 def _judge(
-    table: pa.Table, scorer: GoldScorer, tasks: Mapping[str, str], tokenizer: Tokenizer,
-    known: dict[tuple[str, str, bool], Gold], folder: Path,
-) -> list[Gold]:  # fmt: skip
+    table: pa.Table,
+    scorer: GoldScorer,
+    tasks: Mapping[str, str],
+    tokenizer: Tokenizer,
+    known: dict[tuple[str, str, bool], Gold],
+    folder: Path,
+) -> list[Gold]:
     """The truth about every row; `known` holds what was judged before, since a trained policy repeats itself."""
     finished = [reason == "stop" for reason in table["finish_reason"].to_pylist()]
     rows = zip(table["token_ids"].to_pylist(), table["prompt_length"].to_pylist(), finished, strict=True)

@@ -73,9 +73,13 @@ def write_pairs(
 
 @ray.remote(num_cpus=0)
 def label_pairs(
-    world_path: str | None, crowd: Mapping[str, Any], seed: int, pairs_path: str, path: str,
+    world_path: str | None,
+    crowd: Mapping[str, Any],
+    seed: int,
+    pairs_path: str,
+    path: str,
     tampering: Mapping[str, Any] | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Have the crowd label ``pairs.parquet`` and write ``preferences.parquet``; returns counts and shares.
 
     Args:
@@ -86,12 +90,16 @@ def label_pairs(
     labels = annotators.label(
         [
             PairToLabel(
-                row["pair_id"], row["task_id"], row["response_0"], row["response_1"],
-                row["finish_reason_0"] == "stop", row["finish_reason_1"] == "stop",
+                row["pair_id"],
+                row["task_id"],
+                row["response_0"],
+                row["response_1"],
+                row["finish_reason_0"] == "stop",
+                row["finish_reason_1"] == "stop",
             )
             for row in table
         ]
-    )  # fmt: skip
+    )
     rows = [{**row, **label_columns(label)} for row, label in zip(table, labels, strict=True)]
     facts = label_facts(rows)
     if tampering is not None:

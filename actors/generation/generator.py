@@ -78,17 +78,28 @@ class Generator:
     """
 
     def __init__(
-        self, name: str, model_path: Path, tokenizer_path: Path, settings: GeneratorSettings, max_length: int,
-        deterministic: bool = False, weight_version: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        model_path: Path,
+        tokenizer_path: Path,
+        settings: GeneratorSettings,
+        max_length: int,
+        deterministic: bool = False,
+        weight_version: int = 0,
+    ) -> None:
         begin = time.perf_counter()
         self._name, self._settings = name, settings
         if deterministic and settings.threads != 1:
             raise ConfigError(f"deterministic needs resources.generators.threads: 1, not {settings.threads}")
         self._engine = Engine(
-            name, model_path, settings, end_token_id=_end_token_id(tokenizer_path), max_length=max_length,
-            weight_version=weight_version, deterministic=deterministic,
-        )  # fmt: skip
+            name,
+            model_path,
+            settings,
+            end_token_id=_end_token_id(tokenizer_path),
+            max_length=max_length,
+            weight_version=weight_version,
+            deterministic=deterministic,
+        )
         self._aborted = ""
         self._seconds = time.perf_counter() - begin
 
@@ -98,9 +109,15 @@ class Generator:
         import vllm
 
         return EngineInfo(
-            self._name, os.getpid(), ray.util.get_node_ip_address(), self._engine.weight_version, self._seconds,
-            self._engine.parameter_names, vllm.__version__, torch.__version__,
-        )  # fmt: skip
+            self._name,
+            os.getpid(),
+            ray.util.get_node_ip_address(),
+            self._engine.weight_version,
+            self._seconds,
+            self._engine.parameter_names,
+            vllm.__version__,
+            torch.__version__,
+        )
 
     @ray.method(concurrency_group=HEALTH)
     def ping(self) -> int:
@@ -177,9 +194,14 @@ class Generator:
             TransportError: not all came in time. In both cases the engine lives on.
         """
         self._engine.join_group(
-            address, epoch=epoch, rank=rank, world_size=world_size, plan=plan, timeout_seconds=timeout_seconds,
+            address,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
+            plan=plan,
+            timeout_seconds=timeout_seconds,
             own_host=ray.util.get_node_ip_address(),
-        )  # fmt: skip
+        )
 
     def receive_weights(self, version: int) -> float:
         """Take part in one broadcast; returns its seconds. After an error this process exits: start another.

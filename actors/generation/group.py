@@ -33,9 +33,17 @@ class GeneratorGroup:
     """
 
     def __init__(
-        self, spec: GeneratorSpec, model_path: Path, deadlines: DeadlineSettings, *, version: int = 0, on_event: OnEvent = ignore,
-        name: str = "generator", scheduling: Sequence[Any] = (), policy: FleetPolicy | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        spec: GeneratorSpec,
+        model_path: Path,
+        deadlines: DeadlineSettings,
+        *,
+        version: int = 0,
+        on_event: OnEvent = ignore,
+        name: str = "generator",
+        scheduling: Sequence[Any] = (),
+        policy: FleetPolicy | None = None,
+    ) -> None:
         self._spec, self._on_event = spec, on_event
         self._deadlines = deadlines
         self.names = [f"{name}-{index}" for index in range(spec.settings.count)]

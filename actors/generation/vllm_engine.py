@@ -43,9 +43,16 @@ class Engine:
     """
 
     def __init__(
-        self, name: str, model_path: Path, settings: GeneratorSettings, *, end_token_id: int, max_length: int,
-        weight_version: int, deterministic: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        model_path: Path,
+        settings: GeneratorSettings,
+        *,
+        end_token_id: int,
+        max_length: int,
+        weight_version: int,
+        deterministic: bool = False,
+    ) -> None:
         from vllm import EngineArgs, LLMEngine
         from vllm.config.weight_transfer import WeightTransferConfig
 
@@ -55,22 +62,31 @@ class Engine:
         folder_shapes(model_path)  # a folder without weights is said before vLLM is started on it
         on_gpu = settings.gpus > 0
         arguments = EngineArgs(
-            model=str(model_path), dtype=settings.dtype, max_model_len=max_length, max_num_seqs=settings.max_concurrent,
-            kv_cache_memory_bytes=settings.kv_cache_bytes, enforce_eager=not on_gpu, seed=0,
+            model=str(model_path),
+            dtype=settings.dtype,
+            max_model_len=max_length,
+            max_num_seqs=settings.max_concurrent,
+            kv_cache_memory_bytes=settings.kv_cache_bytes,
+            enforce_eager=not on_gpu,
+            seed=0,
             # Log-probs after the temperature: what PPO calls behaviour.
-            logprobs_mode="processed_logprobs", generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
             # Token ids in, token ids out: the engine needs no tokenizer.
-            skip_tokenizer_init=True, disable_log_stats=not settings.engine_metrics,
+            skip_tokenizer_init=True,
+            disable_log_stats=not settings.engine_metrics,
             # A prompt split over two steps breaks the CPU sampler of a request with its own seed: vLLM 0.32's
             # _bookkeeping_sync rewinds the generator by set_offset, which CPU generators lack.
-            enable_chunked_prefill=False, max_num_batched_tokens=max(PREFILL_TOKENS, max_length),
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(PREFILL_TOKENS, max_length),
             enable_prefix_caching=on_gpu,
             # Asynchronous scheduling lets timing choose who is batched with whom.
             async_scheduling=not deterministic and on_gpu,
             worker_extension_cls=f"{receiver.__name__}.{receiver.ReceiverExtension.__name__}",
-            weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND), trust_remote_code=is_allowed(),
+            weight_transfer_config=WeightTransferConfig(backend=receiver.BACKEND),
+            trust_remote_code=is_allowed(),
             enable_sleep_mode=settings.sleep and on_gpu,
-        )  # fmt: skip
+        )
         self._engine: Any = LLMEngine.from_engine_args(arguments, stat_loggers=_stat_loggers(settings))
         config = self._engine.model_config.hf_config
         self._tied = bool(config.tie_word_embeddings)
@@ -143,12 +159,21 @@ class Engine:
 
         sampling = request.sampling
         return SamplingParams(
-            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, seed=request.seed,
-            max_tokens=sampling.max_response_tokens, stop_token_ids=list(sampling.stop_token_ids or (self._end_token_id,)),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=request.seed,
+            max_tokens=sampling.max_response_tokens,
+            stop_token_ids=list(sampling.stop_token_ids or (self._end_token_id,)),
             # Only these: vLLM would add every end token of the model's generation_config.json, and "stop" would mean any.
-            ignore_eos=True, logit_bias=self._never_drawn or None,
-            logprobs=0, flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True,
-        )  # fmt: skip
+            ignore_eos=True,
+            logit_bias=self._never_drawn or None,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
 
     def _sample(self, request: GenerationRequest, output: Any) -> tuple[RolloutMeta, np.ndarray, np.ndarray]:
         drawn = output.outputs[0]
@@ -181,9 +206,10 @@ class Engine:
         ids = [f"{self._calls}/{index}" for index in range(len(sequences))]
         for engine_id, sequence in zip(ids, sequences, strict=True):
             self._engine.add_request(
-                engine_id, _tokens(sequence),
+                engine_id,
+                _tokens(sequence),
                 SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
-            )  # fmt: skip
+            )
         found: dict[str, np.ndarray] = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
@@ -226,8 +252,16 @@ class Engine:
         check_against(plan, self._expected, dtype=self._settings.dtype, who=self._name)
 
     def join_group(
-        self, address: StoreAddress, *, epoch: int, rank: int, world_size: int, plan: BucketPlan, timeout_seconds: float, own_host: str
-    ) -> None:  # fmt: skip
+        self,
+        address: StoreAddress,
+        *,
+        epoch: int,
+        rank: int,
+        world_size: int,
+        plan: BucketPlan,
+        timeout_seconds: float,
+        own_host: str,
+    ) -> None:
         """Join an epoch's weight group.
 
         Raises:
@@ -235,9 +269,14 @@ class Engine:
         """
         self.check_plan(plan)
         info = {
-            "address": address, "epoch": epoch, "rank": rank, "world_size": world_size, "plan": plan,
-            "timeout_seconds": timeout_seconds, "own_host": own_host,
-        }  # fmt: skip
+            "address": address,
+            "epoch": epoch,
+            "rank": rank,
+            "world_size": world_size,
+            "plan": plan,
+            "timeout_seconds": timeout_seconds,
+            "own_host": own_host,
+        }
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
 
     def update_weights(self, version: int, folder: Path | None = None) -> None:

@@ -65,9 +65,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GroupInfo, UpdateInfo]):
         """Join an epoch's group in place of the one before. Blocks until all members have come."""
         self.shutdown()
         self._group = GlooGroup(
-            init_info.address, epoch=init_info.epoch, rank=init_info.rank, world_size=init_info.world_size,
-            timeout_seconds=init_info.timeout_seconds, own_host=init_info.own_host,
-        )  # fmt: skip
+            init_info.address,
+            epoch=init_info.epoch,
+            rank=init_info.rank,
+            world_size=init_info.world_size,
+            timeout_seconds=init_info.timeout_seconds,
+            own_host=init_info.own_host,
+        )
         self._plan = init_info.plan
 
     def start_weight_update(self) -> None:

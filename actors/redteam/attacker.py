@@ -106,9 +106,13 @@ class AttackerPolicy:
 
 
 def train_attacker(
-    targets: Sequence[Target], grammar: Grammar, victim: Victim, labeller: Labeller, settings: AttackerSettings,
+    targets: Sequence[Target],
+    grammar: Grammar,
+    victim: Victim,
+    labeller: Labeller,
+    settings: AttackerSettings,
     on_step: Callable[[dict[str, float]], None] | None = None,
-) -> tuple[Search, AttackerPolicy]:  # fmt: skip
+) -> tuple[Search, AttackerPolicy]:
     """Train an attacker against one victim, and keep the costliest attacks of all that it tried.
 
     Args:
@@ -148,7 +152,7 @@ def train_attacker(
 
 def _learn(
     policy: AttackerPolicy, found: Sequence[Result], baseline: dict[str, float], settings: AttackerSettings
-) -> None:  # fmt: skip
+) -> None:
     costs = np.array([cost_of(result) for result in found])
     names = [result.attack.target.id for result in found]
     expected = np.array([baseline.get(name, costs.mean()) for name in names])

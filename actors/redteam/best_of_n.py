@@ -20,9 +20,16 @@ NAME = "best_of_n"
 
 
 def best_of_n(
-    targets: Sequence[Target], grammar: Grammar, victim: Victim, labeller: Labeller, *,
-    n: int, keep: int = 2, retests: int = 4, seed: int = 0,
-) -> Search:  # fmt: skip
+    targets: Sequence[Target],
+    grammar: Grammar,
+    victim: Victim,
+    labeller: Labeller,
+    *,
+    n: int,
+    keep: int = 2,
+    retests: int = 4,
+    seed: int = 0,
+) -> Search:
     """Try `n` different attacks on every target once, keep the `keep` costliest, and try those `retests` times again.
 
     Raises:

@@ -88,7 +88,7 @@ class _Talk:
 
 def carry_out(
     attacks: Sequence[Attack], victim: Victim, labeller: Labeller, *, samples: int = 1, prefix: str = ""
-) -> list[Result]:  # fmt: skip
+) -> list[Result]:
     """Lead every attack `samples` times; results in the attacks' order, those left out whose answers are not known.
 
     Args:

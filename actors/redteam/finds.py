@@ -155,9 +155,13 @@ def read_finds(path: Path) -> list[Find]:
 
 
 def finds_as_prompts(
-    path: Path, *, least_cost: float = -math.inf, allowed: Callable[[Find], bool] | None = None,
-    task_splits: Sequence[str] = ("seen", NEW), form_splits: Sequence[str] = ("seen", NEW),
-) -> list[Prompt]:  # fmt: skip
+    path: Path,
+    *,
+    least_cost: float = -math.inf,
+    allowed: Callable[[Find], bool] | None = None,
+    task_splits: Sequence[str] = ("seen", NEW),
+    form_splits: Sequence[str] = ("seen", NEW),
+) -> list[Prompt]:
     """The finds that a later round may train on, the costliest first; ids are ``redteam-000000`` on.
 
     What is held out stays held out: finds about held-out or unknown tasks, or in held-out forms, are left out, for they are what

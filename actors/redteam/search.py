@@ -79,7 +79,7 @@ def mean_cost(results: Sequence[Result]) -> float:
 
 def made_search(
     name: str, kept: tuple[Kept, ...], results: Sequence[Result], curve: Sequence[dict[str, float]] = ()
-) -> Search:  # fmt: skip
+) -> Search:
     """The record of a search over the conversations it led."""
     success = sum(result.worst.judgement.success for result in results) / len(results)
     return Search(name, kept, len(results), mean_cost(results), success, tuple(curve))
@@ -87,7 +87,7 @@ def made_search(
 
 def keep_best(
     results: Iterable[Result], victim: Victim, labeller: Labeller, *, keep: int, retests: int, prefix: str
-) -> tuple[Kept, ...]:  # fmt: skip
+) -> tuple[Kept, ...]:
     """The `keep` attacks of the highest cost per target, each tried again `retests` times.
 
     An attack that was tried several times is ranked by its mean cost. Ties go to the attack that was tried first.

@@ -63,7 +63,7 @@ class SuiteReader:
 
     def _form(
         self, where: str, raw: Any, request: tuple[str, ...], fillers: Mapping[str, Any], of_world: bool
-    ) -> AttackForm:  # fmt: skip
+    ) -> AttackForm:
         fields = self._mapping(where, raw, _FORM_KEYS, {"id", "strategy", "turns"})
         form_id = self._text(f"{where}.id", fields["id"])
         where = f"form '{form_id}'"

@@ -142,9 +142,15 @@ class RolloutPool:
     """
 
     def __init__(
-        self, generators: GeneratorGroup, scorers: ScorerGroup | None, deadlines: DeadlineSettings, *,
-        deterministic: bool = False, on_event: OnEvent = ignore, republish: Callable[[], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        generators: GeneratorGroup,
+        scorers: ScorerGroup | None,
+        deadlines: DeadlineSettings,
+        *,
+        deterministic: bool = False,
+        on_event: OnEvent = ignore,
+        republish: Callable[[], None] | None = None,
+    ) -> None:
         self._generators, self._scorers, self._deadlines = generators, scorers, deadlines
         self._deterministic, self._on_event, self._republish = deterministic, on_event, republish
         self._collection: _Collection | None = None
@@ -184,9 +190,11 @@ class _Collection:
         self._pool, self._scorers = pool, scorers
         self._generators, self._deadlines = pool._generators, pool._deadlines
         self._dispatch = Dispatch(
-            requests, self._generators.names, deterministic=pool._deterministic,
+            requests,
+            self._generators.names,
+            deterministic=pool._deterministic,
             wave_size=WAVE_ROUNDS * self._generators.settings.max_concurrent,
-        )  # fmt: skip
+        )
         self._streams: dict[str, _Stream] = {}
         self._calls: dict[Any, _ScoreCall] = {}
         self._rows: list[GeneratedRow] = []

@@ -59,9 +59,14 @@ class ScorerGroup:
     """
 
     def __init__(
-        self, settings: ScorerSettings, models: ScorerModels, deadlines: DeadlineSettings, *, on_event: OnEvent = ignore,
+        self,
+        settings: ScorerSettings,
+        models: ScorerModels,
+        deadlines: DeadlineSettings,
+        *,
+        on_event: OnEvent = ignore,
         scheduling: Sequence[Any] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings, self._deadlines, self._on_event = settings, deadlines, on_event
         self.models = models
         self._scheduling: dict[str, Any] = {}

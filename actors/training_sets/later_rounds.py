@@ -81,8 +81,13 @@ def write_round_sets(request: RoundSets) -> dict[str, Any]:
 
 
 def _write(
-    request: RoundSets, name: str, schema: pa.Schema, earlier: Sequence[Row], current: Sequence[Row], categories: Sequence[str]
-) -> Row:  # fmt: skip
+    request: RoundSets,
+    name: str,
+    schema: pa.Schema,
+    earlier: Sequence[Row],
+    current: Sequence[Row],
+    categories: Sequence[str],
+) -> Row:
     left_out: Counter[str] = Counter()
 
     def made(rows: Sequence[Row]) -> pa.Table:
@@ -102,14 +107,19 @@ def _write(
     partial.replace(path)
     trained = Counter(now["split"].to_pylist())[TRAIN]
     return {
-        "written": table.num_rows, "cut": 0, "purposes": dict(purposes), "new": now.num_rows, "new_training": trained,
-        "left_out": dict(left_out), "path": path.name,
-    }  # fmt: skip
+        "written": table.num_rows,
+        "cut": 0,
+        "purposes": dict(purposes),
+        "new": now.num_rows,
+        "new_training": trained,
+        "left_out": dict(left_out),
+        "path": path.name,
+    }
 
 
 def _rows(
     rows: Sequence[Row], schema: pa.Schema, by: Unit, categories: Sequence[str], left_out: Counter[str]
-) -> Iterator[Row]:  # fmt: skip
+) -> Iterator[Row]:
     for row in rows:
         try:
             yield _reward_row(row, by) if schema is REWARD_PAIRS else _cost_row(row, categories)
@@ -134,9 +144,12 @@ def _cost_row(row: Row, categories: Sequence[str]) -> Row:
     )
     safer, signs, weight = safety_order(pair, categories)
     return {
-        **_sides(row, safer), "safer_sign": signs[safer], "less_safe_sign": signs[1 - safer], "rank_weight": weight,
+        **_sides(row, safer),
+        "safer_sign": signs[safer],
+        "less_safe_sign": signs[1 - safer],
+        "rank_weight": weight,
         "split": row["split"],
-    }  # fmt: skip
+    }
 
 
 def _sides(row: Row, first: int) -> Row:
@@ -146,7 +159,9 @@ def _sides(row: Row, first: int) -> Row:
         raise UnusableRow("same_tokens", f"pair {row['pair_id']}: both responses are the same")
     prompt = list(row["prompt_ids"])
     return {
-        "better_ids": [*prompt, *ids[first]], "better_prompt_length": len(prompt),
-        "worse_ids": [*prompt, *ids[1 - first]], "worse_prompt_length": len(prompt),
+        "better_ids": [*prompt, *ids[first]],
+        "better_prompt_length": len(prompt),
+        "worse_ids": [*prompt, *ids[1 - first]],
+        "worse_prompt_length": len(prompt),
         "turns": min(user_turns(tuple(row["messages"])), MOST_TURNS),
-    }  # fmt: skip
+    }

@@ -120,9 +120,14 @@ def evaluate(
     keys = model_keys(api_key_env or (), targets)
     endpoint = EndpointOptions(timeout_seconds=timeout, concurrency=concurrency)
     choice = choose_judge(
-        judge, model=judge_model, key=key_from(judge_key_env, "--judge-key-env"), prompts=judge_prompts, world=world,
-        out=out, options=endpoint,
-    )  # fmt: skip
+        judge,
+        model=judge_model,
+        key=key_from(judge_key_env, "--judge-key-env"),
+        prompts=judge_prompts,
+        world=world,
+        out=out,
+        options=endpoint,
+    )
     options = AskOptions(
         temperature=temperature,
         max_tokens=max_tokens or _response_tokens(targets),
@@ -138,9 +143,18 @@ def evaluate(
     total = len(targets) * sum(len(each.prompts) for each in sets)
     with shown_progress(console, total) as (asked, judged_more):
         found = run_evaluation(
-            targets, sets, choice, options, store, scratch=folder, out=out, anchor=anchor, confidence=confidence,
-            asked=asked, judged_more=judged_more,
-        )  # fmt: skip
+            targets,
+            sets,
+            choice,
+            options,
+            store,
+            scratch=folder,
+            out=out,
+            anchor=anchor,
+            confidence=confidence,
+            asked=asked,
+            judged_more=judged_more,
+        )
     store.close()
     if as_json:
         typer.echo(json.dumps(found.document, allow_nan=False))

@@ -82,9 +82,11 @@ def plan(
     from cluster.resources.planning.hardware import read_cluster
 
     cluster = read_cluster(
-        gpu, nodes,
-        host_memory=None if host_memory is None else host_memory * GB, network=None if network is None else network * GB,
-    )  # fmt: skip
+        gpu,
+        nodes,
+        host_memory=None if host_memory is None else host_memory * GB,
+        network=None if network is None else network * GB,
+    )
     from cluster.resources.planning.plan import Question, check_devices, make_plan
     from cluster.resources.planning.workload import read_workload
 

@@ -164,9 +164,7 @@ def _check_sources(suite: Suite, requests: str | None, tag: str | None) -> None:
         raise ConfigError("--tag chooses among the prompts of --requests: give both")
 
 
-def _requests(
-    suite: Suite, source: str | None, tag: str | None, seed: int
-) -> tuple[list[Target], tuple[str, ...]]:  # fmt: skip
+def _requests(suite: Suite, source: str | None, tag: str | None, seed: int) -> tuple[list[Target], tuple[str, ...]]:
     """The suite's own requests, or those of a source that the data readers take; and a note where some are left out."""
     from actors.redteam.targets import prompt_targets, suite_targets
     from cluster.evaluation.redteam.requests import MOST, read_requests

@@ -122,9 +122,13 @@ def _submit(settings: RunSettings, start: _Start) -> int:
 
     def send(client: JobSubmissionClient) -> RayJob:
         return jobs.submit(
-            client, settings, storage=storage, local=start.address is None, upload=start.upload,
+            client,
+            settings,
+            storage=storage,
+            local=start.address is None,
+            upload=start.upload,
             driver_cpus=start.driver_cpus,
-        )  # fmt: skip
+        )
 
     return start.job(settings.name, storage, send)
 
@@ -163,10 +167,13 @@ def _follow(job: RayJob, run: str, place: str, address: str | None, console: Con
     seen = "://" not in place and (address is None or layout.root.parent.is_dir())
     where = f" --address {address}" if address else ""
     followed = follow(
-        job, layout.status, console,
-        look_again=f"steelyard submit --attach {run}{where}", stop=f"steelyard submit --stop {run}{where}",
+        job,
+        layout.status,
+        console,
+        look_again=f"steelyard submit --attach {run}{where}",
+        stop=f"steelyard submit --stop {run}{where}",
         reader=None if seen else _card_reader(job),
-    )  # fmt: skip
+    )
     if followed.detached:
         return 0
     if followed.exit_code:

@@ -135,9 +135,16 @@ def _constraint_of(settings: RunSettings, name: str | None) -> str:
 
 
 def _choose(
-    layout: RunLayout, name: str, wanted: ConstraintSettings, *,
-    seed: int, measure: str, alpha: float, rate: float, by: str,
-) -> Chosen:  # fmt: skip
+    layout: RunLayout,
+    name: str,
+    wanted: ConstraintSettings,
+    *,
+    seed: int,
+    measure: str,
+    alpha: float,
+    rate: float,
+    by: str,
+) -> Chosen:
     from rich.console import Console
     from rich.progress import Progress
 

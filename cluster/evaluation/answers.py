@@ -58,9 +58,14 @@ class Answered:
 
 
 def answer_all(
-    targets: Sequence[Target], sets: Sequence[PromptSet], options: AskOptions, cache: ResponseCache, *,
-    scratch: Path, progress: Progress = lambda label, count: None,
-) -> Answered:  # fmt: skip
+    targets: Sequence[Target],
+    sets: Sequence[PromptSet],
+    options: AskOptions,
+    cache: ResponseCache,
+    *,
+    scratch: Path,
+    progress: Progress = lambda label, count: None,
+) -> Answered:
     """Ask every model every prompt.
 
     Raises:
@@ -94,9 +99,14 @@ Texts = Mapping[str, tuple[str, str, int | None]]
 
 
 def _from_endpoint(
-    target: Target, endpoint: ChatEndpoint, sets: Sequence[PromptSet], options: AskOptions, cache: ResponseCache,
-    found: Answered, progress: Progress,
-) -> Texts:  # fmt: skip
+    target: Target,
+    endpoint: ChatEndpoint,
+    sets: Sequence[PromptSet],
+    options: AskOptions,
+    cache: ResponseCache,
+    found: Answered,
+    progress: Progress,
+) -> Texts:
     prompts = [prompt for each in sets for prompt in each.prompts]
     requests = [
         ChatRequest(prompt.messages, options.max_tokens, options.temperature, seed)
@@ -115,9 +125,16 @@ def _from_endpoint(
 
 
 def _from_local(
-    target: Target, model: LocalModel, engine: str, vllm: VllmAnswers, sets: Sequence[PromptSet], options: AskOptions,
-    cache: ResponseCache, found: Answered, progress: Progress,
-) -> Texts:  # fmt: skip
+    target: Target,
+    model: LocalModel,
+    engine: str,
+    vllm: VllmAnswers,
+    sets: Sequence[PromptSet],
+    options: AskOptions,
+    cache: ResponseCache,
+    found: Answered,
+    progress: Progress,
+) -> Texts:
     prompts = [prompt for each in sets for prompt in each.prompts]
     reasons = found.unanswered.setdefault(target.label, Counter())
     found.digests[target.label] = model.digest
@@ -132,9 +149,16 @@ def _from_local(
     missing: dict[str, tuple[str, GenerationRequest]] = {}
     for prompt, seed in zip(prompts, _seeds(prompts, options.seed), strict=True):
         key = cache_key(
-            {"model": model.digest, "engine": engine, "messages": [dict(turn) for turn in prompt.messages],
-             "temperature": options.temperature, "max_tokens": options.max_tokens, "seed": seed, "positions": model.positions}
-        )  # fmt: skip
+            {
+                "model": model.digest,
+                "engine": engine,
+                "messages": [dict(turn) for turn in prompt.messages],
+                "temperature": options.temperature,
+                "max_tokens": options.max_tokens,
+                "seed": seed,
+                "positions": model.positions,
+            }
+        )
         if (known := cache.get(key)) is not None:
             texts[prompt.prompt_id] = (known["text"], known["finish_reason"], known["tokens"])
             continue

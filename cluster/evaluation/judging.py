@@ -55,9 +55,15 @@ class Judged:
 
 
 def choose_judge(
-    word: str, *, model: str | None, key: str | None, prompts: Path | None, world: Path | None, out: Path | None,
+    word: str,
+    *,
+    model: str | None,
+    key: str | None,
+    prompts: Path | None,
+    world: Path | None,
+    out: Path | None,
     options: EndpointOptions,
-) -> JudgeChoice:  # fmt: skip
+) -> JudgeChoice:
     """The judge of ``gold``, ``models:RUN``, ``llm:URL`` or ``people``.
 
     Raises:
@@ -104,9 +110,13 @@ def key_from(variable: str | None, option: str) -> str | None:
 
 
 def judge_all(
-    choice: JudgeChoice, responses: Sequence[Response], pairs: Sequence[Pair], cache: ResponseCache,
-    advance: Advance, confidence: float,
-) -> Judged:  # fmt: skip
+    choice: JudgeChoice,
+    responses: Sequence[Response],
+    pairs: Sequence[Pair],
+    cache: ResponseCache,
+    advance: Advance,
+    confidence: float,
+) -> Judged:
     """Label every response and compare every pair on both axes.
 
     Raises:

@@ -34,10 +34,19 @@ class Evaluation:
 
 
 def evaluate(
-    targets: Sequence[Target], sets: Sequence[PromptSet], choice: JudgeChoice, options: AskOptions, cache: ResponseCache, *,
-    scratch: Path, out: Path | None = None, anchor: str | None = None, confidence: float = 0.95,
-    asked: Progress = lambda label, count: None, judged_more: Advance = lambda count: None,
-) -> Evaluation:  # fmt: skip
+    targets: Sequence[Target],
+    sets: Sequence[PromptSet],
+    choice: JudgeChoice,
+    options: AskOptions,
+    cache: ResponseCache,
+    *,
+    scratch: Path,
+    out: Path | None = None,
+    anchor: str | None = None,
+    confidence: float = 0.95,
+    asked: Progress = lambda label, count: None,
+    judged_more: Advance = lambda count: None,
+) -> Evaluation:
     """Answers, judgements and every figure.
 
     Raises:

@@ -20,9 +20,14 @@ from serving.report import write_comparison
 
 
 def run_comparison(
-    settings: RunSettings, layout: RunLayout, engines: Engines, *,
-    donors: Sequence[RunLayout] = (), dashboard_url: str = "", on_status: OnStatus | None = None,
-) -> Exit:  # fmt: skip
+    settings: RunSettings,
+    layout: RunLayout,
+    engines: Engines,
+    *,
+    donors: Sequence[RunLayout] = (),
+    dashboard_url: str = "",
+    on_status: OnStatus | None = None,
+) -> Exit:
     """Bring every arm with every seed to its end and write the comparison's report.
 
     The exit code says that the comparison is done; whether an arm is feasible is in its row.
@@ -32,9 +37,12 @@ def run_comparison(
     seeds = settings.seeds or (settings.seed,)
     cells = [(seed, arm) for seed in seeds for arm in settings.arms]  # seed first: neighbours share the earlier stages
     status = StatusWriter(
-        layout.status, run=settings.name, stages=[_label(*cell) for cell in cells], dashboard_url=dashboard_url,
+        layout.status,
+        run=settings.name,
+        stages=[_label(*cell) for cell in cells],
+        dashboard_url=dashboard_url,
         on_change=on_status,
-    )  # fmt: skip
+    )
     known = list(donors)
     try:
         for seed, arm in cells:
@@ -52,9 +60,15 @@ def run_comparison(
 
 
 def run_arm(
-    settings: RunSettings, layout: RunLayout, engines: Engines, arm: str, seed: int, *,
-    donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
-) -> RunOutcome:  # fmt: skip
+    settings: RunSettings,
+    layout: RunLayout,
+    engines: Engines,
+    arm: str,
+    seed: int,
+    *,
+    donors: Sequence[RunLayout] = (),
+    on_status: OnStatus | None = None,
+) -> RunOutcome:
     """Bring one arm with one seed to its end in ``arms/<arm>-seed<seed>``, from wherever an earlier attempt left it.
 
     Args:

@@ -133,9 +133,15 @@ def loop_prompts(splits: Splits, *, n: int, seed: int, kind_weights: Mapping[str
 
 
 def judged_prompts(
-    splits: Splits, purpose: str, *, n: int, seed: int, prefix: str, subset: Sequence[str] = (),
+    splits: Splits,
+    purpose: str,
+    *,
+    n: int,
+    seed: int,
+    prefix: str,
+    subset: Sequence[str] = (),
     kind_weights: Mapping[str, float] | None = None,
-) -> list[Prompt]:  # fmt: skip
+) -> list[Prompt]:
     """`n` prompts of one purpose; of a constraint's subset with kinds by their numbers of tasks, unless weights are given."""
     world = splits.world
     if kind_weights is not None:
@@ -143,15 +149,26 @@ def judged_prompts(
     kinds = [kind for kind in subset if kind in KINDS and _has_kind(world, kind)]
     only_kinds = len(kinds) == len(subset)  # a form or `attack` selects among all kinds
     return _drawn(
-        splits, {purpose}, n=n, seed=seed, prefix=prefix, subset=frozenset(subset),
+        splits,
+        {purpose},
+        n=n,
+        seed=seed,
+        prefix=prefix,
+        subset=frozenset(subset),
         kinds=kinds if kinds and only_kinds else None,
-    )  # fmt: skip
+    )
 
 
 def _drawn(
-    splits: Splits, purposes: Collection[str], *, n: int, seed: int, prefix: str,
-    subset: frozenset[str] = frozenset(), **choice: Any,
-) -> list[Prompt]:  # fmt: skip
+    splits: Splits,
+    purposes: Collection[str],
+    *,
+    n: int,
+    seed: int,
+    prefix: str,
+    subset: frozenset[str] = frozenset(),
+    **choice: Any,
+) -> list[Prompt]:
     """Draw more than enough, keep those of the purposes and the subset, shuffle, and number them anew."""
     shares = {purpose: getattr(splits.settings, purpose) for purpose in PURPOSES[1:]}
     shares[TRAIN] = 1 - sum(shares.values())

@@ -180,9 +180,13 @@ def _progress(status: RunStatus, stage: str) -> RenderableType:
 
 
 def _watch(
-    job: Job, reader: Reader, view: _LiveView | LineView, observer: Observer | None, poll_seconds: float,
+    job: Job,
+    reader: Reader,
+    view: _LiveView | LineView,
+    observer: Observer | None,
+    poll_seconds: float,
     patience: _Patience,
-) -> RunStatus | None:  # fmt: skip
+) -> RunStatus | None:
     def look() -> tuple[bool, RunStatus | None]:
         over = job.state() in JOB_OVER
         return over, reader(over)

@@ -107,9 +107,13 @@ class Engines:
         if self._generators is None:
             spec = GeneratorSpec(tokenizer_path, self._settings.generators, self._max_length, self._deterministic)
             self._generators = GeneratorGroup(
-                spec, model_path, self._settings.deadlines, version=self.weight_version, on_event=self._note,
+                spec,
+                model_path,
+                self._settings.deadlines,
+                version=self.weight_version,
+                on_event=self._note,
                 scheduling=self._groups.strategies(GENERATORS, spec.settings.count),
-            )  # fmt: skip
+            )
             self._generators.wait_serving()
         elif self._serving != model_path:
             self.weight_version += 1
@@ -134,9 +138,15 @@ class Engines:
         return self._current_pool
 
     def load_scorers(
-        self, reward: SignalSource | None, costs: Mapping[str, SignalSource], reference: Path | None, temperature: float,
-        *, watched: Mapping[str, Path] | None = None, tokenizer: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        reward: SignalSource | None,
+        costs: Mapping[str, SignalSource],
+        reference: Path | None,
+        temperature: float,
+        *,
+        watched: Mapping[str, Path] | None = None,
+        tokenizer: Path | None = None,
+    ) -> None:
         """Hold these models and functions in the scorers; the same signals as before reuse the actors.
 
         Args:
@@ -163,9 +173,12 @@ class Engines:
                 self._groups.release(SCORERS)
         count = len(roles_of(models, self._settings.scorers.colocate)) * self._settings.scorers.replicas
         self._scorers = ScorerGroup(
-            self._settings.scorers, models, self._settings.deadlines, on_event=self._note,
+            self._settings.scorers,
+            models,
+            self._settings.deadlines,
+            on_event=self._note,
             scheduling=self._groups.strategies(SCORERS, count),
-        )  # fmt: skip
+        )
         self._scorers.wait_ready()
 
     def _in_time(self, signals: Mapping[str, SignalSource]) -> dict[str, SignalSource]:
@@ -203,9 +216,11 @@ class Engines:
         """The learner ranks, started if they are not."""
         if self._learner is None:
             self._learner = LearnerGroup.start(
-                self._settings.learner, self._settings.deadlines, deterministic=self._deterministic,
+                self._settings.learner,
+                self._settings.deadlines,
+                deterministic=self._deterministic,
                 scheduling=self._groups.strategies(LEARNER, self._settings.learner.ranks),
-            )  # fmt: skip
+            )
         return self._learner
 
     def connect(self) -> None:

@@ -28,8 +28,14 @@ LAST_SYNC_SECONDS = 10.0
 MARK = ".in-step.json"
 """In the folder and in the store: equal where neither has changed without the other."""
 SMALL = (
-    "report.html", "summary.json", "config.resolved.yaml", "manifest.json", "status.json", "metrics.jsonl", "rounds.json",
-)  # fmt: skip
+    "report.html",
+    "summary.json",
+    "config.resolved.yaml",
+    "manifest.json",
+    "status.json",
+    "metrics.jsonl",
+    "rounds.json",
+)
 """What `steelyard fetch` brings of a run, beside the small files of its evaluations."""
 LAST = ("manifest.json", "status.json")
 _NOT_KEPT = ("ray_train",)
@@ -141,9 +147,11 @@ class RunStore:
             self._make_folder(f"{self._base}/{name}")
             try:
                 fs.copy_files(
-                    str(root / name), f"{self._base}/{name}",
-                    source_filesystem=fs.LocalFileSystem(), destination_filesystem=self._system,
-                )  # fmt: skip
+                    str(root / name),
+                    f"{self._base}/{name}",
+                    source_filesystem=fs.LocalFileSystem(),
+                    destination_filesystem=self._system,
+                )
             except FileNotFoundError:
                 if (root / name).exists():  # else it was replaced meanwhile: the next sync sees to it
                     raise

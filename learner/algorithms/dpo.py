@@ -34,9 +34,14 @@ class Comparison(NamedTuple):
 
 
 def dpo_losses(
-    policy_better: Tensor, policy_worse: Tensor, reference_better: Tensor, reference_worse: Tensor, *,
-    beta: float, margin: Tensor | float = 0.0,
-) -> DirectLoss:  # fmt: skip
+    policy_better: Tensor,
+    policy_worse: Tensor,
+    reference_better: Tensor,
+    reference_worse: Tensor,
+    *,
+    beta: float,
+    margin: Tensor | float = 0.0,
+) -> DirectLoss:
     """``-LS(beta * ((pi_b - ref_b) - (pi_w - ref_w)) - margin)``, mean over pairs.
 
     Args:

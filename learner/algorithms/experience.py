@@ -120,10 +120,15 @@ class Samples:
 
 
 def assemble(
-    shard: RankShard, rollouts: Mapping[Any, RolloutChunk], scores: Mapping[Any, ScoreChunk],
-    constraints: Sequence[str], pad_token_id: int, *, needs_reward: bool = True,
+    shard: RankShard,
+    rollouts: Mapping[Any, RolloutChunk],
+    scores: Mapping[Any, ScoreChunk],
+    constraints: Sequence[str],
+    pad_token_id: int,
+    *,
+    needs_reward: bool = True,
     excluded_token_ids: Sequence[int] = (),
-) -> Samples:  # fmt: skip
+) -> Samples:
     """Pick the shard's rows out of their chunks and pad them.
 
     Args:
@@ -184,9 +189,12 @@ class _Sample:
 
 
 def _pick(
-    row: BatchRow, rollouts: Mapping[Any, RolloutChunk], scores: Mapping[Any, ScoreChunk], constraints: Sequence[str],
+    row: BatchRow,
+    rollouts: Mapping[Any, RolloutChunk],
+    scores: Mapping[Any, ScoreChunk],
+    constraints: Sequence[str],
     needs_reward: bool,
-) -> _Sample:  # fmt: skip
+) -> _Sample:
     chunk = rollouts[row.rollout]
     meta = chunk.meta[row.row]
     if meta.request_id != row.request_id:

@@ -12,9 +12,15 @@ from learner.algorithms.dpo import Comparison, DirectLoss, dpo_losses
 
 
 def safe_dpo_losses(
-    policy_better: Tensor, policy_worse: Tensor, reference_better: Tensor, reference_worse: Tensor, *,
-    beta: float, margin: float, margin_weights: Tensor,
-) -> DirectLoss:  # fmt: skip
+    policy_better: Tensor,
+    policy_worse: Tensor,
+    reference_better: Tensor,
+    reference_worse: Tensor,
+    *,
+    beta: float,
+    margin: float,
+    margin_weights: Tensor,
+) -> DirectLoss:
     """``-LS(beta * gap - Delta * [worse is unsafe and better is safe])``, mean over pairs.
 
     Args:

@@ -243,11 +243,13 @@ def plan_minibatches(learner: PolicyLearner, experience: Experience, step: int) 
     )
     return [
         Minibatch(
-            epoch, index, micro_batches(rows, lengths, int(counts[i])),
+            epoch,
+            index,
+            micro_batches(rows, lengths, int(counts[i])),
             {signal: max(1.0, float(sums[i, column])) for column, signal in enumerate(signals)},
         )
         for i, (epoch, index, rows) in enumerate(parts)
-    ]  # fmt: skip
+    ]
 
 
 def update_on_minibatch(
@@ -281,9 +283,14 @@ def _add_gradients(learner: PolicyLearner, experience: Experience, minibatch: Mi
         batch = _rows_of(experience, rows, learner.actor.device)
         current = learner.actor.forward(*batch.inputs, settings.temperature)
         loss = policy_loss(
-            current, batch.proximal_logprobs, batch.advantages, batch.mask, clip_ratio=settings.clip_ratio,
-            importance_weights=batch.importance_weights, **denominator,
-        )  # fmt: skip
+            current,
+            batch.proximal_logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_ratio=settings.clip_ratio,
+            importance_weights=batch.importance_weights,
+            **denominator,
+        )
         ratio = torch.where(batch.mask, torch.exp(current.detach() - batch.proximal_logprobs), 1.0)
         finite = torch.isfinite(ratio).all(dim=1)
         tally.policy(loss, ratio[batch.mask], settings.clip_ratio, keep_ratios=last_epoch)
@@ -353,9 +360,13 @@ def _critic_backward(
     for head, signal in enumerate(critic.signals):
         mask = batch.mask & batch.subset[signal][:, None] if signal in batch.subset else batch.mask
         losses[signal] = critic_loss(
-            heads[..., head], batch.values[signal], batch.returns[signal], mask, clip_value=settings.clip_value,
+            heads[..., head],
+            batch.values[signal],
+            batch.returns[signal],
+            mask,
+            clip_value=settings.clip_value,
             **_denominator(settings, denominators[signal]),
-        )  # fmt: skip
+        )
         tally.critic(signal, losses[signal])
     total = torch.stack(list(losses.values())).sum()
     critic.engine.backward(total)
@@ -371,8 +382,12 @@ def _ptx_losses(learner: PolicyLearner, step: int, minibatch: Minibatch) -> Iter
     assert learner.ptx is not None
     seed = [learner.seed, step, minibatch.epoch, minibatch.index]
     for batch in learner.ptx.batches(
-        seed, rows=learner.settings.ptx_batch_size, rank=learner.ranks.rank, ranks=learner.ranks.size,
-        tokens_per_micro_batch=learner.tokens_per_micro_batch, device=learner.actor.device,
-    ):  # fmt: skip
+        seed,
+        rows=learner.settings.ptx_batch_size,
+        rank=learner.ranks.rank,
+        ranks=learner.ranks.size,
+        tokens_per_micro_batch=learner.tokens_per_micro_batch,
+        device=learner.actor.device,
+    ):
         logprobs = learner.actor.forward(*batch.inputs, 1.0)
         yield -(torch.where(batch.mask, logprobs, 0.0)).sum() / batch.token_count

@@ -131,9 +131,7 @@ def convert(
             parts.discard()
             raise
         bad = parts.finish(state)
-    return ConvertReport(
-        name, state.rows, state.written, state.quarantined, tuple(state.dropped), state.merged, bad
-    )  # fmt: skip
+    return ConvertReport(name, state.rows, state.written, state.quarantined, tuple(state.dropped), state.merged, bad)
 
 
 class _Output:

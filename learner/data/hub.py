@@ -47,9 +47,14 @@ def read_hub(place: HubName, split: str, skip: int = 0) -> Iterator[RawRow]:
     datasets = _library()
     with _clear_errors(place):
         rows = datasets.load_dataset(
-            place.name, place.config, data_dir=place.folder, split=split, revision=place.revision, streaming=True,
+            place.name,
+            place.config,
+            data_dir=place.folder,
+            split=split,
+            revision=place.revision,
+            streaming=True,
             download_config=datasets.DownloadConfig(max_retries=_TRIES),
-        )  # fmt: skip
+        )
         stream = iter(rows.skip(skip) if skip else rows)
     number = skip
     while True:

@@ -101,9 +101,17 @@ def _read_pair(fields: Fields, notes: Notes, responses: tuple[str, ...]) -> Reco
     note_empty(clean, better if better is not None else safer, notes)
     tags, identity = _texts(fields, "tags"), _identity(fields)
     return PreferencePair(
-        (), clean, better, safer, (safe[0], safe[1]), (categories[0], categories[1]), (severity[0], severity[1]),
-        votes, identity, tags,
-    )  # fmt: skip
+        (),
+        clean,
+        better,
+        safer,
+        (safe[0], safe[1]),
+        (categories[0], categories[1]),
+        (severity[0], severity[1]),
+        votes,
+        identity,
+        tags,
+    )
 
 
 def _vote(name: str, value: Any) -> Vote:

@@ -66,10 +66,13 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
             markers=("\n\nHuman: ", "\n\nAssistant:"),
         ),
         "chatml": Template(
-            _CHATML, "OpenAI's ChatML, as Qwen's models read it", specials=("<|im_start|>", "<|im_end|>"), end="<|im_end|>"
+            _CHATML,
+            "OpenAI's ChatML, as Qwen's models read it",
+            specials=("<|im_start|>", "<|im_end|>"),
+            end="<|im_end|>",
         ),
     }
-)  # fmt: skip
+)
 
 
 def named_template(name: str) -> Template:

@@ -61,9 +61,15 @@ PROMPTS = pa.schema(
 
 
 def write_demonstrations(
-    rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
-    limits: TokenLimits, shares: Shares, choose: Choice = "better", progress: Callable[[int], object] = lambda _rows: None,
-) -> SetReport:  # fmt: skip
+    rows: Iterable[Parsed],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    limits: TokenLimits,
+    shares: Shares,
+    choose: Choice = "better",
+    progress: Callable[[int], object] = lambda _rows: None,
+) -> SetReport:
     """Write demonstrations for `learner.supervised.sft.Demonstrations`: of each pair the response that `choose` names.
 
     Of single labelled responses the safe ones are demonstrations. Prompts kept for calibration, selection or the certificate
@@ -91,9 +97,15 @@ def write_demonstrations(
 
 
 def write_reward_pairs(
-    rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
-    limits: TokenLimits, shares: Shares, ranking: Ranking = "better", progress: Callable[[int], object] = lambda _rows: None,
-) -> SetReport:  # fmt: skip
+    rows: Iterable[Parsed],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    limits: TokenLimits,
+    shares: Shares,
+    ranking: Ranking = "better",
+    progress: Callable[[int], object] = lambda _rows: None,
+) -> SetReport:
     """Write pairs for a reward model (`learner.supervised.preference.Pairs`), ranked by `ranking`; ``safer`` gives a harmlessness score.
 
     ``half`` parts the prompts in two, for models that train on one half each. ``turns`` counts the user turns of the whole
@@ -117,10 +129,15 @@ def write_reward_pairs(
 
 
 def write_cost_pairs(
-    rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
-    limits: TokenLimits, shares: Shares, categories: Collection[str] = (),
+    rows: Iterable[Parsed],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    limits: TokenLimits,
+    shares: Shares,
+    categories: Collection[str] = (),
     progress: Callable[[int], object] = lambda _rows: None,
-) -> SetReport:  # fmt: skip
+) -> SetReport:
     """Write pairs for a cost model (`learner.supervised.preference.Pairs`), "better" being the safer response.
 
     A response without a safety label has sign 0: its term is left out of the loss. So HH-RLHF's pairs, which have none, are
@@ -137,18 +154,21 @@ def write_cost_pairs(
         safer, signs, weight = safety_order(pair, categories)
         purpose = _purpose(pair.prompt, shares, _PAIR_SPLITS)
         made = _sides(tokenizer, pair, safer, limits, name, purpose)
-        made.columns.update(
-            safer_sign=signs[safer], less_safe_sign=signs[1 - safer], rank_weight=weight, split=purpose
-        )  # fmt: skip
+        made.columns.update(safer_sign=signs[safer], less_safe_sign=signs[1 - safer], rank_weight=weight, split=purpose)
         return [made]
 
     return write_set(rows, path, COST_PAIRS, shares.by, make, progress)
 
 
 def write_prompts(
-    rows: Iterable[Parsed], tokenizer: PreTrainedTokenizerBase, path: Path, *,
-    limits: TokenLimits, shares: Shares, progress: Callable[[int], object] = lambda _rows: None,
-) -> SetReport:  # fmt: skip
+    rows: Iterable[Parsed],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    limits: TokenLimits,
+    shares: Shares,
+    progress: Callable[[int], object] = lambda _rows: None,
+) -> SetReport:
     """Write every different prompt once, with its purpose and its number of tokens, cut to `limits`.
 
     Memory grows by some hundred bytes for every different prompt.

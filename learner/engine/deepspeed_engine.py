@@ -140,9 +140,15 @@ class DeepSpeedTrainEngine:
     """
 
     def __init__(
-        self, module: nn.Module, *, learning_rate: float, gradient_clip: float, zero_stage: int = 0,
-        dtype: str = "float32", offload: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        *,
+        learning_rate: float,
+        gradient_clip: float,
+        zero_stage: int = 0,
+        dtype: str = "float32",
+        offload: bool = False,
+    ) -> None:
         deepspeed = _deepspeed()
         module.eval()  # no dropout anywhere: proximal and current log-probs must agree at the same weights
         self._world_size = torch.distributed.get_world_size()
@@ -154,9 +160,12 @@ class DeepSpeedTrainEngine:
             module.parameters(), lr=learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=not offload
         )
         config = deepspeed_config(
-            zero_stage=zero_stage, dtype=dtype, offload=offload, gradient_clip=gradient_clip,
+            zero_stage=zero_stage,
+            dtype=dtype,
+            offload=offload,
+            gradient_clip=gradient_clip,
             parameters=sum(one.numel() for one in module.parameters()),
-        )  # fmt: skip
+        )
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=module, optimizer=optimiser, config=config, dist_init_required=False
         )

@@ -73,8 +73,10 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
     ids = max(vocabulary.values()) + 1
     beyond = [token for token, one in vocabulary.items() if one >= rows]
     if wrong := sorted(set(beyond) - set(tokenizer.get_added_vocab())):
-        raise DataError(f"{name}: the token {wrong[0]!r} ({len(wrong)} in all) has no row in an embedding of {rows} rows: "
-                        "the tokenizer is another model's")  # fmt: skip
+        raise DataError(
+            f"{name}: the token {wrong[0]!r} ({len(wrong)} in all) has no row in an embedding of {rows} rows: "
+            "the tokenizer is another model's"
+        )
     for role in ("bos_token", "eos_token"):
         if (token := getattr(tokenizer, role)) in beyond:
             raise DataError(

@@ -67,8 +67,10 @@ def _no_weights(folder: Path, name: str) -> DataError:
             "you trust them, with AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
             "and copy the tokenizer's files there"
         )
-    return DataError(f"{name} has no safetensors file: give a model that is saved as safetensors (on the hub, "
-                     "often another revision is)")  # fmt: skip
+    return DataError(
+        f"{name} has no safetensors file: give a model that is saved as safetensors (on the hub, "
+        "often another revision is)"
+    )
 
 
 def _header(file: Path, name: str) -> dict[str, tuple[int, ...]]:
@@ -118,11 +120,17 @@ def check_weights(weights: Weights, config: Any, name: str, *, trust_remote_code
         for what, names in (
             ("missing", [each for each in wanted if each not in found]),
             ("unknown", [each for each in found if each not in known]),
-            ("of another shape", [f"{each} {found[each]} for {shape}" for each, shape in wanted.items()
-                                  if each in found and found[each] != shape]),
+            (
+                "of another shape",
+                [
+                    f"{each} {found[each]} for {shape}"
+                    for each, shape in wanted.items()
+                    if each in found and found[each] != shape
+                ],
+            ),
         )
         if names
-    ]  # fmt: skip
+    ]
     if complaints:
         raise DataError(
             f"{name} does not hold the weights of a {type(model).__name__}: {'; '.join(complaints)}; "

@@ -67,7 +67,7 @@ __all__ = [
     "response_mask",
     "save_model",
     "score_head",
-]  # fmt: skip
+]
 
 Dtype = torch.dtype | str
 """``torch.float32`` or ``"float32"``."""
@@ -160,9 +160,11 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path | str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path | str,
     documents: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Save a Hugging Face folder with safetensors; it appears whole or not at all, and replaces what was there.
 
     Args:
@@ -266,9 +268,12 @@ def at_response_positions(x: Tensor, prompt_lengths: Tensor, response_lengths: T
 
 
 def forward_response_logprobs(
-    model: PreTrainedModel, input_ids: Tensor, prompt_lengths: Tensor, response_lengths: Tensor,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    prompt_lengths: Tensor,
+    response_lengths: Tensor,
     temperature: float = 1.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Log-probs float32 ``[B, R]`` of the response tokens, logits divided by the temperature; zero after a row's end.
 
     Only positions that predict a response token go through the output layer.

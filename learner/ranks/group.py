@@ -33,9 +33,14 @@ class LearnerGroup:
 
     @classmethod
     def start(
-        cls, settings: LearnerSettings, deadlines: DeadlineSettings, *, deterministic: bool = False,
-        name: str = "learner", scheduling: Sequence[Any] = (),
-    ) -> LearnerGroup:  # fmt: skip
+        cls,
+        settings: LearnerSettings,
+        deadlines: DeadlineSettings,
+        *,
+        deterministic: bool = False,
+        name: str = "learner",
+        scheduling: Sequence[Any] = (),
+    ) -> LearnerGroup:
         """Start the ranks and let them meet.
 
         Args:

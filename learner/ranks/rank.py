@@ -143,10 +143,15 @@ class LearnerRank:
         has_critics = request.algorithm not in GROUP_ALGORITHMS
         for signals in critic_signals(ppo.critics, list(request.constraints)) if has_critics else []:
             module = new_critic(
-                signals, request.reward_model_path, request.cost_paths, mean_and_std,
-                request.constraints, request.cost_means,
-                policy_path=request.policy_path, reward_start=request.reward_start,
-            )  # fmt: skip
+                signals,
+                request.reward_model_path,
+                request.cost_paths,
+                mean_and_std,
+                request.constraints,
+                request.cost_means,
+                policy_path=request.policy_path,
+                reward_start=request.reward_start,
+            )
             critics.append(Critic(self._engine(module, ppo.critic_learning_rate), signals))
         self._learner = PolicyLearner(
             actor=actor,
@@ -174,9 +179,13 @@ class LearnerRank:
         if settings.checkpoint_activations:
             checkpoint_layers(module)
         engine = DeepSpeedTrainEngine(
-            module, learning_rate=rate, gradient_clip=self._request.ppo.gradient_clip,
-            zero_stage=settings.zero_stage, dtype=settings.dtype, offload=settings.offload,
-        )  # fmt: skip
+            module,
+            learning_rate=rate,
+            gradient_clip=self._request.ppo.gradient_clip,
+            zero_stage=settings.zero_stage,
+            dtype=settings.dtype,
+            offload=settings.offload,
+        )
         self._engines.append(engine)
         return engine
 

@@ -90,9 +90,15 @@ def strengths(wins: ArrayLike, ridge: float = 0.0) -> Wins:
 
 
 def elo(
-    names: Sequence[str], points: ArrayLike, *, anchor: str | None = None, ridge: float = 0.0,
-    confidence: float = 0.95, resamples: int = 1000, seed: int = 0,
-) -> Ladder:  # fmt: skip
+    names: Sequence[str],
+    points: ArrayLike,
+    *,
+    anchor: str | None = None,
+    ridge: float = 0.0,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Ladder:
     """Ratings from points per prompt.
 
     Args:

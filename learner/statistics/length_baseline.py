@@ -40,9 +40,14 @@ class LengthBaseline:
 
 
 def length_baseline(
-    train_diffs: ArrayLike, train_labels: ArrayLike, held_diffs: ArrayLike, held_labels: ArrayLike,
-    *, held_turns: ArrayLike | None = None, most_turns: int = 5,
-) -> LengthBaseline:  # fmt: skip
+    train_diffs: ArrayLike,
+    train_labels: ArrayLike,
+    held_diffs: ArrayLike,
+    held_labels: ArrayLike,
+    *,
+    held_turns: ArrayLike | None = None,
+    most_turns: int = 5,
+) -> LengthBaseline:
     """Fit the sign rule on training pairs and measure it on held-out ones.
 
     Args:

@@ -138,9 +138,13 @@ def train_direct(task: DirectTask, context: TrainingContext) -> dict[str, float]
         saved = load_policy(task.policy)
         load_weights(saved, state)
         training = {
-            "task": task.name, "kind": task.kind, "seed": task.seed, "settings": settings.model_dump(mode="json"),
-            "metrics": metrics, "curves": curves.document(),
-        }  # fmt: skip
+            "task": task.name,
+            "kind": task.kind,
+            "seed": task.seed,
+            "settings": settings.model_dump(mode="json"),
+            "metrics": metrics,
+            "curves": curves.document(),
+        }
         save_model(saved, tokenizer, task.output, {"training.json": training})
     return metrics
 
@@ -153,9 +157,7 @@ def _loss(task: DirectTask, logprobs: tuple[Tensor, Tensor, Tensor, Tensor], mar
     ).loss
 
 
-def response_logprobs(
-    engine: SupervisedEngine, context: TrainingContext, data: DirectPairs, pad_id: int
-) -> np.ndarray:  # fmt: skip
+def response_logprobs(engine: SupervisedEngine, context: TrainingContext, data: DirectPairs, pad_id: int) -> np.ndarray:
     """Summed response log-probs float64 ``[2, n]`` of better and worse responses, all splits; collective.
 
     Raises:

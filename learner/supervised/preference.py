@@ -81,9 +81,14 @@ class Pairs:
 
 
 def cost_model_losses(
-    safer: Tensor, less_safe: Tensor, safer_signs: Tensor, less_safe_signs: Tensor, rank_weights: Tensor,
-    *, regularisation: float,
-) -> Tensor:  # fmt: skip
+    safer: Tensor,
+    less_safe: Tensor,
+    safer_signs: Tensor,
+    less_safe_signs: Tensor,
+    rank_weights: Tensor,
+    *,
+    regularisation: float,
+) -> Tensor:
     """`learner.algorithms.losses.cost_model_loss` per pair ``[B]``, with terms that can be left out.
 
     A sign of 0 leaves out that response's term; ``rank_weights`` weigh the pair's term. With every sign known and every
@@ -140,9 +145,13 @@ def train_preference(task: PreferenceTask, context: TrainingContext) -> dict[str
         saved = new_score_model_from(task.policy)
         load_weights(saved, state)
         documents["training.json"] |= {
-            "task": task.name, "kind": task.kind, "seed": task.seed, "settings": settings.model_dump(mode="json"),
-            "metrics": metrics, "curves": curves.document(),
-        }  # fmt: skip
+            "task": task.name,
+            "kind": task.kind,
+            "seed": task.seed,
+            "settings": settings.model_dump(mode="json"),
+            "metrics": metrics,
+            "curves": curves.document(),
+        }
         save_model(saved, tokenizer, task.output, documents)
     return metrics
 

@@ -111,9 +111,13 @@ class SupervisedSession:
     """
 
     def __init__(
-        self, settings: SupervisedSettings, deadlines: DeadlineSettings, storage_path: Path | str, *,
+        self,
+        settings: SupervisedSettings,
+        deadlines: DeadlineSettings,
+        storage_path: Path | str,
+        *,
         deterministic: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings = settings
         self._deadlines = deadlines
         self._storage_path = Path(storage_path).absolute()

@@ -237,9 +237,14 @@ is not finite where a row spoilt it."""
 
 
 def run_steps(
-    engine: TrainEngine, context: TrainingContext, task: str, plan: Sequence[np.ndarray], lengths: np.ndarray,
-    optimiser: OptimiserSettings, loss_share: LossShare,
-) -> Curves:  # fmt: skip
+    engine: TrainEngine,
+    context: TrainingContext,
+    task: str,
+    plan: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    optimiser: OptimiserSettings,
+    loss_share: LossShare,
+) -> Curves:
     """One optimiser step per batch of the plan; collective.
 
     Raises:
@@ -262,9 +267,12 @@ def run_steps(
                 f"the batch of {len(batch)}: look at them, or lower the learning rate {optimiser.learning_rate:g}"
             )
         rate = learning_rate(
-            step, base=optimiser.learning_rate, warmup_steps=optimiser.warmup_steps, total_steps=len(plan),
+            step,
+            base=optimiser.learning_rate,
+            warmup_steps=optimiser.warmup_steps,
+            total_steps=len(plan),
             schedule=optimiser.schedule,
-        )  # fmt: skip
+        )
         curves.gradient_norm.append(engine.step(rate))
         curves.loss.append(total)
         curves.learning_rate.append(rate)
@@ -278,9 +286,11 @@ def run_steps(
 
 @torch.no_grad()
 def evaluate_rows(
-    context: TrainingContext, rows: Sequence[np.ndarray], pad_id: int,
+    context: TrainingContext,
+    rows: Sequence[np.ndarray],
+    pad_id: int,
     forward: Callable[[Tensor, Tensor, np.ndarray], Tensor],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """One number per row, float64 ``[n]``, the same on every rank; collective.
 
     Args:

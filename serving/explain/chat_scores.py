@@ -58,7 +58,7 @@ class ChatScores:
 
 def load_scores(
     places: Sequence[RunLayout], settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> ChatScores:  # fmt: skip
+) -> ChatScores:
     """Every signal of a run whose model is there.
 
     Args:

@@ -101,9 +101,7 @@ def explain(run_root: Path, sample_id: str, round_number: int | None = None) -> 
     raise ConfigError(f"no sample '{sample_id}' in {run_root.name} ({hint}); list them with `steelyard why RUN --list`")
 
 
-def list_samples(
-    run_root: Path, step: int | None = None, round_number: int | None = None
-) -> list[dict[str, Any]]:  # fmt: skip
+def list_samples(run_root: Path, step: int | None = None, round_number: int | None = None) -> list[dict[str, Any]]:
     """Id, step, reward and costs of every sample (of one step), in the order learned from; raises as `explain`."""
     rows: list[dict[str, Any]] = []
     for path in _rollout_files(run_root, round_number):

@@ -89,9 +89,14 @@ def _page(file: LabelFile, asked: int | None) -> str:
         for name in (asked_of(row) if row else ())
     ]
     return _TEMPLATES.get_template("label.html.j2").render(
-        name=file.path.name, row=row, number=number, rows=len(rows), filled=len(rows) - len(open_rows),
-        questions=questions, texts=[_shown(row[key]) for key in ("conversation", "answer_a", "answer_b")] if row else [],
-    )  # fmt: skip
+        name=file.path.name,
+        row=row,
+        number=number,
+        rows=len(rows),
+        filled=len(rows) - len(open_rows),
+        questions=questions,
+        texts=[_shown(row[key]) for key in ("conversation", "answer_a", "answer_b")] if row else [],
+    )
 
 
 def _shown(text: str) -> str:

@@ -34,8 +34,11 @@ def test_five_prompts_by_hand() -> None:
 def test_every_prompt_is_counted_once_in_each_table(rows: list[tuple[float, ...]]) -> None:
     counts = arena_counts(*np.array(rows).T)
     cells = [
-        counts.red_safe_blue_safe, counts.red_safe_blue_unsafe, counts.red_unsafe_blue_safe, counts.red_unsafe_blue_unsafe
-    ]  # fmt: skip
+        counts.red_safe_blue_safe,
+        counts.red_safe_blue_unsafe,
+        counts.red_unsafe_blue_safe,
+        counts.red_unsafe_blue_unsafe,
+    ]
     better = counts.blue_better_and_safe + counts.blue_better_but_unsafe
     assert better + counts.blue_worse_but_safe + counts.blue_worse_and_unsafe == counts.n == len(rows)
     assert sum(cell.count for cell in cells) == counts.n

@@ -121,8 +121,16 @@ def test_a_refused_key_an_absent_server_and_several_models_say_what_to_do() -> N
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x", "http:///v1", "http://127.0.0.1:80a/v1", "http://127.0.0.1:99999/v1", "http://[x/v1", "http://999.1.1.1/v1"]
-)  # fmt: skip
+    "url",
+    [
+        "ftp://x",
+        "http:///v1",
+        "http://127.0.0.1:80a/v1",
+        "http://127.0.0.1:99999/v1",
+        "http://[x/v1",
+        "http://999.1.1.1/v1",
+    ],
+)
 def test_what_is_no_address_is_one_line_without_its_secrets(url: str) -> None:
     with pytest.raises(ConfigError, match="no address of a model"):
         ChatEndpoint(url, options=QUICK)

@@ -30,9 +30,15 @@ QUICK = EndpointOptions(timeout_seconds=5, tries=2, first_wait_seconds=0.01)
 
 def answer_of(model: str, prompt: int, text: str, **changes: Any) -> Response:
     values: dict[str, Any] = {
-        "set": "made-up", "prompt_id": f"p{prompt}", "source_id": str(prompt), "category": None, "tags": ("unsafe",),
-        "messages": ({"role": "user", "content": f"question {prompt}"},), "response": text, "finish_reason": "stop",
-    }  # fmt: skip
+        "set": "made-up",
+        "prompt_id": f"p{prompt}",
+        "source_id": str(prompt),
+        "category": None,
+        "tags": ("unsafe",),
+        "messages": ({"role": "user", "content": f"question {prompt}"},),
+        "response": text,
+        "finish_reason": "stop",
+    }
     return Response(model=model, **(values | changes))
 
 
@@ -95,9 +101,17 @@ def test_labels_are_read_strictly() -> None:
     assert read_label(json.dumps(good)) == (True, ("privacy_violation",), "none")
     assert read_label(f"```json\n{json.dumps(good)}\n```") == (True, ("privacy_violation",), "none")
     bad: list[Any] = [
-        good | {"unsafe": "yes"}, good | {"unsafe": 1}, good | {"categories": ["made_up"]}, good | {"refusal": "partly"},
-        good | {"unsafe": False}, good | {"why": "x"}, {"unsafe": True}, [good], "text", good | {"categories": [[1]]},
-    ]  # fmt: skip
+        good | {"unsafe": "yes"},
+        good | {"unsafe": 1},
+        good | {"categories": ["made_up"]},
+        good | {"refusal": "partly"},
+        good | {"unsafe": False},
+        good | {"why": "x"},
+        {"unsafe": True},
+        [good],
+        "text",
+        good | {"categories": [[1]]},
+    ]
     assert [read_label(json.dumps(each)) for each in bad] == [None] * len(bad)
     assert read_label("Sure! " + json.dumps(good)) is None
     assert read_label("[" * 100_000) is None
@@ -174,9 +188,14 @@ def test_golds_refusals_are_answers_without_a_step_and_explained_by_a_reason_or_
     advice, words = reason_with_alternative(world, task), world.segments
     reason, dot, alternative = advice.partition(" . ")
     said = text.format(
-        steps=words.answer_text(task.steps), one=words.steps_text(task.steps[:1]), refusal=words.refusal, advice=advice,
-        reason=f"{reason}{dot}".strip(), alternative=alternative, insult=words.insult.format(insult=world.insults[0]),
-    )  # fmt: skip
+        steps=words.answer_text(task.steps),
+        one=words.steps_text(task.steps[:1]),
+        refusal=words.refusal,
+        advice=advice,
+        reason=f"{reason}{dot}".strip(),
+        alternative=alternative,
+        insult=words.insult.format(insult=world.insults[0]),
+    )
     (label,) = GoldJudge(world).label([answer_of("a", 0, said, task_id=task.id)])
     assert label.refusal == refusal
     assert label.unsafe == any(part in text for part in ("{steps}", "{one}", "{insult}"))
@@ -249,9 +268,16 @@ def test_refusals_by_phrases() -> None:
 
 
 def test_sides_come_from_tags_and_a_contradiction_says_nothing() -> None:
-    assert [side_of(tags) for tags in (["safe"], ["unsafe", "x"], ["lookalike"], ["dual_use"], [], ["safe", "unsafe"])] == [
-        "safe", "unsafe", "safe", "unsafe", None, None,
-    ]  # fmt: skip
+    assert [
+        side_of(tags) for tags in (["safe"], ["unsafe", "x"], ["lookalike"], ["dual_use"], [], ["safe", "unsafe"])
+    ] == [
+        "safe",
+        "unsafe",
+        "safe",
+        "unsafe",
+        None,
+        None,
+    ]
 
 
 def test_figures_count_sides_apart_pair_by_prompt_and_hold_after_holm() -> None:
@@ -262,12 +288,14 @@ def test_figures_count_sides_apart_pair_by_prompt_and_hold_after_holm() -> None:
             each = answer_of(model, prompt, "two words", tags=(side,), category=category)
             responses.append(each)
             labels[model, each.prompt_id] = Judgement(
-                "x", model, each.prompt_id,
+                "x",
+                model,
+                each.prompt_id,
                 unsafe=side == "unsafe" and model == "before",
                 refusal="bare" if side == "safe" and prompt < 5 and model == "after" else "none",
                 helpfulness=1.0 + (model == "after") + prompt % 2,
                 harm_categories=("self_harm",) if side == "unsafe" and model == "before" else (),
-            )  # fmt: skip
+            )
     found = evaluate_responses(responses, labels, ["before", "after"])
     cells, changes = found["sets"]["made-up"]["all"], found["differences"]["made-up"]
     assert (cells["before"]["harm"]["value"], cells["before"]["harm_unsafe"]["value"]) == (0.5, 1.0)
@@ -294,12 +322,15 @@ def test_the_arena_of_three_models_has_every_pair_and_transitions_that_add_up() 
     responses = [answer_of(model, n, model) for model in models for n in range(30)]
     labels: Labels = {
         (each.model, each.prompt_id): Judgement(
-            "x", each.model, each.prompt_id, unsafe=each.model == "a" and int(each.source_id) < 9,
+            "x",
+            each.model,
+            each.prompt_id,
+            unsafe=each.model == "a" and int(each.source_id) < 9,
             harm=float(each.model == "a" and int(each.source_id) < 9),
             helpfulness=float((int(each.source_id) * (models.index(each.model) + 2)) % 7),
         )
         for each in responses
-    }  # fmt: skip
+    }
     pairs = pairs_of(responses, models)
     assert len(pairs) == 90
     rows = [each for axis in ("helpfulness", "harmlessness") for each in compare_by_numbers("x", axis, pairs, labels)]  # type: ignore[arg-type]

@@ -147,9 +147,15 @@ def test_what_a_scorers_tokenizer_does_not_take_is_refused_row_by_row(folder: Pa
     """A model of 13 positions: one answer is too long beside the prompt."""
     short = models.build_tokenizer([*WORDS, "extra"], 13)
     config = LlamaConfig(
-        vocab_size=len(short), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=13, num_labels=1, pad_token_id=short.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(short),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=13,
+        num_labels=1,
+        pad_token_id=short.pad_token_id,
+    )
     models.save_model(LlamaForSequenceClassification(config), short, tmp_path / "short")
     meta = scored(folder, cost__harm=ForeignModel(tmp_path / "short"))
     assert {request: found["cost/harm"] for request, found in meta.fault_kinds.items()} == {"r2": "refused"}
@@ -161,9 +167,13 @@ def test_a_prompt_that_cannot_be_read_back_is_unreadable_for_text_and_no_matter_
     scorer = ModelScorer("scorer-0", SETTINGS, ScorerModels(held, tokenizer=folder / "sft"))
     whole = chunk(folder)
     cut = RolloutChunk(
-        tuple(RolloutMeta(m.request_id, "p", m.prompt_length - 1, m.response_length + 1, m.finish_reason, 0, "g") for m in whole.meta),
-        whole.token_ids, whole.behaviour_logprobs,
-    )  # fmt: skip
+        tuple(
+            RolloutMeta(m.request_id, "p", m.prompt_length - 1, m.response_length + 1, m.finish_reason, 0, "g")
+            for m in whole.meta
+        ),
+        whole.token_ids,
+        whole.behaviour_logprobs,
+    )
     meta, _ = scorer.score(cut)
     assert all(found == {"cost/long": "unreadable"} for found in meta.fault_kinds.values())
     assert len(meta.fault_kinds) == len(ANSWERS) and np.isfinite(meta.scores["cost/harm"]).all()

@@ -72,11 +72,16 @@ def test_the_function_gets_the_prompts_turns_and_the_response_and_may_change_the
 @pytest.mark.parametrize(
     "returned",
     [
-        [0.5, -2], (0.5, -2), np.array([0.5, -2]), np.array([0.5, -2], dtype=np.float16), torch.tensor([0.5, -2]),
-        [torch.tensor(0.5), np.float32(-2)], [np.float64(0.5), np.int8(-2)],
+        [0.5, -2],
+        (0.5, -2),
+        np.array([0.5, -2]),
+        np.array([0.5, -2], dtype=np.float16),
+        torch.tensor([0.5, -2]),
+        [torch.tensor(0.5), np.float32(-2)],
+        [np.float64(0.5), np.int8(-2)],
     ],
     ids=["list", "tuple", "array", "float16", "tensor", "of tensors", "of numpy numbers"],
-)  # fmt: skip
+)
 def test_whatever_holds_plain_numbers_will_do(returned) -> None:
     scored = PythonScorer(lambda conversations: returned).score(batch("a", "b"))
     assert scored.values.tolist() == [0.5, -2.0] and scored.values.dtype == np.float32 and scored.faults == {}
@@ -86,14 +91,29 @@ def test_whatever_holds_plain_numbers_will_do(returned) -> None:
 
 GOOD = st.floats(-(2.0**100), 2.0**100, width=32) | st.integers(-(2**60), 2**60)
 BAD = [
-    ("not_finite", math.nan), ("not_finite", math.inf), ("not_finite", -math.inf), ("not_finite", 1e39),
-    ("not_finite", 10**5000), ("not_a_number", None), ("not_a_number", "0.5"), ("not_a_number", True),
-    ("not_a_number", [0.5]), ("not_a_number", {}), ("not_a_number", 1j), ("not_a_number", Fraction(1, 2)),
-    ("not_a_number", np.array([0.5])), ("not_a_number", np.bool_(True)),
-    ("raised", ValueError("x" * 5000)), ("raised", SystemExit(3)), ("raised", KeyboardInterrupt()),
-    ("raised", asyncio.CancelledError()), ("raised", RecursionError()), ("raised", TimeoutError("mine")),
-    ("wrong_length", "drop"), ("wrong_length", "twice"),
-]  # fmt: skip
+    ("not_finite", math.nan),
+    ("not_finite", math.inf),
+    ("not_finite", -math.inf),
+    ("not_finite", 1e39),
+    ("not_finite", 10**5000),
+    ("not_a_number", None),
+    ("not_a_number", "0.5"),
+    ("not_a_number", True),
+    ("not_a_number", [0.5]),
+    ("not_a_number", {}),
+    ("not_a_number", 1j),
+    ("not_a_number", Fraction(1, 2)),
+    ("not_a_number", np.array([0.5])),
+    ("not_a_number", np.bool_(True)),
+    ("raised", ValueError("x" * 5000)),
+    ("raised", SystemExit(3)),
+    ("raised", KeyboardInterrupt()),
+    ("raised", asyncio.CancelledError()),
+    ("raised", RecursionError()),
+    ("raised", TimeoutError("mine")),
+    ("wrong_length", "drop"),
+    ("wrong_length", "twice"),
+]
 PLANNED = GOOD.map(lambda value: ("ok", value)) | st.sampled_from(BAD)
 
 

@@ -18,11 +18,21 @@ made = write_round_sets._function  # the task's own function, in this process
 
 def labelled(number: int, split: str = "train", **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "pair_id": f"pair-{number}", "messages": [{"role": "user", "content": f"question {number}"}], "split": split,
-        "prompt_ids": [1, number], "response_0": "a", "response_1": "b", "response_0_ids": [7, 3], "response_1_ids": [8, 3],
-        "better_response_id": 1, "safer_response_id": 0, "is_response_0_safe": True, "is_response_1_safe": False,
-        "response_0_categories": [], "response_1_categories": ["privacy"],
-    }  # fmt: skip
+        "pair_id": f"pair-{number}",
+        "messages": [{"role": "user", "content": f"question {number}"}],
+        "split": split,
+        "prompt_ids": [1, number],
+        "response_0": "a",
+        "response_1": "b",
+        "response_0_ids": [7, 3],
+        "response_1_ids": [8, 3],
+        "better_response_id": 1,
+        "safer_response_id": 0,
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        "response_0_categories": [],
+        "response_1_categories": ["privacy"],
+    }
     return row | changes
 
 
@@ -48,9 +58,14 @@ def request(
         paths.append(folder / f"labelled-{index}.parquet")
         pq.write_table(pa.Table.from_pylist(rows), paths[-1])
     values: dict[str, Any] = {
-        "files": files, "earlier": tuple(paths[:-1]), "current": paths[-1], "target": folder / "data", "by": "opening",
-        "reward": True, "costs": {"harm": ()},
-    }  # fmt: skip
+        "files": files,
+        "earlier": tuple(paths[:-1]),
+        "current": paths[-1],
+        "target": folder / "data",
+        "by": "opening",
+        "reward": True,
+        "costs": {"harm": ()},
+    }
     return RoundSets(**(values | changes))
 
 
@@ -83,8 +98,10 @@ def test_what_was_left_open_teaches_what_is_known(tmp_path: Path) -> None:
     assert found["sets"]["cost-harm"]["left_out"] == {"no_safety_label": 1, "same_tokens": 1, "contradictory_labels": 1}
     cost = pq.read_table(tmp_path / "data" / "cost-harm.parquet").to_pylist()[2:]
     assert [(row["safer_sign"], row["less_safe_sign"], row["rank_weight"]) for row in cost] == [
-        (-1, 1, 1.0), (1, 1, 0.0), (-1, 0, 1.0),
-    ]  # fmt: skip
+        (-1, 1, 1.0),
+        (1, 1, 0.0),
+        (-1, 0, 1.0),
+    ]
 
 
 def test_categories_count_for_their_constraint_alone(tmp_path: Path) -> None:

@@ -179,9 +179,16 @@ def test_answers_are_decoded_once_with_their_scores_and_read_back(tmp_path: Path
     tokenizer = build_tokenizer(["how", "mix", "flour"], 32)
     how, mix, flour = tokenizer.convert_tokens_to_ids(["how", "mix", "flour"])
     prompts = [
-        Prompt(f"kept-{i}", ({"role": "user", "content": "how"},), "data", "baking", frozenset({"b", "a"}), {"source_id": f"x{i}"})
+        Prompt(
+            f"kept-{i}",
+            ({"role": "user", "content": "how"},),
+            "data",
+            "baking",
+            frozenset({"b", "a"}),
+            {"source_id": f"x{i}"},
+        )
         for i in range(3)
-    ]  # fmt: skip
+    ]
 
     def row(index: int, reason: str, response: list[int]) -> tuple[RolloutMeta, np.ndarray]:
         meta = RolloutMeta(f"policy/kept-{index}", f"kept-{index}", 1, len(response), reason, 1, "generator-0")

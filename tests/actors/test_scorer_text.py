@@ -39,9 +39,14 @@ def byte_level(template: str, end: str) -> PreTrainedTokenizerFast:
     inner = Tokenizer(BPE({letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
     inner.pre_tokenizer, inner.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token=end, pad_token="<|pad|>", chat_template=template, model_max_length=4000,
-        additional_special_tokens=["<|start|>"], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=inner,
+        eos_token=end,
+        pad_token="<|pad|>",
+        chat_template=template,
+        model_max_length=4000,
+        additional_special_tokens=["<|start|>"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 CHATML_BYTES, PLAIN_BYTES = byte_level(CHATML, "<|end|>"), byte_level(PLAIN, "</s>")
@@ -208,9 +213,13 @@ def made_up(response: str, messages=({"role": "user", "content": "ask"},)) -> Co
         (made_up("ask", (user("<assistant> it"),)), POLICY, "holds the special token <assistant>"),
         (made_up("ask " * 70), POLICY, "a response of 71 tokens leaves no room"),
         (made_up("ask", (user("ask " * 70),)), POLICY, "prompt of request r0: its last turn alone"),
-        (made_up("ask", ({"role": "system", "content": "be"}, user("ask"))), NO_SYSTEM_BYTES, "refuses the prompt: no system role"),
+        (
+            made_up("ask", ({"role": "system", "content": "be"}, user("ask"))),
+            NO_SYSTEM_BYTES,
+            "refuses the prompt: no system role",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_scorer_cannot_read_is_refused(conversation, tokenizer, problem) -> None:
     with pytest.raises(DataError, match=problem):
         retokenise(conversation, tokenizer)

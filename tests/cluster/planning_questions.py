@@ -28,10 +28,15 @@ def measured(asked: Question, **changes: object) -> Rates:
     """Made-up figures of a calibration on these resources."""
     resources = asked.resources
     found = replace(
-        assumed_rates(resources, asked.cluster), kind=asked.cluster.hardware.kind, dtype=resources.learner.dtype,
-        decode_dtype=resources.generators.dtype, ranks=resources.learner.ranks, source="calibrated somewhere",
-        learn_factor=0.7, learn_seconds=0.3,
-    )  # fmt: skip
+        assumed_rates(resources, asked.cluster),
+        kind=asked.cluster.hardware.kind,
+        dtype=resources.learner.dtype,
+        decode_dtype=resources.generators.dtype,
+        ranks=resources.learner.ranks,
+        source="calibrated somewhere",
+        learn_factor=0.7,
+        learn_seconds=0.3,
+    )
     return replace(found, **changes)
 
 

@@ -25,8 +25,12 @@ WORK = read_workload(SETTINGS, prompt_tokens=20, response_tokens=14)
 QUESTION = Question(SETTINGS.resources, shape_of(SETTINGS, None), WORK, read_cluster("cpu:2", 1))
 TRUTH = replace(
     assumed_rates(QUESTION.resources, QUESTION.cluster),
-    rollout_factor=1.4, learn_factor=0.8, rollout_seconds=0.1, learn_seconds=0.2, publish_seconds=0.05,
-)  # fmt: skip
+    rollout_factor=1.4,
+    learn_factor=0.8,
+    rollout_seconds=0.1,
+    learn_seconds=0.2,
+    publish_seconds=0.05,
+)
 
 
 def a_step(batch: int, rates: Rates = TRUTH) -> StepSeconds:
@@ -48,10 +52,16 @@ def probes() -> ProbeFigures:
     shape = QUESTION.shape
     wide = replace(shape, hidden=256, intermediate=768, heads=8, kv_heads=8)
     return ProbeFigures(
-        passes=passes(shape, TRUTH.learn_flops), wide=passes(wide, 1.5 * TRUTH.learn_flops),
-        scoring=passes(shape, TRUTH.score_flops), matrices=TRUTH.decode_flops, memory=TRUTH.decode_bytes,
-        optimiser=TRUTH.optimiser_bytes, host_optimiser=TRUTH.host_optimiser_bytes, fill=TRUTH.fill_bytes, connection=TRUTH.hop_bytes,
-    )  # fmt: skip
+        passes=passes(shape, TRUTH.learn_flops),
+        wide=passes(wide, 1.5 * TRUTH.learn_flops),
+        scoring=passes(shape, TRUTH.score_flops),
+        matrices=TRUTH.decode_flops,
+        memory=TRUTH.decode_bytes,
+        optimiser=TRUTH.optimiser_bytes,
+        host_optimiser=TRUTH.host_optimiser_bytes,
+        fill=TRUTH.fill_bytes,
+        connection=TRUTH.hop_bytes,
+    )
 
 
 def draws(rates: Rates = TRUTH) -> DrawFigures:
@@ -98,9 +108,14 @@ GPU = Question(
     GPU_SETTINGS.resources, named_shape("7b"), read_workload(GPU_SETTINGS), read_cluster("h100:8", 1)
 )  # offloads
 REAL = replace(
-    assumed_rates(GPU.resources, GPU.cluster), optimiser_bytes=2e12, host_optimiser_bytes=4e9, learn_factor=0.6,
-    rollout_seconds=0.1, learn_seconds=0.5, publish_seconds=0.1,
-)  # fmt: skip
+    assumed_rates(GPU.resources, GPU.cluster),
+    optimiser_bytes=2e12,
+    host_optimiser_bytes=4e9,
+    learn_factor=0.6,
+    rollout_seconds=0.1,
+    learn_seconds=0.5,
+    publish_seconds=0.1,
+)
 
 
 def gpu_step(question: Question, batch: int) -> StepSeconds:
@@ -112,16 +127,28 @@ def gpu_step(question: Question, batch: int) -> StepSeconds:
 def gpu_rates(question: Question, **changes: float) -> Rates:
     def both(flops: float, width: int = 1) -> tuple[Pass, Pass]:
         shape = question.shape
-        two = replace(shape, layers=2, hidden=width * shape.hidden, intermediate=width * shape.intermediate,
-                      heads=width * shape.heads, kv_heads=width * shape.kv_heads)  # fmt: skip
+        two = replace(
+            shape,
+            layers=2,
+            hidden=width * shape.hidden,
+            intermediate=width * shape.intermediate,
+            heads=width * shape.heads,
+            kv_heads=width * shape.kv_heads,
+        )
         took = [two.trunk_flops(rows * 256, 128) / flops + 2 * REAL.pass_layer_seconds for rows in (8, 32)]
         return Pass(8, 256, took[0], 3 * took[0]), Pass(32, 256, took[1], 3 * took[1])
 
     figures = ProbeFigures(
-        passes=both(REAL.learn_flops), wide=both(REAL.learn_flops, 2), scoring=both(REAL.score_flops),
-        matrices=REAL.decode_flops, memory=REAL.decode_bytes, optimiser=REAL.optimiser_bytes,
-        host_optimiser=REAL.host_optimiser_bytes, fill=REAL.fill_bytes, connection=REAL.hop_bytes,
-    )  # fmt: skip
+        passes=both(REAL.learn_flops),
+        wide=both(REAL.learn_flops, 2),
+        scoring=both(REAL.score_flops),
+        matrices=REAL.decode_flops,
+        memory=REAL.decode_bytes,
+        optimiser=REAL.optimiser_bytes,
+        host_optimiser=REAL.host_optimiser_bytes,
+        fill=REAL.fill_bytes,
+        connection=REAL.hop_bytes,
+    )
     figures = replace(figures, **changes)
     batch = question.work.batch
     draws = DrawFigures(alone=0.02, together=0.03, sequences=16.0)

@@ -64,9 +64,14 @@ def hh(path: Path, rows: list[tuple[str, str]]) -> Path:
 
 def pku(path: Path, rows: list[dict[str, Any]]) -> Path:
     usual = {
-        "prompt": "How?", "response_0": "Like this.", "response_1": "I cannot say.", "is_response_0_safe": False,
-        "is_response_1_safe": True, "better_response_id": 0, "safer_response_id": 1,
-    }  # fmt: skip
+        "prompt": "How?",
+        "response_0": "Like this.",
+        "response_1": "I cannot say.",
+        "is_response_0_safe": False,
+        "is_response_1_safe": True,
+        "better_response_id": 0,
+        "safer_response_id": 1,
+    }
     path.write_text("".join(json.dumps(usual | {"prompt": f"How {at}?"} | row) + "\n" for at, row in enumerate(rows)))
     return path
 
@@ -218,11 +223,16 @@ def test_repeated_labels_in_parquet(tmp_path: Path) -> None:
 def test_votes_of_the_native_schema(tmp_path: Path) -> None:
     rows = [
         {
-            "version": 1, "messages": [{"role": "user", "content": f"How {at}?"}], "responses": ["So.", "No."], "better": 0,
-            "votes": [{"annotator": name, "question": "better", "answer": int(name == "c" or at % 2)} for name in "abc"],
+            "version": 1,
+            "messages": [{"role": "user", "content": f"How {at}?"}],
+            "responses": ["So.", "No."],
+            "better": 0,
+            "votes": [
+                {"annotator": name, "question": "better", "answer": int(name == "c" or at % 2)} for name in "abc"
+            ],
         }
         for at in range(12)
-    ]  # fmt: skip
+    ]
     file = tmp_path / "votes.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = run(file, "--json")
@@ -245,7 +255,7 @@ def test_votes_of_the_native_schema(tmp_path: Path) -> None:
         ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 100)[:20]),
         ("noise.parquet", b"PAR1 and no more"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_still_gives_one_object(tmp_path: Path, name: str, data: bytes) -> None:
     file = tmp_path / name
     file.write_bytes(data)

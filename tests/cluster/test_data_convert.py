@@ -44,9 +44,17 @@ def test_convert_says_what_it_did(source: Path, tmp_path: Path) -> None:
     done = run("convert", source, target, "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {
-        "source": str(source), "target": str(target), "from": "hh_rlhf", "to": "native", "rows": 3, "written": 2,
-        "quarantined": 1, "merged": 0, "dropped_fields": [], "quarantine": str(tmp_path / "quarantine.parquet"),
-    }  # fmt: skip
+        "source": str(source),
+        "target": str(target),
+        "from": "hh_rlhf",
+        "to": "native",
+        "rows": 3,
+        "written": 2,
+        "quarantined": 1,
+        "merged": 0,
+        "dropped_fields": [],
+        "quarantine": str(tmp_path / "quarantine.parquet"),
+    }
     assert "2 written" in done.stderr
     assert [each.record.safer for each in read_source(str(target)) if each.record] == [0, 0]  # type: ignore[union-attr]
 

@@ -309,11 +309,15 @@ def test_the_slurm_scripts_code_is_the_runs_even_if_it_ends_while_the_signal_is_
         (tools / name).chmod(0o755)
     ready = tmp_path / "ready"
     environment = {
-        "PATH": f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin", "READY": str(ready), "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "one", "SLURM_SUBMIT_DIR": str(tmp_path), "HOME": str(tmp_path),
+        "PATH": f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin",
+        "READY": str(ready),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "one",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
         # After the signal was passed on the run is over before the script looks for it.
         "BASH_FUNC_kill%%": '() { builtin kill "$@" || return; if [ "$1" = -TERM ]; then sleep 0.5; fi; }',
-    }  # fmt: skip
+    }
     script = subprocess.Popen(
         ["bash", str(DEPLOY / "slurm" / "steelyard.sh"), "demo"], env=environment, cwd=tmp_path, start_new_session=True
     )

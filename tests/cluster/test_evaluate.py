@@ -76,12 +76,28 @@ def document(result: Result) -> dict[str, Any]:
 def test_two_policies_of_a_run_by_its_models_and_again_from_the_cache(
     run: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = [f"{run}:sft", run, "--prompts", prompts, "--prompts", "sandbox:seen", "--n", 12, "--judge", f"models:{run}",
-            "--engine", "hf", "--cache", tmp_path / "cache", "--json"]  # fmt: skip
+    line = [
+        f"{run}:sft",
+        run,
+        "--prompts",
+        prompts,
+        "--prompts",
+        "sandbox:seen",
+        "--n",
+        12,
+        "--judge",
+        f"models:{run}",
+        "--engine",
+        "hf",
+        "--cache",
+        tmp_path / "cache",
+        "--json",
+    ]
     first = document(invoke(*line))
     assert [(model["label"], model["answers"], model["asked_now"]) for model in first["models"]] == [
-        ("tiny-sft", 24, 24), ("tiny", 24, 24),
-    ]  # fmt: skip
+        ("tiny-sft", 24, 24),
+        ("tiny", 24, 24),
+    ]
     assert first["sampling"]["max_tokens"] == 6  # the run's own
     cells = first["sets"]["asked"]["all"]["tiny"]
     assert cells["tokens"]["value"] <= 6
@@ -116,8 +132,20 @@ def test_an_address_beside_a_folder_by_a_language_model_with_every_file(
 
     out, line = tmp_path / "out", []
     with serve(answer) as server:
-        line = [f"local={RunLayout(run).sft}", f"far={server.url}#scripted", "--prompts", prompts, "--judge",
-                f"llm:{server.url}", "--engine", "hf", "--max-tokens", 5, "--cache", tmp_path / "cache"]  # fmt: skip
+        line = [
+            f"local={RunLayout(run).sft}",
+            f"far={server.url}#scripted",
+            "--prompts",
+            prompts,
+            "--judge",
+            f"llm:{server.url}",
+            "--engine",
+            "hf",
+            "--max-tokens",
+            5,
+            "--cache",
+            tmp_path / "cache",
+        ]
         result = invoke(*line, "--out", out)
         assert result.exception is None, result.exception
         asked = len(server.bodies)
@@ -164,8 +192,22 @@ def test_one_model_gets_shares_with_intervals_and_no_arena(run: Path, tmp_path: 
 
 
 def test_people_get_a_file_first_and_are_heard_afterwards(run: Path, prompts: Path, tmp_path: Path) -> None:
-    line = [run, "--prompts", prompts, "--n", 4, "--judge", "people", "--engine", "hf", "--cache", tmp_path / "c",
-            "--out", tmp_path / "out", "--json"]  # fmt: skip
+    line = [
+        run,
+        "--prompts",
+        prompts,
+        "--n",
+        4,
+        "--judge",
+        "people",
+        "--engine",
+        "hf",
+        "--cache",
+        tmp_path / "c",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    ]
     first = document(invoke(*line))
     assert "4 rows wait for people" in first["notes"][0]
     assert "harm" not in first["figures"]
@@ -256,8 +298,20 @@ def test_a_key_is_in_no_file_and_no_output(
 ) -> None:
     monkeypatch.setenv("SOME_KEY", "very-secret-key")
     with serve(lambda body, times: "hello") as server:
-        result = invoke(server.url, "--prompts", prompts, "--judge", "people", "--api-key-env", "SOME_KEY", "--cache",
-                        tmp_path / "cache", "--out", tmp_path / "out", "--json")  # fmt: skip
+        result = invoke(
+            server.url,
+            "--prompts",
+            prompts,
+            "--judge",
+            "people",
+            "--api-key-env",
+            "SOME_KEY",
+            "--cache",
+            tmp_path / "cache",
+            "--out",
+            tmp_path / "out",
+            "--json",
+        )
     assert set(server.keys) == {"Bearer very-secret-key"}
     assert "very-secret-key" not in result.stdout
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -271,8 +325,19 @@ def test_every_address_gets_its_own_key_and_no_other(
     monkeypatch.setenv("KEY_A", "key-of-a")
     monkeypatch.setenv("KEY_B", "key-of-b")
     with serve(lambda body, times: "hello") as a, serve(lambda body, times: "hello") as b:
-        line = [f"a={a.url}", f"b={b.url}", "--prompts", prompts, "--n", 2, "--judge", "people", "--no-cache", "--out",
-                tmp_path / "out"]  # fmt: skip
+        line = [
+            f"a={a.url}",
+            f"b={b.url}",
+            "--prompts",
+            prompts,
+            "--n",
+            2,
+            "--judge",
+            "people",
+            "--no-cache",
+            "--out",
+            tmp_path / "out",
+        ]
         assert invoke(*line, "--api-key-env", "a=KEY_A").exception is None
         assert (set(a.keys), set(b.keys)) == ({"Bearer key-of-a"}, {None})
         a.keys.clear(), b.keys.clear()
@@ -313,8 +378,12 @@ def test_models_are_told_apart_by_what_is_there(run: Path) -> None:
         [f"a={run}", f"b={run}:sft", str(RunLayout(run).sft), "hub:owner/name@v2", "c=http://h:1/v1?x=1#m"]
     )
     assert [(each.label, each.kind) for each in found] == [
-        ("a", "run"), ("b", "run"), ("sft", "folder"), ("name", "hub"), ("c", "url"),
-    ]  # fmt: skip
+        ("a", "run"),
+        ("b", "run"),
+        ("sft", "folder"),
+        ("name", "hub"),
+        ("c", "url"),
+    ]
     assert found[4].document()["source"] == "http://h:1/v1"  # what stands after a question mark may be a key
     assert (found[4].source, found[4].model_id) == ("http://h:1/v1?x=1", "m")
     assert find_targets(["owner/name"])[0].kind == "hub"

@@ -54,13 +54,15 @@ def ppo_status(**fields) -> RunStatus:
 def test_every_change_is_one_line_and_the_clock_alone_is_none(tmp_path: Path):
     path = tmp_path / "status.json"
     status = StatusWriter(path, run="r", stages=["sft", "ppo"])
-    job = ScriptedJob([
-        lambda: status.begin_stage("ppo"),
-        lambda: status.update(step=1, steps=2, measures={"harm": {"value": 0.2, "limit": 0.1}}, seconds_left=5),
-        lambda: status.update(seconds_left=4),
-        lambda: status.warn("look out"),
-        lambda: status.finish("finished"),
-    ])  # fmt: skip
+    job = ScriptedJob(
+        [
+            lambda: status.begin_stage("ppo"),
+            lambda: status.update(step=1, steps=2, measures={"harm": {"value": 0.2, "limit": 0.1}}, seconds_left=5),
+            lambda: status.update(seconds_left=4),
+            lambda: status.warn("look out"),
+            lambda: status.finish("finished"),
+        ]
+    )
     console, seen = plain_console(), []
     followed = follow(job, path, console, look_again="again", observer=seen.append, poll_seconds=0)
     assert followed.exit_code == 0 and followed.status is not None and followed.status.state == "finished"
@@ -128,9 +130,14 @@ def test_a_cluster_that_stays_silent_ends_the_watching_and_not_the_run(tmp_path:
     console = plain_console()
     with pytest.raises(ClusterError) as caught:
         follow(
-            ScriptedJob([dropped] * 9), tmp_path / "none.json", console,
-            look_again="steelyard submit --attach r", stop="steelyard submit --stop r", poll_seconds=0, patience_seconds=0,
-        )  # fmt: skip
+            ScriptedJob([dropped] * 9),
+            tmp_path / "none.json",
+            console,
+            look_again="steelyard submit --attach r",
+            stop="steelyard submit --stop r",
+            poll_seconds=0,
+            patience_seconds=0,
+        )
     assert caught.value.exit_code == Exit.UNSATISFIABLE and "\n" not in str(caught.value)
     for part in ("goes on if its cluster does", "ConnectionError", "submit --attach r", "submit --stop r"):
         assert part in str(caught.value)

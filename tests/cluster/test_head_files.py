@@ -22,8 +22,14 @@ from cluster.resources.local_head import (
 
 
 def recorded_head(folder: Path, record: ProcessRecord) -> Path:
-    head = Head(main=record, gcs_address="127.0.0.1:1", dashboard_url="http://127.0.0.1:2", temp_dir=folder / "ray",
-                log=folder / "head.log", started_seconds=1.0)  # fmt: skip
+    head = Head(
+        main=record,
+        gcs_address="127.0.0.1:1",
+        dashboard_url="http://127.0.0.1:2",
+        temp_dir=folder / "ray",
+        log=folder / "head.log",
+        started_seconds=1.0,
+    )
     (folder / "head.json").write_text(head.model_dump_json())
     return folder / "head.json"
 

@@ -20,27 +20,46 @@ from configs.load import load_settings
 def running() -> RunStatus:
     return RunStatus.model_validate(
         {
-            "run": "helpful", "state": "running", "stage": "round-2/ppo", "stage_index": 9, "stages_total": 12, "step": 7,
-            "steps": 30, "attempt": 3, "measures": {"harm": {"value": 0.08, "limit": 0.1, "multiplier": 1.5}},
+            "run": "helpful",
+            "state": "running",
+            "stage": "round-2/ppo",
+            "stage_index": 9,
+            "stages_total": 12,
+            "step": 7,
+            "steps": 30,
+            "attempt": 3,
+            "measures": {"harm": {"value": 0.08, "limit": 0.1, "multiplier": 1.5}},
             "generators": [{"name": "generator-0", "state": "serving", "weight_version": 7}],
         }
-    )  # fmt: skip
+    )
 
 
 def test_a_card_says_run_round_stage_step_and_generators_in_texts():
     assert card_of(running()) == {
-        "run": "helpful", "job_name": "helpful", "run_attempt": "3", "state": "running", "stage": "ppo", "stages": "9/12", "round": "2",
-        "step": "7/30", "message": "", "constraint harm": "harm 0.080 ≤ 0.1 · multiplier 1.50",
+        "run": "helpful",
+        "job_name": "helpful",
+        "run_attempt": "3",
+        "state": "running",
+        "stage": "ppo",
+        "stages": "9/12",
+        "round": "2",
+        "step": "7/30",
+        "message": "",
+        "constraint harm": "harm 0.080 ≤ 0.1 · multiplier 1.50",
         "generator-0": "serving, weight version 7",
-    }  # fmt: skip
+    }
 
 
 def test_a_follower_who_sees_no_folder_reads_the_card():
     status = status_of(card_of(running()))
     assert status is not None
     assert (status.run, status.state, status.stage, status.step, status.steps) == (
-        "helpful", "running", "round-2/ppo", 7, 30,
-    )  # fmt: skip
+        "helpful",
+        "running",
+        "round-2/ppo",
+        7,
+        30,
+    )
     assert "harm 0.080" in status.message
     assert status_of({"run": "helpful", "attempt": "1"}) is None
 
@@ -72,15 +91,16 @@ def test_a_wait_is_shown_from_its_beginning_to_its_end(tmp_path: Path, monkeypat
         raise error
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the job would follow a token of this user
-    monkeypatch.setattr(cluster.job, "_joined", lambda settings, layout: nullcontext(""))
+    monkeypatch.setattr(cluster.job, "joined", lambda settings, layout: nullcontext(""))
     monkeypatch.setattr(groups, "wait_for_nodes", wait_for_nodes)
     settings = load_settings("quickstart", [f"storage={tmp_path}"])
     layout, seen = RunLayout(tmp_path / settings.name), []
     with pytest.raises(type(error)):
         cluster.job._run(settings, check_inputs(settings), seen.append)
     assert [(one.state, one.message) for one in seen] == [
-        ("starting", "waiting for nodes, 60 s left"), (state, str(error)),
-    ]  # fmt: skip
+        ("starting", "waiting for nodes, 60 s left"),
+        (state, str(error)),
+    ]
     assert read_status(layout.status) == seen[-1]
 
 

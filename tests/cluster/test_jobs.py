@@ -93,9 +93,7 @@ def test_a_job_has_time_for_its_checkpoint_unless_the_submitter_says_otherwise(t
 def test_the_driver_is_put_where_whoever_submits_wants_it(tmp_path: Path):
     for cpus in (None, 2.0):
         client = Recorder()
-        submit(
-            client, load_settings("quickstart"), storage=tmp_path, local=False, upload=False, driver_cpus=cpus
-        )  # fmt: skip
+        submit(client, load_settings("quickstart"), storage=tmp_path, local=False, upload=False, driver_cpus=cpus)
         assert client.sent["entrypoint_num_cpus"] == cpus
 
 

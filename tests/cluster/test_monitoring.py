@@ -217,9 +217,13 @@ def test_a_real_prometheus_scrapes_the_exporter_and_records(tmp_path: Path):
     layout.metrics.write_text(json.dumps(figures) + "\n")
     server, _ = serve([layout.root], 0)
     place = tmp_path / "monitoring"
-    write_files(place, text_files(Thresholds(violated_steps=1), config=prometheus_config(
-        [], [f"127.0.0.1:{server.server_port}"], interval="1s"
-    )))  # fmt: skip
+    write_files(
+        place,
+        text_files(
+            Thresholds(violated_steps=1),
+            config=prometheus_config([], [f"127.0.0.1:{server.server_port}"], interval="1s"),
+        ),
+    )
     service = prometheus_service(place, free_port())
     assert service is not None
     try:

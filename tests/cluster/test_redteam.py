@@ -23,12 +23,12 @@ from actors.redteam.records import read_rows
 from actors.redteam.targets import sandbox_targets
 from cluster.commands.main import app
 from cluster.commands.text.redteam import show_result
-from cluster.evaluation.redteam import hunt as hunt_module
 from cluster.evaluation.redteam.models import Attacked, find_models, scorer_run
 from cluster.evaluation.redteam.plan import HuntSettings, Plan, VictimSettings, labeller_for, suite_for
 from cluster.evaluation.redteam.requests import MOST, read_requests
 from cluster.evaluation.redteam.session import FINDS, PAGE, ROWS, attack_all, write_outcome
 from cluster.evaluation.redteam.victim import without_specials
+from cluster.runs.rounds import hunt as hunt_module
 from configs.exits import ConfigError, DataError
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -256,8 +256,9 @@ def test_a_difference_is_marked_where_it_holds_after_holm(plan: Plan, p: float |
 def command(run: RunLayout, out: Path, monkeypatch: pytest.MonkeyPatch, victims: object) -> Result:
     """The command with made-up victims in place of engines."""
     monkeypatch.setattr("cluster.resources.connection.join_own_head", lambda storage: None)
-    engines = SimpleNamespace(warm_engines=lambda settings, layout: contextlib.nullcontext((None, None)))
-    monkeypatch.setitem(sys.modules, "cluster.job", engines)
+    monkeypatch.setattr(
+        "cluster.resources.connection.warm_engines", lambda settings, layout: contextlib.nullcontext((None, None))
+    )
     monkeypatch.setattr("cluster.evaluation.redteam.session.engine_victims", lambda plan, engines: victims)
     return CliRunner().invoke(app, ["redteam", f"{run.root}:policy", "--samples", "1", "--out", str(out)])
 
@@ -321,9 +322,14 @@ def test_a_round_hunts_on_seen_tasks_with_its_own_cost_models(run: RunLayout, tm
     settings = RunSettings(name="mine", constraints={"harm": {"limit": 0.05, "measure": "rate"}})
     warnings: list[str] = []
     context = SimpleNamespace(
-        settings=settings, layout=run, round_number=1, world=WORLD, tokenizer_path=run.sft, warn=warnings.append,
+        settings=settings,
+        layout=run,
+        round_number=1,
+        world=WORLD,
+        tokenizer_path=run.sft,
+        warn=warnings.append,
         engines=SimpleNamespace(end_supervised=lambda: None),
-    )  # fmt: skip
+    )
     path = tmp_path / "redteam.parquet"
     asked = HuntSettings(tries=3, keep=1, retests=1)
     found = hunt_module.hunt_in_round(context, run.policy(1), path, asked)

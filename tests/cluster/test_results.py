@@ -45,8 +45,14 @@ def test_there_are_ten_moving_arms_and_seven_weights():
     arms = list(preset_settings(TABLE).arms)
     assert arms[0] == BASELINE and len(arms) == 17 and len(FIXED) == 7
     assert {Cell(TABLE, arm, 0).settings().algorithm for arm in arms} == {
-        "ppo_lag", "grpo_lag", "gdpo", "rvpo", "dpo", "safe_dpo", "best_of_k"
-    }  # fmt: skip
+        "ppo_lag",
+        "grpo_lag",
+        "gdpo",
+        "rvpo",
+        "dpo",
+        "safe_dpo",
+        "best_of_k",
+    }
     weights = [Cell(TABLE, arm, 0).settings().constraints["harm"].dual for arm in FIXED]
     assert all(dual.form == "fixed" for dual in weights) and len({dual.initial for dual in weights}) == 7
     assert {cell.settings().constraints["harm"].limit for cell in cells_of(SWEEP)} == {0.01, 0.02, 0.05, 0.1, 0.2}
@@ -64,17 +70,21 @@ def test_the_command_of_a_row_means_the_same_settings(cell: Cell):
 @pytest.mark.parametrize(
     ("arm", "preset"),
     [
-        (BASELINE, "quickstart"), ("papers_log_mean", "papers_log"), ("pid_rate", "pid"), ("fixed_1", "reward_shaping"),
+        (BASELINE, "quickstart"),
+        ("papers_log_mean", "papers_log"),
+        ("pid_rate", "pid"),
+        ("fixed_1", "reward_shaping"),
         *((name, name) for name in ("grpo_lag", "gdpo", "rvpo", "dpo", "safe_dpo", "best_of_k")),
     ],
-)  # fmt: skip
+)
 def test_an_arm_is_the_preset_of_its_kind(arm: str, preset: str):
     settings = Cell(TABLE, arm, 0).settings()
     asked = settings.evaluation
     of_the_table = [
-        f"certificate.rate_limit={settings.certificate.rate_limit}", f"ppo.steps={settings.ppo.steps}",
+        f"certificate.rate_limit={settings.certificate.rate_limit}",
+        f"ppo.steps={settings.ppo.steps}",
         *(f"evaluation.{name}={getattr(asked, name)}" for name in type(asked).model_fields),
-    ]  # fmt: skip
+    ]
     assert config_digest(load_settings(preset, of_the_table)) == config_digest(settings)
 
 
@@ -98,8 +108,8 @@ def test_words_do_not_change_the_code_digest_and_logic_does(tmp_path: Path):
     def digest_of(name: str, text: str, unused: str = "x = 1") -> str:
         root = tmp_path / name
         (root / "learner").mkdir(parents=True)
-        (root / "cluster" / "stages").mkdir(parents=True)
-        (root / "cluster" / "stages" / "ppo.py").write_text("def run():\n    from learner import losses\n")
+        (root / "cluster" / "runs" / "stages").mkdir(parents=True)
+        (root / "cluster" / "runs" / "stages" / "ppo.py").write_text("def run():\n    from learner import losses\n")
         for place in CODE[1:]:
             (root / place).parent.mkdir(parents=True, exist_ok=True)
             (root / place).write_text("")
@@ -120,7 +130,7 @@ def test_the_code_that_counts_holds_what_the_stages_name_and_what_the_actors_run
     counted = set(figure_sources())
     named = {
         place
-        for path in (root / "cluster" / "stages").glob("*.py")
+        for path in (root / "cluster" / "runs" / "stages").rglob("*.py")
         for place in re.findall(r'"((?:cluster|learner|actors)/?[a-z_/]*\.py)"', path.read_text())
     }
     assert "cluster/inputs/sandbox_prompts.py" in named and named <= counted
@@ -147,8 +157,9 @@ def test_the_best_weight_runs_on_the_other_seeds_once_it_is_known():
     plan = make_plan(Scope(), of(*seven(best="fixed_3")))
     assert plan.undecided == 0
     assert [cell for cell in plan.cells if cell.seed and cell.is_fixed] == [
-        Cell(TABLE, "fixed_3", 1), Cell(TABLE, "fixed_3", 2)
-    ]  # fmt: skip
+        Cell(TABLE, "fixed_3", 1),
+        Cell(TABLE, "fixed_3", 2),
+    ]
 
 
 def test_the_full_grid_has_every_weight_and_every_limit_on_three_seeds():

@@ -78,10 +78,16 @@ def finished(root: Path, cell: Cell, *, gold: bool = True, **options: Any) -> Ru
     layout = RunLayout(make_run(root, seed=cell.seed, per_cell=15, **options))
     if gold:
         steps = [
-            {"step": line["step"], "n": 128, "gold_helpfulness": 1 + line["step"] / 40, "gold_unsafe": 0.1, "reward": 0.0,
-             "constraints": {"harm": {"n": 60, "gold_unsafe": 0.3, "cost": -1.0, "cost_positive": 0.2}}}
+            {
+                "step": line["step"],
+                "n": 128,
+                "gold_helpfulness": 1 + line["step"] / 40,
+                "gold_unsafe": 0.1,
+                "reward": 0.0,
+                "constraints": {"harm": {"n": 60, "gold_unsafe": 0.3, "cost": -1.0, "cost_positive": 0.2}},
+            }
             for line in made_up_steps()
-        ]  # fmt: skip
+        ]
         (layout.evaluation(1) / "training_gold.json").write_text(json.dumps({"steps": steps}))
     return layout
 

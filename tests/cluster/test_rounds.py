@@ -167,8 +167,10 @@ def test_a_red_team_needs_a_constraint_and_rounds_need_somebody_who_labels() -> 
 
 def test_a_round_starts_where_it_is_told(tmp_path: Path) -> None:
     for given, number, folder in (
-        ("previous", 1, "sft"), ("previous", 3, "rounds/2/policy"), ("base", 3, "sft"),
-    ):  # fmt: skip
+        ("previous", 1, "sft"),
+        ("previous", 3, "rounds/2/policy"),
+        ("base", 3, "sft"),
+    ):
         context = context_of(tmp_path, number, f"rounds.start={given}")
         assert start_policy(context) == context.layout.root / folder
 
@@ -199,9 +201,14 @@ def test_finds_take_their_share_of_the_prompts_and_no_more(
 ) -> None:
     context = context_of(tmp_path, 2, "rounds.red_team=true", "rounds.hunt.share=0.1")
     made = [
-        Prompt(f"redteam-{index:06d}", ({"role": "user", "content": str(index)},), "red_team", attributes={"purpose": "train"})
+        Prompt(
+            f"redteam-{index:06d}",
+            ({"role": "user", "content": str(index)},),
+            "red_team",
+            attributes={"purpose": "train"},
+        )
         for index in range(finds)
-    ]  # fmt: skip
+    ]
     monkeypatch.setattr(rounds_prompts, "usable_finds", lambda context: made)
     weights = context.settings.preferences.kind_weights
     drawn = labelled_prompts(context.splits, n=400, seed=7, kind_weights=weights)
@@ -229,8 +236,10 @@ def test_no_two_rounds_share_an_id(tmp_path: Path) -> None:
 
 def test_facts_are_of_the_contexts_round_and_of_all_where_rounds_share_the_stage(tmp_path: Path) -> None:
     context = context_of(tmp_path, 2)
-    stages = {name: {"name": name, "key": "", "inputs": {}, "outputs": {}, "seconds": 1.0, "facts": {"who": name}}
-              for name in ("sft", "ppo", "round-2/ppo")}  # fmt: skip
+    stages = {
+        name: {"name": name, "key": "", "inputs": {}, "outputs": {}, "seconds": 1.0, "facts": {"who": name}}
+        for name in ("sft", "ppo", "round-2/ppo")
+    }
     context.layout.root.mkdir()
     context.layout.manifest.write_text(json.dumps({"header": {}, "stages": stages}))
     read = RunContext(**{**vars(context), "manifest": Manifest(context.layout.manifest)})
@@ -241,8 +250,10 @@ def test_facts_are_of_the_contexts_round_and_of_all_where_rounds_share_the_stage
 def test_paths_of_later_rounds_are_below_their_folder_and_the_firsts_are_where_they_were(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path)
     assert (layout.metrics_of(1), layout.rollouts_of(1), layout.data_of(1)) == (
-        layout.metrics, layout.rollouts, layout.data,
-    )  # fmt: skip
+        layout.metrics,
+        layout.rollouts,
+        layout.data,
+    )
     assert layout.training_pairs(1) == layout.preferences(1) / "preferences.parquet"
     for path in (
         layout.metrics_of(2),
@@ -265,17 +276,24 @@ def test_joined_pairs_keep_types_and_refuse_a_repeated_id() -> None:
 def test_agreement_is_by_question_over_answers_of_the_same_thing() -> None:
     def votes(unit: str, question: str, *answers: bool | int) -> list[dict[str, Any]]:
         return [
-            {"unit": unit, "question": question, "choice": None if isinstance(one, bool) else one,
-             "is_safe": one if isinstance(one, bool) else None}
+            {
+                "unit": unit,
+                "question": question,
+                "choice": None if isinstance(one, bool) else one,
+                "is_safe": one if isinstance(one, bool) else None,
+            }
             for one in answers
-        ]  # fmt: skip
+        ]
 
     found = agreement(
         [
-            *votes("a", "safety_0", True, True, True), *votes("a", "safety_1", False, False, False),
-            *votes("a", "helpfulness", 0, 0, 1), *votes("b", "helpfulness", 1, 1, 1), *votes("a", "overall", 1, 1, 1),
+            *votes("a", "safety_0", True, True, True),
+            *votes("a", "safety_1", False, False, False),
+            *votes("a", "helpfulness", 0, 0, 1),
+            *votes("b", "helpfulness", 1, 1, 1),
+            *votes("a", "overall", 1, 1, 1),
         ]
-    )  # fmt: skip
+    )
     assert found["safety"]["raw"] == 1.0 and found["safety"]["alpha"]["value"] == 1.0 and found["safety"]["units"] == 2
     assert found["helpfulness"]["raw"] == pytest.approx((1 / 3 + 1) / 2)
     assert found["overall"]["raw"] == 1.0 and found["overall"]["alpha"] is None, "one value only: no alpha"

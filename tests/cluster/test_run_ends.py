@@ -69,9 +69,14 @@ class FakeLoop(PpoLoop):
     ],
 )
 def test_the_loop_stops_after_its_step_with_a_checkpoint_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_in: int, spent_in: int, taken: int, checkpoints: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked_in: int,
+    spent_in: int,
+    taken: int,
+    checkpoints: list[int],
     stopped: bool,
-):  # fmt: skip
+):
     monkeypatch.setattr(stopping, "_stop", stopping._Stop())
     monkeypatch.setattr("cluster.runs.loop.ppo_loop.prompts_of", lambda context: [])
     loop = FakeLoop(tmp_path, asked_in, spent_in)

@@ -70,9 +70,15 @@ def context(root: Path, run: RunSettings, scores: np.ndarray, signed: int = 0) -
     facts = {"sets": {"reward": report, "cost-harm": report}, "harm-labels": {"harm": {"signed": signed}}}
     warnings: list[str] = []
     return SimpleNamespace(
-        settings=run, layout=layout, round_number=1, engines=FakeEngines(scores), status=None, warnings=warnings,
-        warn=warnings.append, facts=lambda stage: facts if stage == data.NAME else None,
-    )  # fmt: skip
+        settings=run,
+        layout=layout,
+        round_number=1,
+        engines=FakeEngines(scores),
+        status=None,
+        warnings=warnings,
+        warn=warnings.append,
+        facts=lambda stage: facts if stage == data.NAME else None,
+    )
 
 
 def scores(gap: float, seed: int = 0) -> np.ndarray:

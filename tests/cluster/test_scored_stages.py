@@ -110,12 +110,20 @@ def prepared(root: Path, settings: RunSettings, failing: str = "") -> Any:
     warnings: list[str] = []
     assert settings.data is not None
     return SimpleNamespace(
-        settings=settings, run_settings=settings, layout=layout, manifest=manifest, engines=Engines(failing), round_number=1,
-        inputs=FileInputs(settings.data), book=PromptBook(layout.data / "prompts.parquet"),
-        tokenizer_path=layout.data / "tokenizer", warnings=warnings, warn=warnings.append,
+        settings=settings,
+        run_settings=settings,
+        layout=layout,
+        manifest=manifest,
+        engines=Engines(failing),
+        round_number=1,
+        inputs=FileInputs(settings.data),
+        book=PromptBook(layout.data / "prompts.parquet"),
+        tokenizer_path=layout.data / "tokenizer",
+        warnings=warnings,
+        warn=warnings.append,
         sampler=lambda stage: Sampler(layout.data / "tokenizer", 0, stage),
         facts=lambda stage: manifest[stage].facts,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ except StopRequested as error:
 LOOP = """
 import sys, time
 from pathlib import Path
-from cluster import stopping
+from cluster.resources import stopping
 from configs.exits import StopRequested
 stopping.CHECKPOINT_GRACE_SECONDS = float(sys.argv[2])
 seconds, last, fails, tidying = float(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "fails", float(sys.argv[6])
@@ -72,8 +72,11 @@ def started(script: str, grace: int, *arguments: object) -> Iterator[subprocess.
     """A job of its own process, from where it has printed its first line."""
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=ROOT, env={"PYTHONPATH": str(ROOT), GRACE_VARIABLE: str(grace)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), GRACE_VARIABLE: str(grace)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() in ("ready\n", "step 1\n")
     try:
         yield process

@@ -35,8 +35,13 @@ def test_everything_but_scratch_is_sent_and_comes_back(tmp_path: Path, store: Ru
     make_run(tmp_path / "here" / "run")
     store.push(tmp_path / "here" / "run")
     assert store.names() == [
-        MARK, "manifest.json", "report.html", "rounds/1/evaluation/evaluation.json", "sft/model.safetensors", "status.json",
-    ]  # fmt: skip
+        MARK,
+        "manifest.json",
+        "report.html",
+        "rounds/1/evaluation/evaluation.json",
+        "sft/model.safetensors",
+        "status.json",
+    ]
     RunStore(f"file://{tmp_path / 'bucket'}", "run").pull(tmp_path / "there" / "run")
     assert (tmp_path / "there" / "run" / "sft" / "model.safetensors").read_bytes() == b"weights"
 

@@ -28,12 +28,30 @@ from configs.schema.run import RunSettings
 
 def line(step: int, **figures: Any) -> dict[str, Any]:
     return {
-        "step": step, "weight_version": step, "seconds": 4.0, "phase_seconds": {"rollout": 1.0, "learn": 2.0},
-        "reward": 1.5, "kl": 0.25, "tokens": 400.0, "samples": 32, "generate_seconds": 0.5, "score_busy_seconds": 0.0,
-        "limit/harm": 0.05, "measure/harm": 0.04, "multiplier/harm": 2.0, "staleness/0": 30, "staleness/3": 2,
-        "critic_loss/cost/harm": 0.5, "actor_loss": -0.1, "ratio_q99": 1.2, "delta_logprob_max": 0.5, "quarantined": 1,
-        "scorer_faults/cost/harm/not_finite": 1, "notes": {"delta_logprob_worst": "ppo-1"}, **figures,
-    }  # fmt: skip
+        "step": step,
+        "weight_version": step,
+        "seconds": 4.0,
+        "phase_seconds": {"rollout": 1.0, "learn": 2.0},
+        "reward": 1.5,
+        "kl": 0.25,
+        "tokens": 400.0,
+        "samples": 32,
+        "generate_seconds": 0.5,
+        "score_busy_seconds": 0.0,
+        "limit/harm": 0.05,
+        "measure/harm": 0.04,
+        "multiplier/harm": 2.0,
+        "staleness/0": 30,
+        "staleness/3": 2,
+        "critic_loss/cost/harm": 0.5,
+        "actor_loss": -0.1,
+        "ratio_q99": 1.2,
+        "delta_logprob_max": 0.5,
+        "quarantined": 1,
+        "scorer_faults/cost/harm/not_finite": 1,
+        "notes": {"delta_logprob_worst": "ppo-1"},
+        **figures,
+    }
 
 
 STATUS = RunStatus(

@@ -346,8 +346,12 @@ def test_a_limit_chosen_for_another_cost_model_is_a_problem_unless_told_otherwis
 
 def test_rounding_never_raises_a_limit() -> None:
     assert [rounded_down(x) for x in (1.23456, -1.23456, 0.0, -0.00012345, 987654.0)] == [
-        1.234, -1.235, 0.0, -0.0001235, 987600.0,
-    ]  # fmt: skip
+        1.234,
+        -1.235,
+        0.0,
+        -0.0001235,
+        987600.0,
+    ]
 
 
 def test_help_lists_the_verb() -> None:

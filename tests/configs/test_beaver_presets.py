@@ -58,11 +58,12 @@ def test_every_value_says_where_it_comes_from() -> None:
         lines = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").split("\nresources:")[0].splitlines()
         values = [line for line in lines if re.match(r"\s*[a-z_]+: *[^\s#]", line)]
         unsourced = [
-            line for line in values
+            line
+            for line in values
             if not SOURCE.search(line)
             and not line.startswith(("name:", "extends:", "  signal:"))
             and "hub:" not in line  # said at the key above it
-        ]  # fmt: skip
+        ]
         assert unsourced == [], name
 
 

@@ -20,16 +20,25 @@ PEOPLE = ("preferences.labels=people",)
         ((*JUDGE, "preferences.tampering={how: shuffle}"), r"preferences\.tampering: changes the crowd's labels"),
         ((*JUDGE, "preferences.crowd.mode=mixed", "constraints={}"), r"preferences\.crowd\.mode: is of labels: crowd"),
         ((*PEOPLE, "storage=s3://bucket/runs"), r"preferences\.labels: people fill in a file of the run folder"),
-        ((*PEOPLE, "constraints.harm.categories=[self_harm]"), r"constraints\.harm\.categories: the people's file asks for no"),
+        (
+            (*PEOPLE, "constraints.harm.categories=[self_harm]"),
+            r"constraints\.harm\.categories: the people's file asks for no",
+        ),
         ((*PEOPLE, "preferences.people.least=0"), r"preferences\.people\.least"),
         (("preferences.labels=judge", "preferences.judge={url: 'ftp://a/v1'}"), r"preferences\.judge\.url"),
         (("preferences.labels=judge", "preferences.judge={url: 'http://me:secret@a/v1'}"), r"preferences\.judge\.url"),
-        (("preferences.labels=judge", "preferences.judge={url: 'http://a/v1', key_env: 'two words'}"), r"judge\.key_env"),
+        (
+            ("preferences.labels=judge", "preferences.judge={url: 'http://a/v1', key_env: 'two words'}"),
+            r"judge\.key_env",
+        ),
         (("preferences.labels=judge", "preferences.judge={url: 'http://a/v1', concurrency: 0}"), r"judge\.concurrency"),
-        (("preferences.labels=judge", "preferences.judge={url: 'http://a/v1', timeout_seconds: 0}"), r"judge\.timeout_seconds"),
+        (
+            ("preferences.labels=judge", "preferences.judge={url: 'http://a/v1', timeout_seconds: 0}"),
+            r"judge\.timeout_seconds",
+        ),
         (("preferences.labels=nobody",), r"preferences\.labels"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_together_is_refused(given: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
         load_settings("quickstart", given)

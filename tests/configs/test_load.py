@@ -89,7 +89,10 @@ def test_overrides_win_from_left_to_right():
         ("constraints.harm.limit=5", "command line: constraints.harm: limit 5.0 is no rate"),
         ("constraints.harm.subset=harmful", "'harmful' is not a list"),
         ("ppo.minibatch_size=63", "command line: ppo: batch_size 128 is not a multiple of minibatch_size 63"),
-        ("resources.learner.ranks=3", "64 samples cannot be shared equally by resources.learner.ranks = 3; take 63 or 66"),
+        (
+            "resources.learner.ranks=3",
+            "64 samples cannot be shared equally by resources.learner.ranks = 3; take 63 or 66",
+        ),
         ("ppo.max_response_tokens=128", "leaves no room for a prompt in model.max_length = 128"),
         ("sandbox.world=nowhere.json", "sandbox.world: no file"),
         ("arms={a: {ppo.stepz: 1}}", "arms.a: ppo.stepz: unknown key"),
@@ -115,7 +118,7 @@ def test_overrides_win_from_left_to_right():
         ("data.zero={rule: quantile}", "quantile belongs to rule: quantile, and that rule needs it"),
         ("data.evaluation={kept: {source: a}}", "'kept' cannot name a set of prompts"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_gives_one_line_with_key_reason_and_fix(override: str, said: str):
     with pytest.raises(ConfigError) as caught:
         load_settings("quickstart", [override])
@@ -127,11 +130,17 @@ def test_a_wrong_setting_gives_one_line_with_key_reason_and_fix(override: str, s
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("extends: grpo_lag\nname: x\nppo: {groups: {size: 7}}\n", "7 responses per prompt do not fill ppo.batch_size = 128"),
+        (
+            "extends: grpo_lag\nname: x\nppo: {groups: {size: 7}}\n",
+            "7 responses per prompt do not fill ppo.batch_size = 128",
+        ),
         ("extends: grpo_lag\nname: x\nppo: {groups: {size: 1}}\n", "1 response has nothing to be compared with"),
         ("extends: grpo_lag\nname: x\nreference: {multiplier_per_minibatch: true}\n", "is a detail of ppo_lag"),
         ("extends: dpo\nname: x\nhalves: {enabled: true}\n", "dpo has no loop to watch"),
-        ("extends: best_of_k\nname: x\ncertificate: {labelled: 100}\n", "best_of_k already chose by the cost model's word"),
+        (
+            "extends: best_of_k\nname: x\ncertificate: {labelled: 100}\n",
+            "best_of_k already chose by the cost model's word",
+        ),
         (
             "extends: safe_dpo\nname: x\nconstraints: {}\npreferences: {crowd: {mode: mixed}}\n",
             "safe_dpo needs safety labels",
@@ -140,15 +149,21 @@ def test_a_wrong_setting_gives_one_line_with_key_reason_and_fix(override: str, s
             "extends: quickstart\nname: x\ncertificate: {labels: crowd}\nconstraints: {harm: {categories: [self_harm]}}\n",
             "the crowd's check says safe or unsafe",
         ),
-        ("name: x\nppo:\n  steps: 1\n  steps: 2\n", "mine.yaml:4: ppo.steps is given twice (first in line 3); keep one"),
+        (
+            "name: x\nppo:\n  steps: 1\n  steps: 2\n",
+            "mine.yaml:4: ppo.steps is given twice (first in line 3); keep one",
+        ),
         ("name: x\nppo: {steps: [}\n", "mine.yaml:2: not YAML"),
         ("name: x\nppo:\n  stepz: 1\n", "mine.yaml:3: ppo.stepz: unknown key"),
         ("- name\n", "mine.yaml:1: a configuration is a mapping"),
         ("seed: 1\n", "name: is missing"),
         ("extends: mine.yaml\nname: x\n", "extends goes round in a circle"),
-        ("extends: quickstar\nname: x\n", "mine.yaml:1: extends: quickstar: no such file or preset; did you mean 'quickstart'?"),
+        (
+            "extends: quickstar\nname: x\n",
+            "mine.yaml:1: extends: quickstar: no such file or preset; did you mean 'quickstart'?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_file_says_file_and_line(text: str, said: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"^[^\n]+$") as caught:
         load_text(tmp_path, text)

@@ -32,9 +32,12 @@ from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, gradient, leaf,
 def check_actor_loss_ppo(inputs: Case, expected: Case) -> None:
     current = leaf(inputs["log_probs"])
     loss = policy_loss(
-        current, tensor(inputs["old_log_probs"]), tensor(inputs["advantages"]), mask_of(inputs["mask"]),
+        current,
+        tensor(inputs["old_log_probs"]),
+        tensor(inputs["advantages"]),
+        mask_of(inputs["mask"]),
         clip_ratio=inputs["clip_range_ratio"],
-    )  # fmt: skip
+    )
     assert_close(loss, expected["loss"], TIGHT)
     assert_close(gradient(loss, current), expected["grad_log_probs"], TIGHT)
 
@@ -63,9 +66,12 @@ def check_critic_loss(inputs: Case, expected: Case) -> None:
     for case, wanted in zip(inputs["cases"], expected["cases"], strict=True):
         values = leaf(inputs["values"])
         loss = critic_loss(
-            values, tensor(inputs["old_values"]), tensor(inputs["returns"]), mask_of(inputs["mask"]),
+            values,
+            tensor(inputs["old_values"]),
+            tensor(inputs["returns"]),
+            mask_of(inputs["mask"]),
             clip_value=case["clip_range_value"],
-        )  # fmt: skip
+        )
         assert_close(loss, wanted["loss"], TIGHT)
         assert_close(gradient(loss, values), wanted["grad_values"], TIGHT)
 
@@ -165,9 +171,12 @@ def check_gae(inputs: Case, expected: Case) -> None:
     for case, wanted in zip(inputs["cases"], expected["cases"], strict=True):
         start = case["start"]
         advantages, returns = generalised_advantages(
-            tensor(case["rewards"])[:, start:], tensor(case["values"])[:, start:], mask_of(case["mask"])[:, start:],
-            gamma=case["gamma"], gae_lambda=case["gae_lambda"],
-        )  # fmt: skip
+            tensor(case["rewards"])[:, start:],
+            tensor(case["values"])[:, start:],
+            mask_of(case["mask"])[:, start:],
+            gamma=case["gamma"],
+            gae_lambda=case["gae_lambda"],
+        )
         assert_close(advantages, wanted["advantages"], TIGHT)
         assert_close(returns, wanted["returns"], TIGHT)
 
@@ -198,9 +207,13 @@ def check_kl_shaping_reward_shaping(inputs: Case, expected: Case) -> None:
     shaped = shaped_reward(tensor(inputs["reward"]), tensor(inputs["cost"]), inputs["lambda"])
     assert_close(shaped, expected["shaped_reward"], TIGHT)
     rewards = shape_rewards(
-        tensor(inputs["log_probs"]), tensor(inputs["ref_log_probs"]), shaped, mask_of(inputs["mask"]),
-        kl_coefficient=inputs["kl_coeff"], clip=inputs["clip_range_score"],
-    )  # fmt: skip
+        tensor(inputs["log_probs"]),
+        tensor(inputs["ref_log_probs"]),
+        shaped,
+        mask_of(inputs["mask"]),
+        kl_coefficient=inputs["kl_coeff"],
+        clip=inputs["clip_range_score"],
+    )
     assert_close(rewards, expected["rewards"], TIGHT)
 
 

@@ -75,16 +75,22 @@ def check_collators(inputs: Case, expected: Case) -> None:
     ids, labels, mask = pad_supervised(first, inputs["labels"], pad_id)
     found = {
         "preference": {
-            "better_input_ids": first_ids, "better_attention_mask": first_mask,
-            "worse_input_ids": second_ids, "worse_attention_mask": second_mask,
+            "better_input_ids": first_ids,
+            "better_attention_mask": first_mask,
+            "worse_input_ids": second_ids,
+            "worse_attention_mask": second_mask,
         },
         "safety_preference": {
-            "safer_input_ids": first_ids, "safer_attention_mask": first_mask, "safer_safety_sign": signs[:, 0],
-            "unsafer_input_ids": second_ids, "unsafer_attention_mask": second_mask, "unsafer_safety_sign": signs[:, 1],
+            "safer_input_ids": first_ids,
+            "safer_attention_mask": first_mask,
+            "safer_safety_sign": signs[:, 0],
+            "unsafer_input_ids": second_ids,
+            "unsafer_attention_mask": second_mask,
+            "unsafer_safety_sign": signs[:, 1],
         },
         "prompt_only": {"input_ids": prompt_ids, "attention_mask": prompt_mask},
         "supervised": {"input_ids": ids, "labels": labels, "attention_mask": mask},
-    }  # fmt: skip
+    }
     for batch, wanted in expected.items():
         for name, value in wanted.items():
             assert found[batch][name].long().tolist() == value, f"{batch} {name}"

@@ -54,9 +54,11 @@ def run_step(inputs: Case, batch: ReferenceBatch, multiplier: float = 0.0) -> tu
 
 
 def check_step(
-    expected: Case, after: Mapping[str, Tensor], metrics: Mapping[str, float],
+    expected: Case,
+    after: Mapping[str, Tensor],
+    metrics: Mapping[str, float],
     results: Mapping[str, Tensor | float],
-) -> None:  # fmt: skip
+) -> None:
     """Every number that the file holds, by its name; a name that we have nothing for fails.
 
     Args:

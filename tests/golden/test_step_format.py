@@ -37,9 +37,13 @@ def made_up_inputs(**changes: Any) -> dict[str, Any]:
         "prompt_length": PROMPT_WIDTH,
         "input_ids": (rng.integers(2, VOCABULARY, (4, WIDTH)) * mask).tolist(),
         "attention_mask": mask.tolist(),
-        "kl_coeff": 0.02, "clip_range_ratio": 0.2, "clip_range_score": 50.0, "clip_range_value": 5.0,
-        "gamma": 1.0, "gae_lambda": 0.95,
-    }  # fmt: skip
+        "kl_coeff": 0.02,
+        "clip_range_ratio": 0.2,
+        "clip_range_score": 50.0,
+        "clip_range_value": 5.0,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+    }
     for name in ("rollout_logits", "ref_logits", "new_logits"):
         inputs[name] = rng.normal(size=(4, WIDTH, VOCABULARY)).round(6).tolist()
     for name in ("reward_end_scores", "cost_end_scores"):

@@ -40,9 +40,13 @@ def test_shaping_by_hand() -> None:
 
 def test_a_row_outside_the_subset_has_no_cost_stream_not_even_kl() -> None:
     costs = shape_costs(
-        torch.tensor([[-1.0], [-1.0]]), torch.tensor([[-2.0], [-2.0]]), torch.tensor([3.0, 3.0]),
-        torch.ones(2, 1, dtype=torch.bool), kl_coefficient=0.5, subset_mask=torch.tensor([True, False]),
-    )  # fmt: skip
+        torch.tensor([[-1.0], [-1.0]]),
+        torch.tensor([[-2.0], [-2.0]]),
+        torch.tensor([3.0, 3.0]),
+        torch.ones(2, 1, dtype=torch.bool),
+        kl_coefficient=0.5,
+        subset_mask=torch.tensor([True, False]),
+    )
     assert costs.tolist() == [[3.5], [0.0]]
 
 

@@ -25,9 +25,9 @@ from learner.statistics.calibration import (
 )
 from learner.statistics.intervals import wilson
 
-labelled = st.lists(
-    st.tuples(st.floats(-50, 50), st.booleans()), min_size=2, max_size=60
-).filter(lambda rows: len({unsafe for _, unsafe in rows}) == 2)  # fmt: skip
+labelled = st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=2, max_size=60).filter(
+    lambda rows: len({unsafe for _, unsafe in rows}) == 2
+)
 
 
 def sampled(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

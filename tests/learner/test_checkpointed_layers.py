@@ -19,9 +19,15 @@ LAYERS, HIDDEN, HEADS, MLP, VOCABULARY, ROWS, LENGTH = 4, 64, 4, 192, 50, 8, 32
 def policy() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=2, intermediate_size=MLP, max_position_embeddings=LENGTH, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        intermediate_size=MLP,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+    )
     return LlamaForCausalLM(config).eval()
 
 

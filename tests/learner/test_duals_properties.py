@@ -39,9 +39,15 @@ def duals(draw: st.DrawFn) -> LogMultiplier | ProjectedMultiplier | PidMultiplie
     if kind == "projected":
         return ProjectedMultiplier(share * cap, lr=draw(gains), cap=cap, delay=delay)
     return PidMultiplier(
-        share * cap, kp=draw(gains), ki=draw(gains), kd=draw(gains), cap=cap, delay=delay,
-        smoothing=draw(st.floats(0.0, 0.99)), derivative_delay=draw(st.integers(1, 4)),
-    )  # fmt: skip
+        share * cap,
+        kp=draw(gains),
+        ki=draw(gains),
+        kd=draw(gains),
+        cap=cap,
+        delay=delay,
+        smoothing=draw(st.floats(0.0, 0.99)),
+        derivative_delay=draw(st.integers(1, 4)),
+    )
 
 
 @given(multiplier=duals(), measurements=st.lists(st.one_of(st.none(), finite), max_size=12), limit=finite)
@@ -54,9 +60,12 @@ def test_any_dual_stays_finite_and_in_its_bounds_for_any_finite_input(
 
 
 @given(
-    lr=st.floats(0.01, 2.0), start=st.floats(0.05, 5.0), gap=st.floats(-3.0, 3.0), wider=st.floats(0.01, 3.0),
+    lr=st.floats(0.01, 2.0),
+    start=st.floats(0.05, 5.0),
+    gap=st.floats(-3.0, 3.0),
+    wider=st.floats(0.01, 3.0),
     delay=st.integers(0, 3),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("make", [LogMultiplier, ProjectedMultiplier])
 def test_log_and_projected_rise_strictly_with_the_gap_below_the_cap_and_after_the_delay(
     make: type[LogMultiplier] | type[ProjectedMultiplier], lr: float, start: float, gap: float, wider: float, delay: int
@@ -101,9 +110,13 @@ def run_dual(kind: str, arm_one: Callable[[float], float], limit: float, slope: 
 
 
 bandits = given(
-    reward_gap=st.floats(0.5, 3.0), cost_gap=st.floats(1.0, 3.0), beta=st.floats(0.1, 0.4),
-    prior=st.floats(0.2, 0.8), target=st.floats(0.1, 0.9), start=st.floats(0.0, 10.0),
-)  # fmt: skip
+    reward_gap=st.floats(0.5, 3.0),
+    cost_gap=st.floats(1.0, 3.0),
+    beta=st.floats(0.1, 0.4),
+    prior=st.floats(0.2, 0.8),
+    target=st.floats(0.1, 0.9),
+    start=st.floats(0.0, 10.0),
+)
 
 
 @bandits
@@ -152,9 +165,11 @@ def test_the_products_bandit_with_the_divisor_converges_to_its_own_optimum(
 
 
 @given(
-    Js=st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=20), limit=st.floats(-1.0, 1.0), lr=st.floats(0.01, 1.0),
+    Js=st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=20),
+    limit=st.floats(-1.0, 1.0),
+    lr=st.floats(0.01, 1.0),
     start=st.floats(0.0, 3.0),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["projected", "pid"])
 def test_costs_and_limit_times_ten_run_the_same_course_at_a_tenth_of_the_multiplier(
     kind: str, Js: list[float], limit: float, lr: float, start: float

@@ -168,8 +168,22 @@ def test_holm_and_benjamini_hochberg_adjust_as_published() -> None:
     assert adjusted([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
     # Benjamini and Hochberg 1995, section 4: of these 15 they reject four at 0.05.
     published = [
-        0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0
-    ]  # fmt: skip
+        0.0001,
+        0.0004,
+        0.0019,
+        0.0095,
+        0.0201,
+        0.0278,
+        0.0298,
+        0.0344,
+        0.0459,
+        0.3240,
+        0.4262,
+        0.5719,
+        0.6528,
+        0.7590,
+        1.0,
+    ]
     assert sum(p <= 0.05 for p in adjusted(published, "benjamini_hochberg") if p is not None) == 4
     assert sum(p <= 0.05 for p in adjusted(published, "holm") if p is not None) == 3
     assert adjusted([None]) == [None]

@@ -27,9 +27,14 @@ LAMBDA = {"harm": 2.0}
 
 
 def scored(
-    prompts: str, reward: Sequence[float], harm: Sequence[float] | None = None, applies: Sequence[bool] | None = None,
-    *, lengths: Sequence[int] | None = None, maximises: bool = True,
-) -> Scored:  # fmt: skip
+    prompts: str,
+    reward: Sequence[float],
+    harm: Sequence[float] | None = None,
+    applies: Sequence[bool] | None = None,
+    *,
+    lengths: Sequence[int] | None = None,
+    maximises: bool = True,
+) -> Scored:
     """One row per letter of `prompts`: rows with the same letter are a group."""
     rows = len(prompts)
     lengths = lengths or [2 + index % 3 for index in range(rows)]

@@ -27,7 +27,7 @@ from tests.learner.tiny_families import (
     settings,
     tiny_model,
     tiny_tokenizer,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("name", list(FAMILY_CONFIGS))
@@ -96,8 +96,15 @@ def test_an_untested_family_is_compared_with_its_own_forward(tmp_path: Path, mon
     from transformers import CohereConfig
 
     tokenizer = tiny_tokenizer(pad="<pad>")
-    config = CohereConfig(vocab_size=ROWS, hidden_size=64, intermediate_size=96, num_hidden_layers=1, logit_scale=0.25,
-                          num_attention_heads=2, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = CohereConfig(
+        vocab_size=ROWS,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        logit_scale=0.25,
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)

@@ -157,12 +157,14 @@ def lag_step(multiplier: float, cost_scale: float = 1.0) -> tuple[torch.Tensor, 
     if cost_scale:
         signals["cost"] = (cost, values[1])
     rollout = ReferenceBatch(
-        input_ids=ids, attention_mask=torch.ones(3, 6), prompt_length=2,
+        input_ids=ids,
+        attention_mask=torch.ones(3, 6),
+        prompt_length=2,
         log_probs=gather_log_probs(logits[0][:, :-1], ids[:, 1:]),
         reference_log_probs=gather_log_probs(logits[1][:, :-1], ids[:, 1:]),
         terminal={name: score for name, (score, _) in signals.items()},
         values={name: value[:, :-1] for name, (_, value) in signals.items()},
-    )  # fmt: skip
+    )
     new_logits = logits[2].requires_grad_()
     step = reference_step(
         rollout, new_logits, {n: v for n, (_, v) in signals.items()}, ReferenceConstants(0.02), multiplier

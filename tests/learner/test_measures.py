@@ -98,9 +98,13 @@ def test_the_whole_loss_descends_the_constrained_measure(measure: Measure) -> No
     combined = combine_advantages(rewards, {"harm": g}, {"harm": lam}, {})
     # Rows weighted by their probability stand for an infinite batch.
     loss = policy_loss(
-        current, current.detach(), combined, torch.ones(8, 1, dtype=torch.bool),
-        importance_weights=probabilities[:, None], token_count=1,
-    )  # fmt: skip
+        current,
+        current.detach(),
+        combined,
+        torch.ones(8, 1, dtype=torch.bool),
+        importance_weights=probabilities[:, None],
+        token_count=1,
+    )
     (update,) = torch.autograd.grad(-loss, theta, retain_graph=True)
     exact = torch.exp(current) * torch.tensor(ARM_PROBABILITIES).reshape(-1, 1)
     (expected,) = torch.autograd.grad(((rewards - lam * g) * exact).sum() / (1 + lam), theta)

@@ -29,9 +29,14 @@ ONE_MINIBATCH = PpoSettings(batch_size=48, minibatch_size=48, epochs=1, groups=G
 
 
 def _update(
-    algorithm: str, settings: PpoSettings = ONE_MINIBATCH, *, terms: SignalTerms = TERMS, order: int | None = None,
-    rows: int = 48, **changes: Any,
-) -> tuple[PolicyLearner, PolicyUpdate]:  # fmt: skip
+    algorithm: str,
+    settings: PpoSettings = ONE_MINIBATCH,
+    *,
+    terms: SignalTerms = TERMS,
+    order: int | None = None,
+    rows: int = 48,
+    **changes: Any,
+) -> tuple[PolicyLearner, PolicyUpdate]:
     batch = made_up_batch(rows, group_size=4)
     if order is not None:
         batch = replace(batch, rows=tuple(np.random.default_rng(order).permutation(np.array(batch.rows, dtype=object))))
@@ -67,13 +72,35 @@ def test_row_order_and_micro_batch_size_change_neither_gradient_nor_figures(algo
 def test_every_metric_is_there_and_finite_and_none_of_a_critic(algorithm: str) -> None:
     _, update = _update(algorithm, PpoSettings(batch_size=48, minibatch_size=16, epochs=2, groups=GROUPS))
     names = {
-        "actor_loss", "kl_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction",
-        "ratio_q01", "ratio_q50", "ratio_q99",
-        "delta_logprob_q50", "delta_logprob_q90", "delta_logprob_q99", "delta_logprob_max",
-        "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "response_length", "truncation_rate",
-        "advantage_mean", "advantage_std", "tokens",
-        "groups_degenerate", "group_spread/reward", "group_spread/cost/harm", "group_spread/cost/bias",
-    }  # fmt: skip
+        "actor_loss",
+        "kl_loss",
+        "reward",
+        "cost/harm",
+        "cost/bias",
+        "kl",
+        "kl_per_token",
+        "entropy",
+        "clip_fraction",
+        "ratio_q01",
+        "ratio_q50",
+        "ratio_q99",
+        "delta_logprob_q50",
+        "delta_logprob_q90",
+        "delta_logprob_q99",
+        "delta_logprob_max",
+        "importance_weight_mean",
+        "importance_weight_min",
+        "gradient_norm/actor",
+        "response_length",
+        "truncation_rate",
+        "advantage_mean",
+        "advantage_std",
+        "tokens",
+        "groups_degenerate",
+        "group_spread/reward",
+        "group_spread/cost/harm",
+        "group_spread/cost/bias",
+    }
     assert set(update.metrics) == names
     assert all(np.isfinite(value) for value in update.metrics.values())
 

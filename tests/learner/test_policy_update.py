@@ -279,13 +279,33 @@ def test_every_metric_is_there_and_finite() -> None:
     _, update = _update(PpoSettings(batch_size=48, minibatch_size=16, epochs=2))
     signals = ("reward", "cost/harm", "cost/bias")
     names = {
-        "actor_loss", "reward", "cost/harm", "cost/bias", "kl", "kl_per_token", "entropy", "clip_fraction",
-        "ratio_q01", "ratio_q50", "ratio_q99", "delta_logprob_q50", "delta_logprob_q90", "delta_logprob_q99", "delta_logprob_max",
-        "importance_weight_mean", "importance_weight_min", "gradient_norm/actor", "gradient_norm/critic",
-        "response_length", "truncation_rate",
-        "advantage_mean", "advantage_std", "tokens",
-        *(f"critic_loss/{signal}" for signal in signals), *(f"explained_variance/{signal}" for signal in signals),
-    }  # fmt: skip
+        "actor_loss",
+        "reward",
+        "cost/harm",
+        "cost/bias",
+        "kl",
+        "kl_per_token",
+        "entropy",
+        "clip_fraction",
+        "ratio_q01",
+        "ratio_q50",
+        "ratio_q99",
+        "delta_logprob_q50",
+        "delta_logprob_q90",
+        "delta_logprob_q99",
+        "delta_logprob_max",
+        "importance_weight_mean",
+        "importance_weight_min",
+        "gradient_norm/actor",
+        "gradient_norm/critic",
+        "response_length",
+        "truncation_rate",
+        "advantage_mean",
+        "advantage_std",
+        "tokens",
+        *(f"critic_loss/{signal}" for signal in signals),
+        *(f"explained_variance/{signal}" for signal in signals),
+    }
     assert set(update.metrics) == names
     assert all(np.isfinite(value) for value in update.metrics.values())
 

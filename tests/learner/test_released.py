@@ -40,10 +40,15 @@ def trunk() -> LlamaModel:
     torch.manual_seed(3)
     return LlamaModel(
         LlamaConfig(
-            vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=32, pad_token_id=0,
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            pad_token_id=0,
         )
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def released(

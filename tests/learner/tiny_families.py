@@ -32,14 +32,27 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen3": _SMALL,
     "Mistral": _SMALL | {"sliding_window": 16},
     "Gemma": _SMALL,
-    "Gemma2": _SMALL | {"sliding_window": 16, "query_pre_attn_scalar": 32, "final_logit_softcapping": 3.0,
-                        "attn_logit_softcapping": 5.0},
+    "Gemma2": _SMALL
+    | {
+        "sliding_window": 16,
+        "query_pre_attn_scalar": 32,
+        "final_logit_softcapping": 3.0,
+        "attn_logit_softcapping": 5.0,
+    },
     "Gemma3Text": _SMALL | {"sliding_window": 16, "query_pre_attn_scalar": 32},
     "Phi3": {"num_attention_heads": 2, "num_key_value_heads": 1, "resid_pdrop": 0.1, "attention_dropout": 0.1},
-}  # fmt: skip
+}
 """Name in transformers, without ``Config``, to what is special: shared and separate heads, windows, caps, dropout."""
-TEMPLATES = {"Llama": "papers", "Qwen2": "chatml", "Qwen3": "chatml", "Mistral": "hh", "Gemma": "turns", "Gemma2": "turns",
-             "Gemma3Text": "turns", "Phi3": "turns"}  # fmt: skip
+TEMPLATES = {
+    "Llama": "papers",
+    "Qwen2": "chatml",
+    "Qwen3": "chatml",
+    "Mistral": "hh",
+    "Gemma": "turns",
+    "Gemma2": "turns",
+    "Gemma3Text": "turns",
+    "Phi3": "turns",
+}
 """``turns``: the tokenizer's own template, which closes turns with another token than its end token, as Gemma's and Phi-3's do."""
 
 _TURNS = (
@@ -60,19 +73,31 @@ def tiny_tokenizer(template: str = "papers", pad: str | None = None) -> PreTrain
 
 
 def tiny_model(
-    name: str, folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, rows: int = ROWS, seed: int = 0,
-    dtype: torch.dtype = torch.float32, **changes: Any,
-) -> Path:  # fmt: skip
+    name: str,
+    folder: Path,
+    *,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    rows: int = ROWS,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Path:
     """Save a model of 2 layers and hidden size 64, with logits spread out enough to tell apart; returns `folder`."""
     tokenizer = tokenizer or tiny_tokenizer(TEMPLATES[name])
     config = getattr(transformers, f"{name}Config")(
         **{
-            "vocab_size": rows, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-            "max_position_embeddings": 256, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-            **FAMILY_CONFIGS[name], **changes,
+            "vocab_size": rows,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **FAMILY_CONFIGS[name],
+            **changes,
         }
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)

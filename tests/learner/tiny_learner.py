@@ -70,9 +70,17 @@ class PlainEngine:
 def tiny_config() -> LlamaConfig:
     """Two layers of 32."""
     return LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=64, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
 
 
 def tiny_learner(settings: PpoSettings, *, constraints: Sequence[str] = CONSTRAINTS, **changes: Any) -> PolicyLearner:
@@ -87,10 +95,16 @@ def tiny_learner(settings: PpoSettings, *, constraints: Sequence[str] = CONSTRAI
         )
         critics.append(Critic(PlainEngine(module), signals))
     learner = PolicyLearner(
-        actor=actor, critics=tuple(critics), ranks=OneRank(), settings=settings,
+        actor=actor,
+        critics=tuple(critics),
+        ranks=OneRank(),
+        settings=settings,
         measures={name: Measure("rate" if name == "harm" else "mean") for name in constraints},
-        reward_mean=0.5, reward_std=2.0, seed=3, tokens_per_micro_batch=200,
-    )  # fmt: skip
+        reward_mean=0.5,
+        reward_std=2.0,
+        seed=3,
+        tokens_per_micro_batch=200,
+    )
     return replace(learner, **changes)
 
 
@@ -112,10 +126,16 @@ class MadeUpBatch:
 
 
 def made_up_batch(
-    rows: int = 48, *, chunks: int = 3, vocabulary: int = VOCABULARY,
-    prompt: tuple[int, int] = (4, 16), response: tuple[int, int] = (1, 13), group_size: int = 1,
-    constraints: Sequence[str] = CONSTRAINTS, wrap: Callable[[Any], Any] | None = None,
-) -> MadeUpBatch:  # fmt: skip
+    rows: int = 48,
+    *,
+    chunks: int = 3,
+    vocabulary: int = VOCABULARY,
+    prompt: tuple[int, int] = (4, 16),
+    response: tuple[int, int] = (1, 13),
+    group_size: int = 1,
+    constraints: Sequence[str] = CONSTRAINTS,
+    wrap: Callable[[Any], Any] | None = None,
+) -> MadeUpBatch:
     """Random samples with random scores and log-probs; about half of the prompts in each subset.
 
     Args:

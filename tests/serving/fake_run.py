@@ -142,10 +142,14 @@ def made_up_gold(count: int = 40) -> list[dict[str, Any]]:
         }
         steps.append(
             {
-                "step": line["step"], "n": 128, "gold_helpfulness": 1.0 + line["reward"], "gold_unsafe": 0.5 * called,
-                "reward": line["reward"], "constraints": {"harm": harm},
+                "step": line["step"],
+                "n": 128,
+                "gold_helpfulness": 1.0 + line["reward"],
+                "gold_unsafe": 0.5 * called,
+                "reward": line["reward"],
+                "constraints": {"harm": harm},
             }
-        )  # fmt: skip
+        )
     return steps
 
 
@@ -231,9 +235,14 @@ def settings(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def make_run(
-    root: Path, *, seed: int = 0, per_cell: int = 40, harm_scale: float = 1.0, config: dict[str, Any] | None = None,
+    root: Path,
+    *,
+    seed: int = 0,
+    per_cell: int = 40,
+    harm_scale: float = 1.0,
+    config: dict[str, Any] | None = None,
     snapshots: bool = False,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a whole finished run below `root`; returns `root`.
 
     Args:

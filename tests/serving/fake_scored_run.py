@@ -127,9 +127,15 @@ def made_up_summary(settings: RunSettings, document: dict[str, Any]) -> Summary:
 
 
 def make_run(
-    root: Path, *, per_set: int = 40, limit: float = 0.0, harm: float = -0.8, signed: bool = False, seed: int = 0,
+    root: Path,
+    *,
+    per_set: int = 40,
+    limit: float = 0.0,
+    harm: float = -0.8,
+    signed: bool = False,
+    seed: int = 0,
     finished: bool = True,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a whole run on data below `root`; returns `root`."""
     layout = RunLayout(root)
     layout.evaluation(1).mkdir(parents=True)

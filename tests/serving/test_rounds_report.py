@@ -25,19 +25,41 @@ def record(number: int) -> dict[str, Any]:
         "round": number,
         "models": {
             "start": {"name": "sft" if number == 1 else f"round-{number - 1}", "digest": "a" * 64},
-            "reference": "sft", "reward": "b" * 64, "costs": {"harm": "c" * 64},
-            "policy": {"name": f"round-{number}", "digest": "d" * 64, "promoted_step": 30}, "weight_version": 9,
+            "reference": "sft",
+            "reward": "b" * 64,
+            "costs": {"harm": "c" * 64},
+            "policy": {"name": f"round-{number}", "digest": "d" * 64, "promoted_step": 30},
+            "weight_version": 9,
         },
         "pairs": {
-            "sampled": 1000 + number, "sources": [{"model": "sft", "pairs": 1000, "digest": "", "weight_version": 0}],
-            "red_team": 0, "splits": {}, "training": 4321, "from_earlier_rounds": 0, "questions": 9000,
-            "unsafe_share": 0.25, "better_is_safer": 0.6,
+            "sampled": 1000 + number,
+            "sources": [{"model": "sft", "pairs": 1000, "digest": "", "weight_version": 0}],
+            "red_team": 0,
+            "splits": {},
+            "training": 4321,
+            "from_earlier_rounds": 0,
+            "questions": 9000,
+            "unsafe_share": 0.25,
+            "better_is_safer": 0.6,
         },
         "red_team": None if number == 1 else {"against": "round-1", "found": 77, "usable": 11, "success": 0.31},
-        "loop": {"steps": 36, "prompts": 400, "red_team": 0, "learning_rates": {"actor": 2e-4, "dual/harm": 0.5},
-                 "kl": {"coefficient": 0.04, "end": 3.2}},
-        "constraints": {"harm": {"measure": "rate", "limit": 0.05, "multiplier_start": 1.0, "multiplier_end": 2.34,
-                                 "multiplier_highest": 3.0, "measure_end": 0.04}},
+        "loop": {
+            "steps": 36,
+            "prompts": 400,
+            "red_team": 0,
+            "learning_rates": {"actor": 2e-4, "dual/harm": 0.5},
+            "kl": {"coefficient": 0.04, "end": 3.2},
+        },
+        "constraints": {
+            "harm": {
+                "measure": "rate",
+                "limit": 0.05,
+                "multiplier_start": 1.0,
+                "multiplier_end": 2.34,
+                "multiplier_highest": 3.0,
+                "measure_end": 0.04,
+            }
+        },
         "agreement": {"safety": {"raw": 0.97, "alpha": None, "units": 10}},
         "accuracy": {"cost/harm": {"pair_accuracy": CELL, "sign_accuracy": CELL}},
         "calibration": {"harm": {"slope": 1.1, "intercept": -0.2, "error": 0.03, "drift_of_the_fit_before": None}},
@@ -45,7 +67,7 @@ def record(number: int) -> dict[str, Any]:
         "feasible": True,
         "results": {"policy": {"harm_rate_harmful": CELL, "helpfulness_benign": {**CELL, "value": 2.5}}},
         "seconds": 240.0,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -55,8 +77,17 @@ def run(tmp_path: Path) -> RunLayout:
     layout.config.write_text(yaml.safe_dump({"name": "three", "rounds": {"count": 3}}))
     for number in (1, 2):
         layout.metrics_of(number).parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"step": step, "reward": 0.1 * step, "kl": 0.2 * step, "measure/harm": 0.3, "limit/harm": 0.05,
-                  "multiplier/harm": 1.0} for step in (1, 2, 3)]  # fmt: skip
+        lines = [
+            {
+                "step": step,
+                "reward": 0.1 * step,
+                "kl": 0.2 * step,
+                "measure/harm": 0.3,
+                "limit/harm": 0.05,
+                "multiplier/harm": 1.0,
+            }
+            for step in (1, 2, 3)
+        ]
         layout.metrics_of(number).write_text("".join(json.dumps(line) + "\n" for line in lines))
     layout.rounds.write_text(json.dumps({"schema_version": 1, "rounds": [record(1)]}))
     return layout

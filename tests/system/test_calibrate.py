@@ -26,10 +26,17 @@ from tests.learner.tiny_learner import made_up_batch
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 SMALL = (
-    "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128", "ppo.batch_size=32",
-    "ppo.minibatch_size=16", "resources.generators.count=1", "resources.generators.cpus=0.1", "resources.scorers.cpus=0.1",
+    "model.hidden_size=64",
+    "model.layers=2",
+    "model.heads=2",
+    "model.intermediate_size=128",
+    "ppo.batch_size=32",
+    "ppo.minibatch_size=16",
+    "resources.generators.count=1",
+    "resources.generators.cpus=0.1",
+    "resources.scorers.cpus=0.1",
     "resources.learner.cpus=0.1",
-)  # fmt: skip
+)
 
 
 def test_real_actors_are_measured_and_the_plan_says_so(ray_session: None, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from configs.schema.supervised import ModelSettings
 from learner.data.tokenizer import prompt_token_ids
 from learner.deadlines import RemoteFailure, fetch, user_error
 from learner.engine.transport.plan import PlanMismatch, plan_buckets
-from learner.models.modules import (  # fmt: skip
+from learner.models.modules import (
     ResponseLogprobs,
     forward_response_logprobs,
     load_policy,
@@ -198,8 +198,10 @@ def test_a_family_learns_draws_and_is_saved(name: str, house: House, tmp_path: P
     house.group.save_policy(tmp_path / "learned")
     drawn = samples(house.generator("draw", requests(start, "after")))
     found = gaps(drawn, tmp_path / "learned")
-    print(f"{name}: {len(found)} tokens, |delta| median {np.median(found):.1e} p99 {np.quantile(found, 0.99):.1e} "
-          f"max {found.max():.1e} nats")  # fmt: skip
+    print(
+        f"{name}: {len(found)} tokens, |delta| median {np.median(found):.1e} p99 {np.quantile(found, 0.99):.1e} "
+        f"max {found.max():.1e} nats"
+    )
     assert found.max() < TOLERANCE and np.quantile(found, 0.99) < TOLERANCE / 2
     assert gaps(drawn, start).max() > 100 * TOLERANCE, "the step must move the weights far enough to be seen"
 

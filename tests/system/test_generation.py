@@ -144,9 +144,12 @@ def house(ray_session: None, tiny_models: Any) -> Iterator[House]:
     events: list[ActorEvent] = []
     settings = GeneratorSettings(count=2, cpus=0.5, max_concurrent=32, flush_samples=4, kv_cache_bytes=64 * 2**20)
     generators = GeneratorGroup(
-        GeneratorSpec(tiny_models.tokenizer, settings, MAX_LENGTH), tiny_models.policy, DEADLINES, on_event=events.append,
+        GeneratorSpec(tiny_models.tokenizer, settings, MAX_LENGTH),
+        tiny_models.policy,
+        DEADLINES,
+        on_event=events.append,
         policy=FleetPolicy(max_restarts=2, start_seconds=DEADLINES.start_seconds, backoff_seconds=0.1),
-    )  # fmt: skip
+    )
     models = ScorerModels({"reward": tiny_models.reward, "cost/harm": tiny_models.cost}, tiny_models.policy, 0.7)
     scorers = ScorerGroup(ScorerSettings(cpus=0.5, tokens_per_batch=512), models, DEADLINES, on_event=events.append)
     sender = Sender()
@@ -166,11 +169,14 @@ def requests(tag: str, count: int, *, temperature: float = 0.7, most: int = 20) 
     sampling = SamplingSettings(temperature=temperature, max_response_tokens=most)
     return [
         GenerationRequest(
-            f"{tag}-{index:04d}", f"p{index}",
-            (2, 4, *(int(word) for word in rng.integers(FIRST_WORD_ID, 150, int(rng.integers(5, 30)))), 5), index, sampling,
+            f"{tag}-{index:04d}",
+            f"p{index}",
+            (2, 4, *(int(word) for word in rng.integers(FIRST_WORD_ID, 150, int(rng.integers(5, 30)))), 5),
+            index,
+            sampling,
         )
         for index in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def chunks(collected: Collected) -> dict[str, tuple[Any, np.ndarray, np.ndarray]]:
@@ -314,9 +320,12 @@ def test_after_a_broadcast_the_engines_hold_the_new_weights(house: House) -> Non
         ids = torch.from_numpy(token_ids.astype(np.int64))[None]
         with torch.inference_mode():
             expected = forward_response_logprobs(
-                load_policy(house.models.other_policy), ids, torch.tensor([meta.prompt_length]),
-                torch.tensor([meta.response_length]), 0.7,
-            )[0].numpy()  # fmt: skip
+                load_policy(house.models.other_policy),
+                ids,
+                torch.tensor([meta.prompt_length]),
+                torch.tensor([meta.response_length]),
+                0.7,
+            )[0].numpy()
         assert np.abs(behaviour - expected).max() < TOLERANCE
 
 

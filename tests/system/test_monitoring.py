@@ -84,9 +84,15 @@ def panel_queries() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def watched(folder: Path, head: Head, prometheus: Service) -> tuple[RunLayout, dict[str, str]]:
     """One tiny run; returns it, and the panels' queries that never gave anything while it ran."""
-    environment = clean_environment(os.environ) | head.environment() | {
-        STORAGE_VARIABLE: str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    environment = (
+        clean_environment(os.environ)
+        | head.environment()
+        | {
+            STORAGE_VARIABLE: str(folder),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+    )
     overrides = [*TINY, "name=watched", f"ppo.steps={STEPS}", "ppo.kl_budget=1000", "selection.every=2"]
     overrides.append("resources.generators.engine_metrics=true")
     rules = recording_rules()["groups"][0]["rules"]
@@ -95,8 +101,11 @@ def watched(folder: Path, head: Head, prometheus: Service) -> tuple[RunLayout, d
     with log.open("wb") as output:
         job = subprocess.Popen(
             [sys.executable, "-m", "cluster.job", "quickstart", *overrides],
-            env=environment, cwd=ROOT, stdout=output, stderr=output,
-        )  # fmt: skip
+            env=environment,
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+        )
     try:
         deadline = time.monotonic() + SECONDS
         while job.poll() is None and time.monotonic() < deadline:

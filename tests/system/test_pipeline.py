@@ -20,14 +20,31 @@ from configs.load import load_settings
 from configs.schema.run import RunSettings
 
 TINY = [
-    "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
-    "sft.steps=60", "preferences.pairs=160", "splits.holdout=0.15", "splits.calibration=0.15",
-    "reward_model.epochs=1", "cost_model.epochs=1",
-    "ppo.steps=3", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=1", "ppo.max_response_tokens=24",
-    "evaluation.samples_per_cell=10", "evaluation.samples_per_minor_cell=5", "evaluation.samples_unknown=10",
-    "selection.samples=100", "selection.every=1", "selection.candidates=2", "certificate.samples=200",
-    "resources.generators.count=1", "resources.supervised.workers=1",
-]  # fmt: skip
+    "model.hidden_size=64",
+    "model.layers=2",
+    "model.heads=2",
+    "model.intermediate_size=128",
+    "sft.steps=60",
+    "preferences.pairs=160",
+    "splits.holdout=0.15",
+    "splits.calibration=0.15",
+    "reward_model.epochs=1",
+    "cost_model.epochs=1",
+    "ppo.steps=3",
+    "ppo.batch_size=32",
+    "ppo.minibatch_size=16",
+    "ppo.checkpoint_every=1",
+    "ppo.max_response_tokens=24",
+    "evaluation.samples_per_cell=10",
+    "evaluation.samples_per_minor_cell=5",
+    "evaluation.samples_unknown=10",
+    "selection.samples=100",
+    "selection.every=1",
+    "selection.candidates=2",
+    "certificate.samples=200",
+    "resources.generators.count=1",
+    "resources.supervised.workers=1",
+]
 """Too small to learn anything: what is tested is that every part does its work."""
 
 ARMS = """
@@ -131,9 +148,14 @@ def test_the_summary_has_the_promised_figures(arms_run: tuple[Any, ...]) -> None
     for model in ("sft", "policy"):
         for split in ("seen", "heldout_tasks", "heldout_forms"):
             for name in (
-                "harm_rate_harmful", "harm_rate_benign", "helpfulness_benign", "helpfulness_lookalike",
-                "refusal_benign", "refusal_lookalike", "alternative_harmful",
-            ):  # fmt: skip
+                "harm_rate_harmful",
+                "harm_rate_benign",
+                "helpfulness_benign",
+                "helpfulness_lookalike",
+                "refusal_benign",
+                "refusal_lookalike",
+                "alternative_harmful",
+            ):
                 assert set(summary["evaluation"][model][split][name]) == {"value", "low", "high", "n"}
     assert {"total", "sft", "preferences", "reward_model", "cost_model", "ppo", "evaluate"} <= set(summary["seconds"])
     assert {"steps", "samples_per_second", "phase_seconds"} <= set(summary["ppo"])

@@ -60,8 +60,12 @@ ppo: {critics: separate}
 best_of_k: {k: 2}
 """
 SMALLER = [
-    "ppo.steps=2", "preferences.pairs=40", "selection.candidates=1", "selection.samples=60", "certificate.samples=60"
-]  # fmt: skip
+    "ppo.steps=2",
+    "preferences.pairs=40",
+    "selection.candidates=1",
+    "selection.samples=60",
+    "certificate.samples=60",
+]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 """One fixture runs nearly all of it."""
 

@@ -26,13 +26,30 @@ from configs.schema.run import RunSettings
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    "name=tiny-service", "model.hidden_size=64", "model.layers=2", "model.heads=2", "model.intermediate_size=128",
-    "sft.steps=40", "preferences.pairs=120", "splits.holdout=0.15", "splits.calibration=0.15",
-    "reward_model.epochs=1", "cost_model.epochs=1", "constraints={}",
-    "ppo.steps=40", "ppo.batch_size=32", "ppo.minibatch_size=16", "ppo.checkpoint_every=40", "ppo.max_response_tokens=24",
-    "evaluation.samples_per_cell=5", "evaluation.samples_per_minor_cell=5", "evaluation.samples_unknown=5",
-    "resources.generators.count=1", "resources.supervised.workers=1", "resources.learner.ranks=1",
-]  # fmt: skip
+    "name=tiny-service",
+    "model.hidden_size=64",
+    "model.layers=2",
+    "model.heads=2",
+    "model.intermediate_size=128",
+    "sft.steps=40",
+    "preferences.pairs=120",
+    "splits.holdout=0.15",
+    "splits.calibration=0.15",
+    "reward_model.epochs=1",
+    "cost_model.epochs=1",
+    "constraints={}",
+    "ppo.steps=40",
+    "ppo.batch_size=32",
+    "ppo.minibatch_size=16",
+    "ppo.checkpoint_every=40",
+    "ppo.max_response_tokens=24",
+    "evaluation.samples_per_cell=5",
+    "evaluation.samples_per_minor_cell=5",
+    "evaluation.samples_unknown=5",
+    "resources.generators.count=1",
+    "resources.supervised.workers=1",
+    "resources.learner.ranks=1",
+]
 
 
 @pytest.fixture(scope="module")

@@ -170,9 +170,7 @@ def test_a_cost_model_knows_the_signs_and_is_calibrated(session, start, pairs, t
     calibration = load_calibration(tmp_path / "cost")
     assert calibration is not None and calibration.platt.slope == metrics["calibration_slope"] > 0
     table = parquet.read_table(pairs).to_pydict()
-    known = sum(
-        1 + (table["safer_sign"][row] != 0) for row in range(240) if table["split"][row] == "calibration"
-    )  # fmt: skip
+    known = sum(1 + (table["safer_sign"][row] != 0) for row in range(240) if table["split"][row] == "calibration")
     assert calibration.platt.n == calibration.isotonic.n == known
 
 
@@ -195,9 +193,7 @@ def test_a_stage_trains_members_that_differ_and_score_together_as_the_scorer_wil
     assert sum(each["n"] for each in facts["reliability"]) == facts["signed_holdout_responses"]
     first, second = weights(folder), weights(member_folder(folder, 1))
     assert not torch.equal(first["score.weight"], second["score.weight"])
-    seeds = [
-        json.loads((member_folder(folder, index) / "training.json").read_text())["seed"] for index in range(2)
-    ]  # fmt: skip
+    seeds = [json.loads((member_folder(folder, index) / "training.json").read_text())["seed"] for index in range(2)]
     assert seeds[0] == 3 != seeds[1]
     table = parquet.read_table(pairs).to_pydict()
     ids, lengths = pad_right([np.array(row) for row in table["worse_ids"][:20]], 0)

@@ -18,9 +18,15 @@ from learner.records import Prompt, RolloutChunk
 
 @ray.remote(num_cpus=0)
 def judge_samples(
-    world_path: str | None, model: str, prompts: Sequence[Prompt], tokenizer_file: str, path: str,
-    keep: frozenset[str] | None, *chunks: RolloutChunk, crowd: tuple[dict[str, Any], int] | None = None,
-) -> int:  # fmt: skip
+    world_path: str | None,
+    model: str,
+    prompts: Sequence[Prompt],
+    tokenizer_file: str,
+    path: str,
+    keep: frozenset[str] | None,
+    *chunks: RolloutChunk,
+    crowd: tuple[dict[str, Any], int] | None = None,
+) -> int:
     """Judge one model's responses by gold score and write them as evaluated samples; returns how many.
 
     Args:
@@ -46,9 +52,7 @@ def judge_samples(
     return write_samples(sorted(samples.values(), key=lambda sample: sample.prompt_id), Path(path))
 
 
-def _evaluated(
-    model: str, prompt: Prompt, answer: Answer, gold: Gold, crowd_unsafe: bool | None
-) -> EvaluatedSample:  # fmt: skip
+def _evaluated(model: str, prompt: Prompt, answer: Answer, gold: Gold, crowd_unsafe: bool | None) -> EvaluatedSample:
     return EvaluatedSample(
         model=model,
         prompt_id=prompt.prompt_id,

@@ -43,9 +43,15 @@ def pairs_of(responses: Sequence[Response], models: Sequence[str]) -> list[Pair]
 
 
 def tournament(
-    comparisons: Sequence[Comparison], labels: Labels, models: Sequence[str], sets: Mapping[str, str],
-    *, anchor: str | None = None, confidence: float = 0.95, ordered: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+    comparisons: Sequence[Comparison],
+    labels: Labels,
+    models: Sequence[str],
+    sets: Mapping[str, str],
+    *,
+    anchor: str | None = None,
+    confidence: float = 0.95,
+    ordered: bool = True,
+) -> dict[str, Any]:
     """All tables of the arena.
 
     Args:

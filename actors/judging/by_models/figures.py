@@ -90,9 +90,13 @@ def figures_of(limits: Sequence[Limit], *, reward: bool, test: bool = False) -> 
 
 
 def evaluate_scored(
-    answers: Iterable[ScoredAnswer], limits: Sequence[Limit], *, reward: bool, test: bool = False,
+    answers: Iterable[ScoredAnswer],
+    limits: Sequence[Limit],
+    *,
+    reward: bool,
+    test: bool = False,
     confidence: float = 0.95,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Every figure of an evaluation by the score models.
 
     Returns:
@@ -197,9 +201,7 @@ def _differences(pairs: Pairs, figures: Sequence[ScoredFigure], confidence: floa
     return {figure.name: figure.difference(pairs, confidence) for figure in figures}
 
 
-def _wins(
-    pairs: Pairs, limits: Sequence[Limit], confidence: float, *, reward: bool, test: bool
-) -> dict[str, Cell]:  # fmt: skip
+def _wins(pairs: Pairs, limits: Sequence[Limit], confidence: float, *, reward: bool, test: bool) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     if reward:
         found[REWARD] = win_cell([(b.reward or 0.0) - (a.reward or 0.0) for a, b in pairs], confidence)

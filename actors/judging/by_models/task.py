@@ -20,9 +20,13 @@ from learner.records import Prompt, RolloutChunk
 
 @ray.remote(num_cpus=0)
 def write_scored(
-    model: str, sets: Mapping[str, Sequence[Prompt]], scores: Mapping[str, Scores], tokenizer_folder: str, path: str,
+    model: str,
+    sets: Mapping[str, Sequence[Prompt]],
+    scores: Mapping[str, Scores],
+    tokenizer_folder: str,
+    path: str,
     *chunks: RolloutChunk,
-) -> int:  # fmt: skip
+) -> int:
     """Decode one model's answers and write them beside their scores, in the order of the prompts; returns how many.
 
     Args:
@@ -35,9 +39,12 @@ def write_scored(
 
 
 def answers_of(
-    chunks: Iterable[RolloutChunk], sets: Mapping[str, Sequence[Prompt]], scores: Mapping[str, Scores],
-    tokenizer: PreTrainedTokenizerBase, model: str,
-) -> list[ScoredAnswer]:  # fmt: skip
+    chunks: Iterable[RolloutChunk],
+    sets: Mapping[str, Sequence[Prompt]],
+    scores: Mapping[str, Scores],
+    tokenizer: PreTrainedTokenizerBase,
+    model: str,
+) -> list[ScoredAnswer]:
     """The answers of `chunks` that have scores, in the order of the prompts; arguments as `write_scored`."""
     by_id = {prompt.prompt_id: (name, prompt) for name, prompts in sets.items() for prompt in prompts}
     answers: dict[str, ScoredAnswer] = {}

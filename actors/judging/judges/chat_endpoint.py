@@ -122,9 +122,12 @@ class ChatEndpoint:
         limits = httpx.Limits(max_connections=self._options.concurrency)
         # A proxy has no business between this machine and itself.
         self._client = httpx.Client(
-            headers=headers, timeout=self._options.timeout_seconds, limits=limits,
-            trust_env=parts.hostname not in _LOOPBACK, follow_redirects=False,
-        )  # fmt: skip
+            headers=headers,
+            timeout=self._options.timeout_seconds,
+            limits=limits,
+            trust_env=parts.hostname not in _LOOPBACK,
+            follow_redirects=False,
+        )
         self._stopped = threading.Event()
         self.requests = 0
         """Sent over the network, retries included."""

@@ -59,20 +59,25 @@ class LlmJudge:
         self.asked: Counter[str] = Counter()
         """Replies that were asked for, by what."""
         self.facts = JudgeFacts(
-            f"llm:{endpoint.model}", f"the language model {endpoint.model}, with the prompts of {prompts.name}",
-            "the judge calls the answer unsafe", None, f"the judge {endpoint.model}",
-        )  # fmt: skip
+            f"llm:{endpoint.model}",
+            f"the language model {endpoint.model}, with the prompts of {prompts.name}",
+            "the judge calls the answer unsafe",
+            None,
+            f"the judge {endpoint.model}",
+        )
 
     def label(self, responses: Sequence[Response]) -> list[Judgement]:
         """See `Judge.label`."""
         listed = "\n".join(f"- {name}" for name in BEAVERTAILS_CATEGORIES)
         requests = [
             self._request(
-                "safety", each.messages, (each.response,),
+                "safety",
+                each.messages,
+                (each.response,),
                 {"answer": _shown(each), "categories": listed},
             )
             for each in responses
-        ]  # fmt: skip
+        ]
         replies = self._ask("safety", requests)
         return [self._judgement(each, reply) for each, reply in zip(responses, replies, strict=True)]
 
@@ -80,12 +85,14 @@ class LlmJudge:
         """See `Judge.compare`; every pair is asked twice, red first and blue first."""
         requests = [
             self._request(
-                axis, red.messages, (first.response, second.response),
+                axis,
+                red.messages,
+                (first.response, second.response),
                 {"answer_a": _shown(first), "answer_b": _shown(second)},
             )
             for red, blue in pairs
             for first, second in ((red, blue), (blue, red))
-        ]  # fmt: skip
+        ]
         read = [self._verdict(axis, reply) for reply in self._ask(axis, requests)]
         found = []
         for index, (red, blue) in enumerate(pairs):
@@ -96,10 +103,16 @@ class LlmJudge:
                 points = (points_of(one, swapped=True) + points_of(other, swapped=False)) / 2
             found.append(
                 Comparison(
-                    self.facts.name, axis, red.prompt_id, red.model, blue.model, (one, other), points,
+                    self.facts.name,
+                    axis,
+                    red.prompt_id,
+                    red.model,
+                    blue.model,
+                    (one, other),
+                    points,
                     fault or second_fault,
                 )
-            )  # fmt: skip
+            )
         return found
 
     def _ask(self, what: str, requests: Sequence[ChatRequest]) -> list[Reply]:
@@ -132,9 +145,14 @@ class LlmJudge:
             return Judgement(self.facts.name, response.model, response.prompt_id, fault=fault)
         unsafe, categories, refusal = found
         return Judgement(
-            self.facts.name, response.model, response.prompt_id,
-            unsafe=unsafe, harm=float(unsafe), harm_categories=categories, refusal=refusal,
-        )  # fmt: skip
+            self.facts.name,
+            response.model,
+            response.prompt_id,
+            unsafe=unsafe,
+            harm=float(unsafe),
+            harm_categories=categories,
+            refusal=refusal,
+        )
 
 
 def left_out_note(asked: Mapping[str, int], left_out: Mapping[str, int]) -> str | None:

@@ -68,9 +68,12 @@ class GoldJudge:
         self._scorer = GoldScorer(world)
         self._tasks = world.task_by_id
         self.facts = JudgeFacts(
-            "gold", "the sandbox's own scorer, which is the truth there", "harm at or above the sandbox's threshold",
-            "gold helpfulness", "gold",
-        )  # fmt: skip
+            "gold",
+            "the sandbox's own scorer, which is the truth there",
+            "harm at or above the sandbox's threshold",
+            "gold helpfulness",
+            "gold",
+        )
 
     def label(self, responses: Sequence[Response]) -> list[Judgement]:
         """See `Judge.label`.
@@ -155,9 +158,11 @@ class Agreement:
 
 
 def agreement(
-    ours: Sequence[Judgement], theirs: Sequence[Judgement], comparisons: Sequence[tuple[Comparison, Comparison]],
+    ours: Sequence[Judgement],
+    theirs: Sequence[Judgement],
+    comparisons: Sequence[tuple[Comparison, Comparison]],
     confidence: float,
-) -> Agreement:  # fmt: skip
+) -> Agreement:
     """Agreement over what both judges say something of; arguments pair by pair in the same order."""
     both = [
         (one.unsafe, other.unsafe)

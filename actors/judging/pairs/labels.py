@@ -27,9 +27,7 @@ def differs(row: Mapping[str, Any]) -> bool:
     return bool(row["response_0"] != row["response_1"])
 
 
-def labels_of(
-    rows: Sequence[Mapping[str, Any]], judge: Judge, guideline: str, *, orders: int = 2
-) -> list[PairLabel]:  # fmt: skip
+def labels_of(rows: Sequence[Mapping[str, Any]], judge: Judge, guideline: str, *, orders: int = 2) -> list[PairLabel]:
     """One label per row of ``pairs.parquet``, in their order. Equal responses are not compared.
 
     Args:
@@ -43,9 +41,7 @@ def labels_of(
     said = judge.label([response for pair in pairs for response in pair])
     known = {(each.model, each.prompt_id): each for each in said}
     different = [pair for row, pair in zip(rows, pairs, strict=True) if differs(row)]
-    compared = {
-        (axis, each.prompt_id): each for axis in AXES for each in judge.compare(axis, different, known)
-    }  # fmt: skip
+    compared = {(axis, each.prompt_id): each for axis in AXES for each in judge.compare(axis, different, known)}
     return [
         _label(
             (known[SIDES[0], row["pair_id"]], known[SIDES[1], row["pair_id"]]),
@@ -74,7 +70,7 @@ def _response(row: Mapping[str, Any], side: int) -> Response:
 
 def _label(
     sides: tuple[Judgement, Judgement], compared: Mapping[Axis, Comparison | None], guideline: str, orders: int
-) -> PairLabel:  # fmt: skip
+) -> PairLabel:
     votes = [*_safety_votes(sides), *(vote for axis in AXES for vote in _ranking_votes(axis, compared[axis]))]
     safe = tuple(None if each.unsafe is None else not each.unsafe for each in sides)
     # logical order: a response labelled safe ranks above one labelled unsafe, whatever the comparison says

@@ -103,7 +103,12 @@ def _searches(document: Mapping[str, Any]) -> Table:
         for name, found in searches.items():
             again = found["retests"]
             table.add_row(
-                Text(model), name, f"{found['tried']:,}", f"{100 * found['tried_success']:.1f} %", f"{found['kept']}",
-                Text(cell_text(again["success"], share=True)), f"{found['chosen_by_cost']:+.2f}\n{again['mean_cost']:+.2f}",
-            )  # fmt: skip
+                Text(model),
+                name,
+                f"{found['tried']:,}",
+                f"{100 * found['tried_success']:.1f} %",
+                f"{found['kept']}",
+                Text(cell_text(again["success"], share=True)),
+                f"{found['chosen_by_cost']:+.2f}\n{again['mean_cost']:+.2f}",
+            )
     return table

@@ -19,9 +19,13 @@ Say = Callable[[str], None]
 
 
 def hunt(
-    targets: Sequence[Target], grammar: Grammar, victim: Victim, labeller: Labeller, settings: HuntSettings,
+    targets: Sequence[Target],
+    grammar: Grammar,
+    victim: Victim,
+    labeller: Labeller,
+    settings: HuntSettings,
     say: Say = lambda text: None,
-) -> list[Search]:  # fmt: skip
+) -> list[Search]:
     """Every search that is asked for, one after another.
 
     Raises:
@@ -31,9 +35,15 @@ def hunt(
     for name in dict.fromkeys(settings.searches):
         if name == best_of_n.NAME:
             search = best_of_n.best_of_n(
-                targets, grammar, victim, labeller,
-                n=settings.tries, keep=settings.keep, retests=settings.retests, seed=settings.seed,
-            )  # fmt: skip
+                targets,
+                grammar,
+                victim,
+                labeller,
+                n=settings.tries,
+                keep=settings.keep,
+                retests=settings.retests,
+                seed=settings.seed,
+            )
         else:
             asked = AttackerSettings(
                 steps=settings.steps,
@@ -43,12 +53,16 @@ def hunt(
                 seed=settings.seed,
             )
             search, _policy = train_attacker(
-                targets, grammar, victim, labeller, asked,
+                targets,
+                grammar,
+                victim,
+                labeller,
+                asked,
                 lambda line: say(
                     f"  attacker step {line['step']:.0f} of {settings.steps}: cost {line['cost']:+.2f}, "
                     f"{100 * line['success']:.0f} % succeed"
                 ),
-            )  # fmt: skip
+            )
         say(f"  {name}: {search.tried} tried, {len(search.kept)} kept")
         found.append(search)
     return found

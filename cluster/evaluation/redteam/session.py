@@ -124,7 +124,7 @@ def _searches(model: Attacked, found: Sequence[Search], plan: Plan) -> dict[str,
 
 def _document(
     plan: Plan, rows: Sequence[Row], searches: Mapping[str, Any], missing: Mapping[str, int]
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     suite = plan.suite
     return {
         "suite": {

@@ -60,9 +60,14 @@ def write_pages(standing: Standing, docs: Path, studies: Sequence[StudyStanding]
 
 
 def page_text(
-    standing: Standing, arms: Sequence[ArmRows], best: BestFixed | None, drawn: Sequence[ArmRows], *, swept: bool,
+    standing: Standing,
+    arms: Sequence[ArmRows],
+    best: BestFixed | None,
+    drawn: Sequence[ArmRows],
+    *,
+    swept: bool,
     studies: Sequence[StudyStanding] = (),
-) -> str:  # fmt: skip
+) -> str:
     """The whole page; without `studies` their part is left out."""
     rows, stale = list(standing.rows.values()), standing.stale
     every = {cell: row for each in studies for cell, row in each.rows.items()} | dict(standing.rows)

@@ -115,16 +115,27 @@ def sweep_picture(points: Sequence[SweepPoint], path: Path) -> bool:
         axes.errorbar(
             limits,
             [max(point.value, floor) for point in points],
-            yerr=[[max(point.value, floor) - max(point.low, floor) for point in points],
-                  [point.high - max(point.value, floor) for point in points]],
-            fmt="o", color=LIGHT.after, markersize=4, capsize=3, linewidth=1.2, label="last policy, gold, 95 % interval",
-        )  # fmt: skip
+            yerr=[
+                [max(point.value, floor) - max(point.low, floor) for point in points],
+                [point.high - max(point.value, floor) for point in points],
+            ],
+            fmt="o",
+            color=LIGHT.after,
+            markersize=4,
+            capsize=3,
+            linewidth=1.2,
+            label="last policy, gold, 95 % interval",
+        )
         settled = [(point.limit, point.loop.value) for point in points if point.loop is not None]
         if settled:
             axes.plot(
-                *zip(*settled, strict=True), "D", markersize=5, markerfacecolor="none", color=LIGHT.before,
+                *zip(*settled, strict=True),
+                "D",
+                markersize=5,
+                markerfacecolor="none",
+                color=LIGHT.before,
                 label="second half of the loop, gold",
-            )  # fmt: skip
+            )
         for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
             scale("log")
             axis.set_major_formatter(PercentFormatter(1.0, decimals=None))

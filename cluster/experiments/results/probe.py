@@ -50,14 +50,34 @@ STUDIED = {
 }
 """Of the studies' arms those that take another path: other labels, other models, rounds. Sizes take none."""
 SMALL = (
-    "name=probe", "deterministic=true", "model.hidden_size=64", "model.layers=2", "model.heads=2",
-    "model.intermediate_size=128", "sft.steps=60", "preferences.pairs=160", "splits.holdout=0.15",
-    "splits.calibration=0.15", "reward_model.epochs=1", "cost_model.epochs=1", "ppo.steps=3", "ppo.batch_size=32",
-    "ppo.minibatch_size=16", "ppo.max_response_tokens=24", "direct.epochs=1", "direct.batch_size=16", "best_of_k.k=2",
-    "evaluation.samples_per_cell=20", "evaluation.samples_per_minor_cell=10", "evaluation.samples_unknown=10",
-    "selection.samples=100", "selection.every=1", "certificate.samples=200",
-    "resources.generators.count=1", "resources.supervised.workers=1",
-)  # fmt: skip
+    "name=probe",
+    "deterministic=true",
+    "model.hidden_size=64",
+    "model.layers=2",
+    "model.heads=2",
+    "model.intermediate_size=128",
+    "sft.steps=60",
+    "preferences.pairs=160",
+    "splits.holdout=0.15",
+    "splits.calibration=0.15",
+    "reward_model.epochs=1",
+    "cost_model.epochs=1",
+    "ppo.steps=3",
+    "ppo.batch_size=32",
+    "ppo.minibatch_size=16",
+    "ppo.max_response_tokens=24",
+    "direct.epochs=1",
+    "direct.batch_size=16",
+    "best_of_k.k=2",
+    "evaluation.samples_per_cell=20",
+    "evaluation.samples_per_minor_cell=10",
+    "evaluation.samples_unknown=10",
+    "selection.samples=100",
+    "selection.every=1",
+    "certificate.samples=200",
+    "resources.generators.count=1",
+    "resources.supervised.workers=1",
+)
 """Every part does its work, none learns anything: what is compared is arithmetic."""
 FIXED_HERE = frozenset({"preferences.pairs", "ppo.steps", "ppo.checkpoint_every", "selection.every"})
 """What an arm may not make large again."""

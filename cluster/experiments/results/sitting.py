@@ -51,9 +51,14 @@ def sit(
             layout = RunLayout(storage / comparison.name)
             declare(layout, cell.preset)
             run_arm(
-                comparison, layout, engines, cell.arm, cell.seed,
-                donors=donors(storage, cell), on_status=on_status,
-            )  # fmt: skip
+                comparison,
+                layout,
+                engines,
+                cell.arm,
+                cell.seed,
+                donors=donors(storage, cell),
+                on_status=on_status,
+            )
             row = row_with_figures(cell, layout.arm(cell.arm, cell.seed), origin)
             write_row(row, rows)
             return row
@@ -62,9 +67,13 @@ def sit(
 
 
 def fill(
-    scope: Scope, fresh: Mapping[Cell, Row], run: Callable[[Cell], Row], minutes: float | None, say: Say,
+    scope: Scope,
+    fresh: Mapping[Cell, Row],
+    run: Callable[[Cell], Row],
+    minutes: float | None,
+    say: Say,
     clock: Callable[[], float] = time.monotonic,
-) -> int:  # fmt: skip
+) -> int:
     """Run the plan's next cell until nothing is missing or the time is over; returns how many were done.
 
     The plan is made anew after every cell: the best fixed weight is known only when all have run.

@@ -12,7 +12,7 @@ from cluster.experiments.studies.standing import StudyStanding
 _INTRODUCTION = """## The claims
 
 Claims of the papers, and a control, each tried by `steelyard study NAME` on three seeds. Claims, effects and bounds were
-written down before the arms ran ([catalogue](../cluster/studies/catalogue.py)); two rules came after: the divided level,
+written down before the arms ran ([catalogue](../cluster/experiments/studies/catalogue.py)); two rules came after: the divided level,
 without which (f) would be *not supported here*, and what (o) says of itself. An effect is taken within each seed; its
 interval is a 95 % Student t interval over seeds, so three seeds show only what is large beside their spread. *Supported
 here*: every effect's interval is wholly on the claimed side of its bound; *not supported here*: one of them is wholly on the
@@ -29,8 +29,12 @@ def studies_part(standings: Sequence[StudyStanding]) -> str:
 def _study(standing: StudyStanding) -> str:
     study = standing.study
     parts = [
-        f"### ({study.letter}) {study.name}", study.claim, study.note, _effects(standing.findings), _arms(standing),
-    ]  # fmt: skip
+        f"### ({study.letter}) {study.name}",
+        study.claim,
+        study.note,
+        _effects(standing.findings),
+        _arms(standing),
+    ]
     if standing.missing:
         runs = len(study.cells())
         parts.append(

@@ -27,9 +27,14 @@ from configs.layout import RunLayout
 
 
 def sit(
-    studies: Sequence[Study], storage: Path, rows: Path, minutes: float | None, say: Say,
-    on_status: OnStatus | None = None, clock: Callable[[], float] = time.monotonic,
-) -> int:  # fmt: skip
+    studies: Sequence[Study],
+    storage: Path,
+    rows: Path,
+    minutes: float | None,
+    say: Say,
+    on_status: OnStatus | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
     """Run every missing cell of these studies; returns how many were done.
 
     Args:

@@ -26,9 +26,11 @@ _NOTE = "# Written by cluster/observability/monitoring/files.py; change it there
 
 def text_files(
     limits: Thresholds = Thresholds(),  # noqa: B008  frozen
-    *, config: dict[str, Any] | None = None, dashboards: str = "/etc/grafana/dashboards/steelyard",
+    *,
+    config: dict[str, Any] | None = None,
+    dashboards: str = "/etc/grafana/dashboards/steelyard",
     prometheus_url: str = PROMETHEUS_URL,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Path below the monitoring folder → text; the dashboards' JSON is not among them.
 
     Args:

@@ -23,11 +23,13 @@ def prometheus_config(
     """
     scrapes: list[dict[str, Any]] = []
     if discovery:
-        scrapes.append({
-            "job_name": "ray",
-            "file_sd_configs": [{"files": list(discovery), "refresh_interval": "10s"}],
-            "metric_relabel_configs": [_without_prefix()],
-        })  # fmt: skip
+        scrapes.append(
+            {
+                "job_name": "ray",
+                "file_sd_configs": [{"files": list(discovery), "refresh_interval": "10s"}],
+                "metric_relabel_configs": [_without_prefix()],
+            }
+        )
     if exporters:
         scrapes.append({"job_name": "steelyard", "static_configs": [{"targets": list(exporters)}]})
     return {

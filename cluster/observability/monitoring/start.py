@@ -118,9 +118,13 @@ def _start(service: Service) -> subprocess.Popen[bytes]:
             ) from error
     with service.log.open("wb") as output:
         return subprocess.Popen(
-            service.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env={**os.environ, **service.environment}, start_new_session=True,
-        )  # fmt: skip
+            service.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **service.environment},
+            start_new_session=True,
+        )
 
 
 def _wait_ready(service: Service, process: subprocess.Popen[bytes]) -> None:

@@ -28,10 +28,16 @@ class WandbSink:
         place = hashlib.sha256(f"{socket.gethostname()}:{root.resolve()}".encode()).hexdigest()[:8]
         try:
             self._run: Any = wandb.init(
-                project=own.project, entity=own.entity, name=label, id=f"{label.replace('/', '-')}-{place}", dir=str(root),
-                mode=own.mode, resume="allow", config=settings.model_dump(mode="json"),
+                project=own.project,
+                entity=own.entity,
+                name=label,
+                id=f"{label.replace('/', '-')}-{place}",
+                dir=str(root),
+                mode=own.mode,
+                resume="allow",
+                config=settings.model_dump(mode="json"),
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
-            )  # fmt: skip
+            )
             # Steps come from the line: W&B would drop those that a resumed run does again.
             self._run.define_metric("*", step_metric="step")
         except (self._errors, OSError) as error:

@@ -201,16 +201,27 @@ def fit(question: Question, probes: ProbeFigures, draws: DrawFigures, whole: Ste
     scoring, _ = _line(shape, probes.scoring, "forward")
     rates = replace(
         assumed_rates(resources, question.cluster),
-        learn_flops=flops, score_flops=scoring, decode_flops=probes.matrices, decode_bytes=probes.memory,
-        pass_layer_seconds=launch, optimiser_bytes=probes.optimiser, host_optimiser_bytes=probes.host_optimiser,
-        fill_bytes=probes.fill, hop_bytes=probes.connection,
-        rollout_seconds=0.0, learn_seconds=0.0, publish_seconds=0.0, measured_hidden=float(shape.hidden),
+        learn_flops=flops,
+        score_flops=scoring,
+        decode_flops=probes.matrices,
+        decode_bytes=probes.memory,
+        pass_layer_seconds=launch,
+        optimiser_bytes=probes.optimiser,
+        host_optimiser_bytes=probes.host_optimiser,
+        fill_bytes=probes.fill,
+        hop_bytes=probes.connection,
+        rollout_seconds=0.0,
+        learn_seconds=0.0,
+        publish_seconds=0.0,
+        measured_hidden=float(shape.hidden),
         wide_gain=min(max(wide / flops, 1.0), 4.0),
-        kind=question.cluster.hardware.kind, dtype=resources.learner.dtype, decode_dtype=resources.generators.dtype,
+        kind=question.cluster.hardware.kind,
+        dtype=resources.learner.dtype,
+        decode_dtype=resources.generators.dtype,
         ranks=resources.learner.ranks,
         source=f"calibrated {datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {question.cluster.describe()}, {shape.describe()}, "
         f"{resources.learner.ranks} learner ranks in {resources.learner.dtype}",
-    )  # fmt: skip
+    )
     if question.cluster.hardware.is_cpu:
         rates = replace(rates, collective_bytes=probes.connection)
     rates = _with_host(question, _with_steps(question, rates, draws), whole)
@@ -297,6 +308,10 @@ def work_at(work: Workload, step: StepSeconds) -> Workload:
     """The workload of a step as it came out."""
     per_epoch = work.minibatches / work.epochs * step.batch / work.batch
     return replace(
-        work, batch=step.batch, minibatches=work.epochs * max(1, round(per_epoch)),
-        prompt_tokens=step.prompt_tokens, response_tokens=step.response_tokens, ptx_rows=0,
-    )  # fmt: skip
+        work,
+        batch=step.batch,
+        minibatches=work.epochs * max(1, round(per_epoch)),
+        prompt_tokens=step.prompt_tokens,
+        response_tokens=step.response_tokens,
+        ptx_rows=0,
+    )

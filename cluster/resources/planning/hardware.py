@@ -103,9 +103,7 @@ def find_hardware(kind: str) -> Hardware:
     return Hardware(kind=kind, **_table()["kinds"][kind])
 
 
-def read_cluster(
-    asked: str, nodes: int, *, host_memory: float | None = None, network: float | None = None
-) -> Cluster:  # fmt: skip
+def read_cluster(asked: str, nodes: int, *, host_memory: float | None = None, network: float | None = None) -> Cluster:
     """A cluster as the command line gives it.
 
     Args:

@@ -194,7 +194,9 @@ def document(plan: Plan, *, price: float | None, better: Mapping[str, Any] | Non
     question = plan.question
     return {
         "cluster": {
-            "kind": question.cluster.hardware.kind, "nodes": question.cluster.nodes, "per_node": question.cluster.per_node,
+            "kind": question.cluster.hardware.kind,
+            "nodes": question.cluster.nodes,
+            "per_node": question.cluster.per_node,
             "source": question.cluster.hardware.source,
         },
         "model": asdict(question.shape) | {"parameters": question.shape.parameters},
@@ -204,8 +206,14 @@ def document(plan: Plan, *, price: float | None, better: Mapping[str, Any] | Non
         "remedies": remedies(plan),
         "memory": [
             {
-                "role": one.role, "actors": one.actors, "gpus": one.gpus, "device": dict(one.device), "host": dict(one.host),
-                "loading": one.loading, "device_bytes": one.device_bytes, "host_bytes": one.host_bytes,
+                "role": one.role,
+                "actors": one.actors,
+                "gpus": one.gpus,
+                "device": dict(one.device),
+                "host": dict(one.host),
+                "loading": one.loading,
+                "device_bytes": one.device_bytes,
+                "host_bytes": one.host_bytes,
             }
             for one in plan.memory
         ],
@@ -219,4 +227,4 @@ def document(plan: Plan, *, price: float | None, better: Mapping[str, Any] | Non
         "cost_per_1000_steps": None if price is None else plan.cost(price),
         "rates": plan.rates.to_document(),
         "better": dict(better) if better is not None else None,
-    }  # fmt: skip
+    }

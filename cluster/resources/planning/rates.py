@@ -17,13 +17,23 @@ MOST_OCTAVES = 2.0
 """How far from the measured width the gain is believed to go on."""
 _LEARN_SHARE, _SCORE_SHARE, _DECODE_SHARE, _BANDWIDTH_SHARE, LINK_SHARE = 0.4, 0.6, 0.4, 0.6, 0.7
 _GPU_FIXED = {
-    "pass_layer_seconds": 3e-4, "step_layer_seconds": 3e-5, "sequence_seconds": 1e-5, "update_seconds": 2e-2,
-    "rollout_seconds": 0.05, "learn_seconds": 0.05, "publish_seconds": 0.1,
-}  # fmt: skip
+    "pass_layer_seconds": 3e-4,
+    "step_layer_seconds": 3e-5,
+    "sequence_seconds": 1e-5,
+    "update_seconds": 2e-2,
+    "rollout_seconds": 0.05,
+    "learn_seconds": 0.05,
+    "publish_seconds": 0.1,
+}
 _CPU_FIXED = {
-    "pass_layer_seconds": 5e-4, "step_layer_seconds": 3e-4, "sequence_seconds": 5e-5, "update_seconds": 1e-2,
-    "rollout_seconds": 0.05, "learn_seconds": 0.05, "publish_seconds": 0.02,
-}  # fmt: skip
+    "pass_layer_seconds": 5e-4,
+    "step_layer_seconds": 3e-4,
+    "sequence_seconds": 5e-5,
+    "update_seconds": 1e-2,
+    "rollout_seconds": 0.05,
+    "learn_seconds": 0.05,
+    "publish_seconds": 0.02,
+}
 _FILL, _LOAD, _CPU_LOAD, _CPU_ADAM = 2.0e9, 4.0e9, 9.0e8, 6.0e9
 """Bytes/s: of copying and checksumming a bucket, of an engine taking weights (on a CPU it packs them anew: 390 MB took 0.3 to
 0.55 s), of AdamW on a host with a few threads."""

@@ -113,18 +113,29 @@ def named_shape(name: str) -> ModelShape:
     wanted = float(found[1]) * 1e9
     hidden = 128 * max(1, round((wanted * _ASPECT / (4 + 3 * _MLP)) ** (1 / 3) / 128))
     return ModelShape(
-        layers=max(1, hidden // _ASPECT), hidden=hidden, heads=max(1, hidden // 128), kv_heads=max(1, hidden // 128),
-        head_size=128, intermediate=round(_MLP * hidden), vocabulary=32000, tied=False,
-    )  # fmt: skip
+        layers=max(1, hidden // _ASPECT),
+        hidden=hidden,
+        heads=max(1, hidden // 128),
+        kv_heads=max(1, hidden // 128),
+        head_size=128,
+        intermediate=round(_MLP * hidden),
+        vocabulary=32000,
+        tied=False,
+    )
 
 
 def scratch_shape(settings: ModelSettings, vocabulary: int) -> ModelShape:
     """The model that a run trains from scratch: `learner.models.modules.new_policy`."""
     return ModelShape(
-        layers=settings.layers, hidden=settings.hidden_size, heads=settings.heads, kv_heads=settings.heads,
-        head_size=settings.hidden_size // settings.heads, intermediate=settings.intermediate_size,
-        vocabulary=vocabulary, tied=True,
-    )  # fmt: skip
+        layers=settings.layers,
+        hidden=settings.hidden_size,
+        heads=settings.heads,
+        kv_heads=settings.heads,
+        head_size=settings.hidden_size // settings.heads,
+        intermediate=settings.intermediate_size,
+        vocabulary=vocabulary,
+        tied=True,
+    )
 
 
 def pretrained_shape(settings: ModelSettings) -> ModelShape:

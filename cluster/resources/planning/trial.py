@@ -88,11 +88,17 @@ class Trial:
         self._learner = engines.learner_group()
         self._learner.load(
             LoadRequest(
-                policy_path=policy, reward_model_path=score if maximises else None, cost_paths=costs, ppo=settings.ppo,
-                constraints=settings.constraints, maximises=maximises, seed=settings.seed,
-                weight_version=engines.weight_version, algorithm=settings.algorithm,
+                policy_path=policy,
+                reward_model_path=score if maximises else None,
+                cost_paths=costs,
+                ppo=settings.ppo,
+                constraints=settings.constraints,
+                maximises=maximises,
+                seed=settings.seed,
+                weight_version=engines.weight_version,
+                algorithm=settings.algorithm,
             )
-        )  # fmt: skip
+        )
         engines.connect()
         return engines.scoring_pool()
 
@@ -138,10 +144,13 @@ class Trial:
         done = time.monotonic()
         metas = [row.rollout for row in collected.scored]
         return StepSeconds(
-            batch, drawn - begin, learned - drawn, done - learned,
+            batch,
+            drawn - begin,
+            learned - drawn,
+            done - learned,
             sum(meta.prompt_length for meta in metas) / len(metas),
             sum(meta.response_length for meta in metas) / len(metas),
-        )  # fmt: skip
+        )
 
     def draw(self, number: int, response: int) -> float:
         """Seconds of drawing so many responses of one length, without scores."""

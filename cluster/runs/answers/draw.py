@@ -61,7 +61,7 @@ class Candidate:
 
 def draw_answers(
     context: RunContext, model: str, model_path: Path, prompts: Sequence[Prompt], *, stage: str
-) -> Answers:  # fmt: skip
+) -> Answers:
     """Have a model answer every prompt.
 
     Args:

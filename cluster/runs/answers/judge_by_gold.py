@@ -25,7 +25,7 @@ from learner.records import Prompt, SamplingSettings, ScoredSample
 def judge_answers(
     context: RunContext, model: str, model_path: Path, prompts: Sequence[Prompt], path: Path, *,
     stage: str, scored: bool = False, crowd: bool = False,
-) -> list[EvaluatedSample]:  # fmt: skip
+) -> list[EvaluatedSample]:
     """One model answers every prompt once; the samples are judged, written to `path`, and returned in prompt order.
 
     Args:
@@ -53,7 +53,7 @@ def judge_answers(
     call = judge_samples.remote(
         context.world_path, model, list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), keep,
         *chunks, crowd=asked,
-    )  # fmt: skip
+    )
     judged = fetch_result(
         call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})"
     )

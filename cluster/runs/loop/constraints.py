@@ -106,7 +106,7 @@ class ConstraintSet:
     def __init__(
         self, constraints: Mapping[str, ConstraintSettings], batch_size: int, calibrations: Mapping[str, Calibration],
         *, relative: Collection[str] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._constraints = {
             name: Constraint(settings, batch_size, calibrations.get(name), relative=name in relative)
             for name, settings in constraints.items()

@@ -26,7 +26,7 @@ class HalvesWatch:
     def __init__(
         self, settings: HalvesSettings, train_baseline: tuple[float, float], test_baseline: tuple[float, float],
         earlier: Sequence[Mapping[str, Any]] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings, self._baselines = settings, (train_baseline, test_baseline)
         self._train = [float(line["reward"]) for line in earlier]
         self._test = [float(line[f"watched/{SIGNAL}"]) for line in earlier] if settings.enabled else []

@@ -201,7 +201,7 @@ class PpoLoop:
         context.engines.load_scorers(
             sources.reward, sources.costs, start, self._ppo.temperature,
             watched=inputs["watched_paths"], tokenizer=context.tokenizer_path,
-        )  # fmt: skip
+        )
         self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"
         self.learner.load(

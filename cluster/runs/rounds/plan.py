@@ -55,12 +55,12 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
         ),
         _in_round(select(own), number),
         _in_round(judge(own), number, (), {"cells_seed": settings.seed}),
-    ]  # fmt: skip
+    ]
 
 
 def _in_round(
     stage: Stage, number: int, inputs: tuple[str, ...] = (), settings: dict[str, Any] | None = None
-) -> Stage:  # fmt: skip
+) -> Stage:
     """A stage as round `number` has it.
 
     Args:

@@ -78,7 +78,7 @@ def round_record(context: RunContext) -> dict[str, Any]:
 
 def _feasible(
     context: RunContext, judged: Mapping[str, Any], certificates: Mapping[str, Mapping[str, Any]]
-) -> bool | None:  # fmt: skip
+) -> bool | None:
     if not context.settings.constraints:
         return None
     if context.settings.data is not None:

@@ -175,6 +175,6 @@ def _hindsight(context: RunContext, path: Path) -> Path:
         context.world_path, str(context.layout.rollouts_of(context.round_number)), tasks_of(prompts_of(context)),
         str(context.tokenizer_path / "tokenizer.json"), str(path),
         {name: list(one.categories) for name, one in settings.constraints.items()},
-    )  # fmt: skip
+    )
     fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="judge_rollouts")
     return path

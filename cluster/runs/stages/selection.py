@@ -110,7 +110,7 @@ def load_scorers(context: RunContext, *, watched: bool = False) -> None:
     context.engines.load_scorers(
         sources.reward, sources.costs, layout.sft, context.settings.evaluation.temperature,
         watched=also, tokenizer=context.tokenizer_path,
-    )  # fmt: skip
+    )
 
 
 class Judged(Protocol):

@@ -29,15 +29,24 @@ def estimate(scored: Scored, settings: PpoSettings, ranks: Ranks) -> Estimate:
     mask, terminal = scored.mask, scored.terminal
     streams = {
         REWARD: shape_rewards(
-            scored.proximal_logprobs, scored.reference_logprobs, terminal[REWARD], mask,
-            kl_coefficient=settings.kl_coefficient, clip=settings.clip_score,
+            scored.proximal_logprobs,
+            scored.reference_logprobs,
+            terminal[REWARD],
+            mask,
+            kl_coefficient=settings.kl_coefficient,
+            clip=settings.clip_score,
         )
-    }  # fmt: skip
+    }
     for name, member in scored.subset.items():
         streams[cost_signal(name)] = shape_costs(
-            scored.proximal_logprobs, scored.reference_logprobs, terminal[cost_signal(name)], mask,
-            kl_coefficient=settings.kl_coefficient, subset_mask=member, clip=settings.clip_score,
-        )  # fmt: skip
+            scored.proximal_logprobs,
+            scored.reference_logprobs,
+            terminal[cost_signal(name)],
+            mask,
+            kl_coefficient=settings.kl_coefficient,
+            subset_mask=member,
+            clip=settings.clip_score,
+        )
     advantages: dict[str, Tensor] = {}
     returns: dict[str, Tensor] = {}
     for signal, stream in streams.items():

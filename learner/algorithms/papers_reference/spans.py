@@ -49,9 +49,14 @@ def dpo_span(diverges: Tensor, ends: Tensor, *, quirk: bool) -> tuple[Tensor, Te
 
 
 def token_wise_reward_loss(
-    better_scores: Tensor, worse_scores: Tensor, first: Tensor, better_ends: Tensor, worse_ends: Tensor,
-    *, regularisation: float,
-) -> PreferenceLoss:  # fmt: skip
+    better_scores: Tensor,
+    worse_scores: Tensor,
+    first: Tensor,
+    better_ends: Tensor,
+    worse_ends: Tensor,
+    *,
+    regularisation: float,
+) -> PreferenceLoss:
     """The reward model's loss over the span of fact 2, from scores ``[B, T]``; accuracy by the end scores."""
     last = torch.maximum(better_ends, worse_ends)
     losses = []
@@ -64,9 +69,16 @@ def token_wise_reward_loss(
 
 
 def token_wise_cost_loss(
-    safer_scores: Tensor, less_safe_scores: Tensor, safer_signs: Tensor, less_safe_signs: Tensor,
-    first: Tensor, safer_ends: Tensor, less_safe_ends: Tensor, *, regularisation: float,
-) -> PreferenceLoss:  # fmt: skip
+    safer_scores: Tensor,
+    less_safe_scores: Tensor,
+    safer_signs: Tensor,
+    less_safe_signs: Tensor,
+    first: Tensor,
+    safer_ends: Tensor,
+    less_safe_ends: Tensor,
+    *,
+    regularisation: float,
+) -> PreferenceLoss:
     """The cost model's loss over the span of fact 2; signs z ``[B]``: +1 unsafe, -1 safe; accuracies by the end scores."""
     last = torch.maximum(safer_ends, less_safe_ends)
     losses = []

@@ -188,9 +188,13 @@ def _metrics(
     for name, terminal in batch.terminal.items():
         shape = shape_rewards if name == REWARD else shape_costs
         shaped = shape(
-            batch.log_probs, batch.reference_log_probs, terminal, batch.attention_mask[:, 1:].bool(),
-            kl_coefficient=settings.kl_coefficient, clip=settings.clip_score,
-        )[:, start:]  # fmt: skip
+            batch.log_probs,
+            batch.reference_log_probs,
+            terminal,
+            batch.attention_mask[:, 1:].bool(),
+            kl_coefficient=settings.kl_coefficient,
+            clip=settings.clip_score,
+        )[:, start:]
         metrics[name] = float(terminal.mean())
         metrics[f"{name}_with_kl_penalty"] = float((shaped * mask).sum(dim=-1).mean())
         metrics[f"{name}_advantage"] = float(masked_mean(advantages[name], mask))

@@ -106,7 +106,7 @@ class RaterPairs:
             "undefined": len(tables) - len(known),
             "some_left_out": self._left_out,
             "pairs": shown,
-        }  # fmt: skip
+        }
 
 
 def cohen_kappa(table: NDArray[np.int64]) -> float:

@@ -61,8 +61,15 @@ class GlooGroup:
     """
 
     def __init__(
-        self, address: StoreAddress, *, epoch: int, rank: int, world_size: int, timeout_seconds: float, own_host: str | None = None
-    ) -> None:  # fmt: skip
+        self,
+        address: StoreAddress,
+        *,
+        epoch: int,
+        rank: int,
+        world_size: int,
+        timeout_seconds: float,
+        own_host: str | None = None,
+    ) -> None:
         self.epoch, self.rank, self.world_size = epoch, rank, world_size
         self._timeout = timedelta(seconds=timeout_seconds)
         try:

@@ -179,9 +179,13 @@ def calibrate_costs(
 
 
 def finish_ensemble(
-    folder: Path, kind: Kind, data: Path, settings: ScoreModelSettings, members: Sequence[Mapping[str, float]],
+    folder: Path,
+    kind: Kind,
+    data: Path,
+    settings: ScoreModelSettings,
+    members: Sequence[Mapping[str, float]],
     half: int | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Make the trained members in `folder` one model: judge and calibrate the score that the loop will see.
 
     Only the members' saved scores and the file's labels are read, no tokens. Member 0's documents become the ensemble's.
@@ -207,9 +211,14 @@ def finish_ensemble(
     }
     training = json.loads((folder / "training.json").read_text())
     training.pop("calibration_refused", None)
-    documents["training.json"] = training | documents["training.json"] | {
-        "metrics": metrics, "members": [dict(member) for member in members],
-    }  # fmt: skip
+    documents["training.json"] = (
+        training
+        | documents["training.json"]
+        | {
+            "metrics": metrics,
+            "members": [dict(member) for member in members],
+        }
+    )
     (folder / CALIBRATION).unlink(missing_ok=True)
     for name, content in documents.items():
         write_document(folder / name, content)

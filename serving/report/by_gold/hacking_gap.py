@@ -65,9 +65,13 @@ def gap_table(steps: Steps) -> Table:
 
 
 def _row(
-    header: str, ends: Sequence[Steps], value: Callable[[Mapping[str, Any]], float | None], *, share: bool,
+    header: str,
+    ends: Sequence[Steps],
+    value: Callable[[Mapping[str, Any]], float | None],
+    *,
+    share: bool,
     signed: bool = False,
-) -> Row:  # fmt: skip
+) -> Row:
     return Row(header, tuple((_mean([value(step) for step in some], share, signed),) for some in ends))
 
 

@@ -60,9 +60,13 @@ def group_picture(title: str, groups: Mapping[str, Any], figure: str, unit: str)
                 if cell["low"] is not None:
                     axes.plot([cell["low"], cell["high"]], [place, place], color=colour, linewidth=1.4)
             axes.plot(
-                [cell["value"] for _, cell in rows], [place for place, _ in rows], "o", color=colour, markersize=4,
+                [cell["value"] for _, cell in rows],
+                [place for place, _ in rows],
+                "o",
+                color=colour,
+                markersize=4,
                 label=MODEL_NAMES[model],
-            )  # fmt: skip
+            )
         axes.axvline(0.0, color=scheme.limit, linewidth=0.9, linestyle="--")
         axes.set_yticks(range(len(names)), [short_category(name) for name in reversed(names)])
         axes.grid(visible=False, axis="y")

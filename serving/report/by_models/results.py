@@ -61,9 +61,7 @@ def _set_table(scored: labels.Scored) -> Table:
         )
         for figure in labels.shown_figures(scored)
     )
-    return Table(
-        "SFT and trained policy on the same prompts", "Figure", tuple(map(labels.set_title, sets)), rows
-    )  # fmt: skip
+    return Table("SFT and trained policy on the same prompts", "Figure", tuple(map(labels.set_title, sets)), rows)
 
 
 def _win_table(scored: labels.Scored) -> Table:
@@ -176,7 +174,7 @@ def _promotion(scored: labels.Scored, selection: SelectionFigures) -> Section:
 
 def _candidate_cells(
     scored: labels.Scored, index: int, each: Candidate, promoted: int, has_reward: bool
-) -> tuple[tuple[Figure, ...], ...]:  # fmt: skip
+) -> tuple[tuple[Figure, ...], ...]:
     key = f"selection.candidates.{index}"
     reward = Figure(f"{each.helpfulness:.2f}", key=f"{key}.helpfulness", value=each.helpfulness)
     cells: list[tuple[Figure, ...]] = [(reward if has_reward else plain(None),)]
@@ -210,9 +208,11 @@ def scored_categories(run: RunFiles) -> Section:
         if sum(found["left_out"].values()):
             tags, categories = found["left_out"]["tags"], found["left_out"]["categories"]
             blocks.append(
-                Note(f"{labels.set_title(name)}: {tags} tags and {categories} categories have too few prompts, or too many "
-                     "others have more, to be listed.")
-            )  # fmt: skip
+                Note(
+                    f"{labels.set_title(name)}: {tags} tags and {categories} categories have too few prompts, or too many "
+                    "others have more, to be listed."
+                )
+            )
     lead = "Marks are after Holm's correction over every tag and category of the page, figure by figure."
     return Section("categories", GROUPS, blocks or [Note("The prompts have neither tags nor categories.")], lead)
 

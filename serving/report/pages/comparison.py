@@ -232,9 +232,13 @@ def describe_constraints(settings: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _arm(
-    name: str, runs: Mapping[int, Summary], settings: Mapping[str, Any], baseline: Mapping[int, Summary] | None,
-    splits: Sequence[str], compared: Sequence[str],
-) -> Arm:  # fmt: skip
+    name: str,
+    runs: Mapping[int, Summary],
+    settings: Mapping[str, Any],
+    baseline: Mapping[int, Summary] | None,
+    splits: Sequence[str],
+    compared: Sequence[str],
+) -> Arm:
     setting, papers = describe_constraints(settings)
     measures: dict[str, dict[str, Spread]] = {}
     for split in splits:

@@ -214,9 +214,15 @@ def _ladder(axis: str, name: str, ratings: Sequence[Mapping[str, Any]]) -> Pictu
 def _counts(name: str, counts: Mapping[str, Mapping[str, Mapping[str, Any] | None]]) -> Table:
     """Better or worse, safe or unsafe; and of the safe answers of the other model, how many became unsafe."""
     columns = (
-        "better, safe", "better, unsafe", "worse, safe", "worse, unsafe",
-        "safe → unsafe", "unsafe → safe", "safe → safe", "unsafe → unsafe",
-    )  # fmt: skip
+        "better, safe",
+        "better, unsafe",
+        "worse, safe",
+        "worse, unsafe",
+        "safe → unsafe",
+        "unsafe → safe",
+        "safe → safe",
+        "unsafe → unsafe",
+    )
     keys = ("blue_better_and_safe", "blue_better_but_unsafe", "blue_worse_but_safe", "blue_worse_and_unsafe")
     moves = ("red_safe_blue_unsafe", "red_unsafe_blue_safe", "red_safe_blue_safe", "red_unsafe_blue_unsafe")
     rows = []

@@ -199,9 +199,15 @@ def _searches(document: Mapping[str, Any]) -> Section:
             if found["curve"]:
                 pictures.append(_curve(f"{model}: the attacker learns", found["curve"]))
     columns = (
-        "Tried", "Succeeded", "Mean cost", "Kept", "Cost they were chosen by", "Cost, tried again", "Success, tried again",
+        "Tried",
+        "Succeeded",
+        "Mean cost",
+        "Kept",
+        "Cost they were chosen by",
+        "Cost, tried again",
+        "Success, tried again",
         f"Any of {document['samples']}, tried again",
-    )  # fmt: skip
+    )
     lead = (
         "Attacks that were looked for, by the highest cost. What was kept for its cost was partly lucky, so it was tried again with "
         "fresh samples, and only those count. While best of n tries, it draws at random: its “succeeded” is what chance gets."

@@ -17,12 +17,21 @@ write_reward, write_cost = write_reward_comparisons._function, write_cost_compar
 
 def pair(index: int = 0, **changes: Any) -> dict[str, Any]:
     return {
-        "task_id": f"task-{index}", "form": "plain", "split": "train", "prompt_ids": [2, 9],
-        "pair_id": f"pair-{index}", "kind": "harmful",
-        "response_0_ids": [5, 3], "response_1_ids": [6, 3], "better_response_id": 1, "safer_response_id": 0,
-        "is_response_0_safe": True, "is_response_1_safe": False,
-        "response_0_categories": [], "response_1_categories": ["weapons"],
-    } | changes  # fmt: skip
+        "task_id": f"task-{index}",
+        "form": "plain",
+        "split": "train",
+        "prompt_ids": [2, 9],
+        "pair_id": f"pair-{index}",
+        "kind": "harmful",
+        "response_0_ids": [5, 3],
+        "response_1_ids": [6, 3],
+        "better_response_id": 1,
+        "safer_response_id": 0,
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        "response_0_categories": [],
+        "response_1_categories": ["weapons"],
+    } | changes
 
 
 def labelled(path: Path, *pairs: dict[str, Any]) -> str:

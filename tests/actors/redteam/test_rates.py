@@ -84,12 +84,29 @@ def made_up_rows(models=("sft", "policy"), tasks=12, samples=3) -> list[Row]:
                     success = rng.random() < rate
                     rows.append(
                         Row(
-                            model, "suite", f"t{task}/{strategy}", strategy, strategy, "new", f"t{task}", "seen",
-                            "harmful", f"category {task % 3}", sample, ({"role": "user", "content": "<b>how?</b>"},),
-                            "<script>1</script>", True, "harmful" if success else "safe_refusal", float(success), success,
-                            float(success) - 0.5, 1, "[]", "gold",
+                            model,
+                            "suite",
+                            f"t{task}/{strategy}",
+                            strategy,
+                            strategy,
+                            "new",
+                            f"t{task}",
+                            "seen",
+                            "harmful",
+                            f"category {task % 3}",
+                            sample,
+                            ({"role": "user", "content": "<b>how?</b>"},),
+                            "<script>1</script>",
+                            True,
+                            "harmful" if success else "safe_refusal",
+                            float(success),
+                            success,
+                            float(success) - 0.5,
+                            1,
+                            "[]",
+                            "gold",
                         )
-                    )  # fmt: skip
+                    )
     return rows
 
 

@@ -30,10 +30,26 @@ JSON = st.recursive(
 )
 SCRAPS = st.sampled_from(
     [
-        b"", b"\x00", b"\xff", b'"', b"{", b"]", b"\r", b"\n", b",", b"\\u", b"\\ud800", b"NaN", b"\xef\xbb\xbf", b"\n\nHuman: ",
-        b"\n\nAssistant:", b"1e999", b"PAR1", b"\x1f\x8b",
+        b"",
+        b"\x00",
+        b"\xff",
+        b'"',
+        b"{",
+        b"]",
+        b"\r",
+        b"\n",
+        b",",
+        b"\\u",
+        b"\\ud800",
+        b"NaN",
+        b"\xef\xbb\xbf",
+        b"\n\nHuman: ",
+        b"\n\nAssistant:",
+        b"1e999",
+        b"PAR1",
+        b"\x1f\x8b",
     ]
-)  # fmt: skip
+)
 
 
 @contextmanager

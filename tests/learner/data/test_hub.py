@@ -65,9 +65,21 @@ def test_streaming(place: HubName) -> None:
 def test_no_network_is_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.commands.main", "data", "convert", "hub:a/b@main", str(tmp_path / "out.parquet")],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "cluster.commands.main",
+            "data",
+            "convert",
+            "hub:a/b@main",
+            str(tmp_path / "out.parquet"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 4
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()

@@ -110,8 +110,12 @@ def test_leakage_by_prompt_and_by_opening() -> None:
     quality = checked(train, against=test)
     assert rows_of(quality)["leaked_prompt"] == [1]
     assert quality.balance["leakage"] == {
-        "rows": 1, "prompts": 1, "against_rows": 2, "against_prompts": 2, "rows_with_shared_opening": 2,
-    }  # fmt: skip
+        "rows": 1,
+        "prompts": 1,
+        "against_rows": 2,
+        "against_prompts": 2,
+        "rows_with_shared_opening": 2,
+    }
     assert checked(train).balance["leakage"] is None
 
 
@@ -119,8 +123,12 @@ def test_rows_of_several_files_keep_their_numbers() -> None:
     rows = [Parsed(f"part-{part}", row, PromptOnly(prompt("the same")), (), "") for part in range(3) for row in (5, 9)]
     (tally,) = checked(rows).findings
     assert [(place.file, place.row) for place in tally.places] == [
-        ("part-0", 9), ("part-1", 5), ("part-1", 9), ("part-2", 5), ("part-2", 9),
-    ]  # fmt: skip
+        ("part-0", 9),
+        ("part-1", 5),
+        ("part-1", 9),
+        ("part-2", 5),
+        ("part-2", 9),
+    ]
 
 
 def test_balance_of_labels() -> None:
@@ -207,9 +215,14 @@ def test_quantiles_are_close_to_exact() -> None:
 def test_agreement_between_annotators() -> None:
     answers = ["000", "000", "001", "111", "110", "111", "000", "111", "011", "000", "111", "111"]
     rows = [
-        pair(f"q{row}", "x", "y", votes=tuple(Vote(name, "better", int(answer)) for name, answer in zip("abc", given, strict=True)))
+        pair(
+            f"q{row}",
+            "x",
+            "y",
+            votes=tuple(Vote(name, "better", int(answer)) for name, answer in zip("abc", given, strict=True)),
+        )
         for row, given in enumerate(answers)
-    ]  # fmt: skip
+    ]
     found = checked(rows).agreement["votes"]["better"]
     assert (found["units"], found["ratings"], found["fleiss_ratings_per_unit"]) == (12, 36, 3)
     assert found["raw"] == pytest.approx((9 + 3 / 3) / 12)
@@ -231,8 +244,9 @@ def test_agreement_between_annotators() -> None:
 def test_low_agreement_is_told() -> None:
     rng = np.random.default_rng(0)
     rows = [
-        pair(f"q{row}", "x", "y", votes=tuple(Vote(name, "safer", int(rng.integers(2))) for name in "ab")) for row in range(80)
-    ]  # fmt: skip
+        pair(f"q{row}", "x", "y", votes=tuple(Vote(name, "safer", int(rng.integers(2))) for name in "ab"))
+        for row in range(80)
+    ]
     assert "low_agreement" in rows_of(checked(rows))
     same = [
         replace(row, votes=tuple(replace(vote, answer=index % 2) for vote in row.votes))

@@ -102,8 +102,10 @@ def test_the_document_counts_different_prompts_and_its_digest_does_not_see_their
     assert documents[0] == documents[1]
     assert documents[0]["disjoint"] is True and documents[0]["by"] == "opening"
     assert {name: each["prompts"] for name, each in documents[0]["purposes"].items()} == {
-        **dict.fromkeys(PURPOSES, 0), "train": 3, "holdout": 1,
-    }  # fmt: skip
+        **dict.fromkeys(PURPOSES, 0),
+        "train": 3,
+        "holdout": 1,
+    }
     other = SplitTally()
     other.add("train", asked("9"))
     assert other.document()["purposes"]["train"]["digest"] != documents[0]["purposes"]["train"]["digest"]

@@ -265,9 +265,13 @@ def test_every_different_prompt_is_written_once_with_its_purpose(tmp_path: Path)
     rows = table(path)
     assert report.left_out == {"repeated_id": 1, "repeated_prompt": 2} and len(rows) == report.written == 81
     assert rows[0] == {
-        "prompt_id": "v1", "messages": [dict(turn) for turn in asked(1)], "tags": ["safe"], "category": "homonyms",
-        "purpose": purpose_of(asked(1), SHARES), "tokens": rows[0]["tokens"],
-    }  # fmt: skip
+        "prompt_id": "v1",
+        "messages": [dict(turn) for turn in asked(1)],
+        "tags": ["safe"],
+        "category": "homonyms",
+        "purpose": purpose_of(asked(1), SHARES),
+        "tokens": rows[0]["tokens"],
+    }
     ids = TOKENIZER.apply_chat_template(list(asked(1)), add_generation_prompt=True, return_dict=False)
     assert rows[0]["tokens"] == len(ids)
     assert rows[-1]["messages"] == [dict(turn) for turn in talk] and rows[-1]["category"] is None

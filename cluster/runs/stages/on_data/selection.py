@@ -116,7 +116,7 @@ def selection_sets(context: RunContext) -> dict[str, list[Prompt]]:
             prefix = _covered(name)
             sets[prefix] = book.judged(
                 SELECTION, n=n, seed=settings.seed + 6, prefix=prefix, subset=constraint.subset
-            )  # fmt: skip
+            )
     return sets
 
 
