@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from actors.crowd.world import World
-from cluster.resources.engines import Engines
-from cluster.inputs.sources import FileInputs, RunInputs
-from cluster.run_folder.manifest import Manifest
 from cluster.inputs.file_prompts import PromptBook
-from cluster.inputs.sandbox_prompts import Splits
 from cluster.inputs.sampler import Sampler
+from cluster.inputs.sandbox_prompts import Splits
+from cluster.inputs.sources import FileInputs, RunInputs
+from cluster.observability.telemetry.live import Telemetry, Unwatched
+from cluster.resources.engines import Engines
+from cluster.run_folder.manifest import Manifest
 from cluster.run_folder.round_names import settings_in_round, stage_name
 from cluster.run_folder.status import StatusWriter
-from cluster.observability.telemetry.live import Telemetry, Unwatched
 from configs.layout import RunLayout
 from configs.schema.run import RunSettings
 

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.runs.context import RunContext
+from cluster.inputs.sandbox_prompts import Splits
+from cluster.inputs.sources import FileInputs, RunInputs
+from cluster.observability.telemetry.live import shown_to, telemetry_of
 from cluster.resources.engines import Engines
 from cluster.resources.placement_groups import OnWait, say_waiting
-from cluster.inputs.sources import FileInputs, RunInputs
 from cluster.run_folder.manifest import Manifest
-from cluster.inputs.sandbox_prompts import Splits
 from cluster.run_folder.round_names import split_name
+from cluster.run_folder.status import OnStatus, StatusWriter
+from cluster.runs.context import RunContext
 from cluster.runs.rounds.plan import later_rounds
 from cluster.runs.rounds.record import round_record, write_rounds
 from cluster.runs.stages import baseline, direct, evaluate, ppo, preferences, score_models, selection, sft
-from cluster.runs.stages.on_data import data, evaluate as scored_evaluate, selection as scored_selection
 from cluster.runs.stages.base import Stage, run_stages
-from cluster.run_folder.status import OnStatus, StatusWriter
+from cluster.runs.stages.on_data import data
+from cluster.runs.stages.on_data import evaluate as scored_evaluate
+from cluster.runs.stages.on_data import selection as scored_selection
 from cluster.runs.summary import summarise, versions
-from cluster.observability.telemetry.live import shown_to, telemetry_of
 from configs.exits import Exit, request_to_stop
 from configs.layout import RunLayout
 from configs.load import dump_settings
@@ -75,8 +77,14 @@ def _first_round(settings: RunSettings, inputs: RunInputs) -> list[Stage]:
 
 
 def run_pipeline(
-    settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, *,
-    donors: Sequence[RunLayout] = (), dashboard_url: str = "", started: float | None = None,
+    settings: RunSettings,
+    layout: RunLayout,
+    inputs: RunInputs,
+    engines: Engines,
+    *,
+    donors: Sequence[RunLayout] = (),
+    dashboard_url: str = "",
+    started: float | None = None,
     on_status: OnStatus | None = None,
 ) -> RunOutcome:
     """Bring one run to its end, from wherever an earlier attempt left it.
@@ -100,8 +108,14 @@ def run_pipeline(
 
 
 def run_until(
-    last: str, settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, *,
-    donors: Sequence[RunLayout] = (), on_status: OnStatus | None = None,
+    last: str,
+    settings: RunSettings,
+    layout: RunLayout,
+    inputs: RunInputs,
+    engines: Engines,
+    *,
+    donors: Sequence[RunLayout] = (),
+    on_status: OnStatus | None = None,
 ) -> None:
     """Bring a run to the end of its stage `last` and no further: no summary, no report; `run_pipeline` goes on from there."""
     stages = stages_of(settings, inputs)
@@ -113,8 +127,14 @@ def run_until(
 
 @contextmanager
 def _attempt(
-    settings: RunSettings, layout: RunLayout, inputs: RunInputs, engines: Engines, stages: Sequence[Stage],
-    donors: Sequence[RunLayout], dashboard_url: str, on_status: OnStatus | None,
+    settings: RunSettings,
+    layout: RunLayout,
+    inputs: RunInputs,
+    engines: Engines,
+    stages: Sequence[Stage],
+    donors: Sequence[RunLayout],
+    dashboard_url: str,
+    on_status: OnStatus | None,
 ) -> Iterator[RunContext]:
     """Folder, manifest, status and log of one attempt; however the block fails, the status says so."""
     layout.root.mkdir(parents=True, exist_ok=True)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from cluster.runs.context import RunContext
-from configs.layout import RunLayout
-from learner.records import Prompt
-
-from collections.abc import Sequence
-from dataclasses import replace
 
 from actors.redteam.finds import finds_as_prompts
-from cluster.runs.context import RunContext
 from cluster.evaluation.redteam.finds import may_train
 from cluster.run_folder.round_names import id_prefix
+from cluster.runs.context import RunContext
+from configs.layout import RunLayout
 from learner.records import Prompt
 
 MOST_ASKED = 8

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version as package_version
 from typing import Any
 
-from cluster.runs.context import RunContext
 from cluster.inputs.sources import FileInputs
 from cluster.run_folder.round_names import split_name
+from cluster.runs.context import RunContext
 from cluster.runs.signals import scorers_from_outside, trains_reward
 from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
-from cluster.runs.stages.on_data import score_scales as scales
 from cluster.runs.stages.base import Stage
+from cluster.runs.stages.on_data import score_scales as scales
 from learner.algorithms.experience import REWARD, cost_signal
 from learner.statistics.certificate import Certificate
 from learner.statistics.intervals import wilson

@@ -15,10 +15,10 @@ from scipy.special import expit
 
 from actors.crowd.tasks import pick_samples
 from actors.rollout.pool import ScoredRow
-from cluster.runs.loop.constraints import in_subset
-from cluster.runs.context import RunContext
 from cluster.inputs.sampler import Sampler, by_id
 from cluster.run_folder.round_names import id_prefix
+from cluster.runs.context import RunContext
+from cluster.runs.loop.constraints import in_subset
 from cluster.runs.signals import calibration_of, signal_sources
 from configs.schema.signals import ConstraintSettings
 from learner.records import Prompt, SamplingSettings

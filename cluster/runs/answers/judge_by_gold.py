@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from actors.judging.by_gold.task import judge_samples
 from actors.judging.by_gold.samples import EvaluatedSample, read_samples, write_samples
+from actors.judging.by_gold.task import judge_samples
+from cluster.run_folder.digests import stable_seed
+from cluster.run_folder.round_names import id_prefix
 from cluster.runs.answers.draw import draw_answers
 from cluster.runs.context import RunContext
-from cluster.run_folder.round_names import id_prefix
-from cluster.run_folder.digests import stable_seed
 from configs.schema.run import RunSettings
 from configs.schema.signals import ConstraintSettings
 from learner.deadlines import fetch_result
@@ -23,8 +23,15 @@ from learner.records import Prompt, SamplingSettings, ScoredSample
 
 
 def judge_answers(
-    context: RunContext, model: str, model_path: Path, prompts: Sequence[Prompt], path: Path, *,
-    stage: str, scored: bool = False, crowd: bool = False,
+    context: RunContext,
+    model: str,
+    model_path: Path,
+    prompts: Sequence[Prompt],
+    path: Path,
+    *,
+    stage: str,
+    scored: bool = False,
+    crowd: bool = False,
 ) -> list[EvaluatedSample]:
     """One model answers every prompt once; the samples are judged, written to `path`, and returned in prompt order.
 
@@ -51,8 +58,14 @@ def judge_answers(
     path.parent.mkdir(parents=True, exist_ok=True)
     asked = (settings.preferences.crowd.model_dump(mode="json"), stable_seed(settings.seed, stage)) if crowd else None
     call = judge_samples.remote(
-        context.world_path, model, list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), keep,
-        *chunks, crowd=asked,
+        context.world_path,
+        model,
+        list(prompts),
+        str(context.tokenizer_path / "tokenizer.json"),
+        str(path),
+        keep,
+        *chunks,
+        crowd=asked,
     )
     judged = fetch_result(
         call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})"

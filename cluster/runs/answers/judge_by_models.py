@@ -8,8 +8,8 @@ from pathlib import Path
 from actors.judging.by_models.answers import ScoredAnswer, Scores, read_answers
 from actors.judging.by_models.limits import Limit
 from actors.judging.by_models.task import write_scored
-from cluster.runs.context import RunContext
 from cluster.inputs.file_prompts import PromptBook
+from cluster.runs.context import RunContext
 from cluster.runs.signals import calibration_of, signal_sources
 from configs.exits import DataError
 from learner.data.splits import CERTIFICATE, SELECTION

@@ -104,8 +104,12 @@ class ConstraintSet:
     """
 
     def __init__(
-        self, constraints: Mapping[str, ConstraintSettings], batch_size: int, calibrations: Mapping[str, Calibration],
-        *, relative: Collection[str] = (),
+        self,
+        constraints: Mapping[str, ConstraintSettings],
+        batch_size: int,
+        calibrations: Mapping[str, Calibration],
+        *,
+        relative: Collection[str] = (),
     ) -> None:
         self._constraints = {
             name: Constraint(settings, batch_size, calibrations.get(name), relative=name in relative)

@@ -24,7 +24,10 @@ class HalvesWatch:
     """
 
     def __init__(
-        self, settings: HalvesSettings, train_baseline: tuple[float, float], test_baseline: tuple[float, float],
+        self,
+        settings: HalvesSettings,
+        train_baseline: tuple[float, float],
+        test_baseline: tuple[float, float],
         earlier: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._settings, self._baselines = settings, (train_baseline, test_baseline)

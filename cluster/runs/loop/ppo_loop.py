@@ -15,26 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from actors.rollout.pool import Collected, RolloutPool
-from cluster.runs.loop.constraints import ConstraintReading, ConstraintSet, in_subset
-from cluster.runs.context import RunContext
-from cluster.runs.loop.overoptimisation_watch import HalvesWatch
-from cluster.run_folder.metrics_log import MetricsLog
-from cluster.runs.loop.step_line import step_line
-from cluster.inputs.sandbox_prompts import loop_prompts
 from cluster.inputs.sampler import by_id
-from cluster.run_folder.round_names import id_prefix
-from cluster.runs.round_inputs import named, with_finds
-from cluster.runs.round_inputs import start_policy
-from cluster.runs.signals import SignalSources
+from cluster.inputs.sandbox_prompts import loop_prompts
 from cluster.resources.stopping import STOPPED, finishing_steps
+from cluster.run_folder.metrics_log import MetricsLog
+from cluster.run_folder.round_names import id_prefix
+from cluster.runs.context import RunContext
+from cluster.runs.loop.constraints import ConstraintReading, ConstraintSet, in_subset
+from cluster.runs.loop.overoptimisation_watch import HalvesWatch
+from cluster.runs.loop.step_line import step_line
+from cluster.runs.round_inputs import named, start_policy, with_finds
+from cluster.runs.signals import SignalSources
 from configs.exits import StoppedError, StopRequested
 from configs.schema.run import GROUP_ALGORITHMS, RunSettings
-from learner.ranks.checkpoint import CheckpointError, keep_newest
-from learner.deadlines import RemoteFailure, user_error
 from learner.algorithms.experience import BatchRow
+from learner.deadlines import RemoteFailure, user_error
+from learner.ranks.checkpoint import CheckpointError, keep_newest
 from learner.ranks.group import LearnerGroup
-from learner.records import Prompt, SamplingSettings, ScoredSample, StepResult
 from learner.ranks.rank import LoadRequest
+from learner.records import Prompt, SamplingSettings, ScoredSample, StepResult
 
 KEPT_CHECKPOINTS = 2
 
@@ -199,8 +198,12 @@ class PpoLoop:
         context.engines.rollout_pool(start, context.tokenizer_path)
         sources: SignalSources = inputs["sources"]
         context.engines.load_scorers(
-            sources.reward, sources.costs, start, self._ppo.temperature,
-            watched=inputs["watched_paths"], tokenizer=context.tokenizer_path,
+            sources.reward,
+            sources.costs,
+            start,
+            self._ppo.temperature,
+            watched=inputs["watched_paths"],
+            tokenizer=context.tokenizer_path,
         )
         self._pool = context.engines.scoring_pool()
         normalise = self._settings.objective.normalise == "preference_set"

@@ -9,16 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cluster.runs.context import RunContext
-from cluster.runs.rounds import red_team
 from cluster.run_folder.round_names import SHARED, settings_in_round, stage_name
+from cluster.runs.context import RunContext
 from cluster.runs.round_inputs import BASE
+from cluster.runs.rounds import red_team
 from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
-from cluster.runs.stages.on_data import evaluate as scored_evaluate, selection as scored_selection
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import evaluate as scored_evaluate
+from cluster.runs.stages.on_data import selection as scored_selection
 from configs.schema.run import RunSettings
 
-CODE = ("cluster/runs/round_inputs.py", "cluster/runs/round_inputs.py", "cluster/run_folder/round_names.py", "actors/crowd/rounds.py")
+CODE = (
+    "cluster/runs/round_inputs.py",
+    "cluster/runs/round_inputs.py",
+    "cluster/run_folder/round_names.py",
+    "actors/crowd/rounds.py",
+)
 
 
 def later_rounds(settings: RunSettings) -> dict[int, list[Stage]]:
@@ -44,13 +50,17 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
     return [
         *(_in_round(stage, number, red_team.attacked(own, number)) for stage in hunts),
         _in_round(
-            preferences.pairs_stage(own), number, (*(earlier if mixed else [before]), *hunted),
+            preferences.pairs_stage(own),
+            number,
+            (*(earlier if mixed else [before]), *hunted),
             {**share, "pairs_from": rounds.pairs_from, "earlier_share": rounds.earlier_share if mixed else 0.0},
         ),
         _in_round(preferences.preferences_stage(own), number, tuple(labels), {"crowd_seed": settings.seed}),
         *(_in_round(stage, number, taught) for stage in score_models.stages(own) if stage.name not in SHARED),
         _in_round(
-            ppo.ppo_stage(own), number, (*([before] if rounds.start == "previous" else []), *hunted, *taught),
+            ppo.ppo_stage(own),
+            number,
+            (*([before] if rounds.start == "previous" else []), *hunted, *taught),
             {**share, "start": BASE if rounds.start == "base" else before},
         ),
         _in_round(select(own), number),
@@ -58,9 +68,7 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
     ]
 
 
-def _in_round(
-    stage: Stage, number: int, inputs: tuple[str, ...] = (), settings: dict[str, Any] | None = None
-) -> Stage:
+def _in_round(stage: Stage, number: int, inputs: tuple[str, ...] = (), settings: dict[str, Any] | None = None) -> Stage:
     """A stage as round `number` has it.
 
     Args:

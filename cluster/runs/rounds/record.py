@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 
 from actors.judging.by_models.answers import KEPT, POLICY, SFT
 from actors.training_sets.on_data import unsafe_share
-from cluster.runs.context import RunContext
 from cluster.run_folder.digests import model_digest
-from cluster.runs.loop.ppo_loop import prompts_of
-from cluster.runs.rounds import red_team
 from cluster.run_folder.round_names import split_name, stage_name
-from cluster.runs.round_inputs import policy_folder, policy_name, start_policy, start_round
-from cluster.runs.stages.on_data import data
-from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
 from cluster.run_folder.status import replace_text
+from cluster.runs.context import RunContext
+from cluster.runs.loop.ppo_loop import prompts_of
+from cluster.runs.round_inputs import policy_folder, policy_name, start_policy, start_round
+from cluster.runs.rounds import red_team
+from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
+from cluster.runs.stages.on_data import data
 from learner.statistics.agreement import krippendorff_interval, raw_agreement
 from learner.statistics.intervals import wilson
 

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 from actors.redteam.finds import read_finds
-from cluster.runs.context import RunContext
-from cluster.runs.rounds.hunt import hunt_in_round
 from cluster.evaluation.redteam.plan import HuntSettings
 from cluster.run_folder.round_names import stage_name
+from cluster.runs.context import RunContext
 from cluster.runs.round_inputs import usable_finds
+from cluster.runs.rounds.hunt import hunt_in_round
 from cluster.runs.stages import score_models, selection, sft
 from cluster.runs.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings

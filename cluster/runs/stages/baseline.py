@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.runs.context import RunContext
-from cluster.runs.answers.judge_by_gold import judge_answers
 from cluster.inputs.sandbox_prompts import evaluation_prompts
+from cluster.runs.answers.judge_by_gold import judge_answers
+from cluster.runs.context import RunContext
 from cluster.runs.stages import sft
 from cluster.runs.stages.base import Stage, StageOutput
 from configs.schema.run import RunSettings

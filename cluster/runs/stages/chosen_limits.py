@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster.run_folder.digests import short
 from cluster.inputs.sandbox_prompts import CALIBRATION
+from cluster.run_folder.digests import short
 from configs.exits import DataError
 from configs.schema.signals import ConstraintSettings
 from learner.data.quality.repeats import opening_key

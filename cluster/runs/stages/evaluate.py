@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from actors.crowd.hindsight import judge_rollouts, tasks_of
 from actors.judging.by_gold.figures import evaluate_cells
 from actors.judging.by_gold.samples import EvaluatedSample, iter_samples
-from cluster.runs.context import RunContext
-from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
-from cluster.runs.loop.ppo_loop import prompts_of
 from cluster.inputs.sandbox_prompts import CERTIFICATE, evaluation_prompts, judged_prompts
+from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
+from cluster.runs.context import RunContext
+from cluster.runs.loop.ppo_loop import prompts_of
 from cluster.runs.round_inputs import named
 from cluster.runs.signals import calibration_of
 from cluster.runs.stages import baseline, direct, score_models, selection, sft
@@ -172,8 +172,11 @@ def _hindsight(context: RunContext, path: Path) -> Path:
     """What the true scorer says of every sample that was learned from, step by step."""
     settings = context.settings
     call = judge_rollouts.remote(
-        context.world_path, str(context.layout.rollouts_of(context.round_number)), tasks_of(prompts_of(context)),
-        str(context.tokenizer_path / "tokenizer.json"), str(path),
+        context.world_path,
+        str(context.layout.rollouts_of(context.round_number)),
+        tasks_of(prompts_of(context)),
+        str(context.tokenizer_path / "tokenizer.json"),
+        str(path),
         {name: list(one.categories) for name, one in settings.constraints.items()},
     )
     fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="judge_rollouts")

@@ -11,14 +11,21 @@ import pyarrow.parquet as pq
 
 from actors.crowd.tasks import label_pairs
 from actors.judging.judges.language_model import left_out_note
-from actors.judging.pairs.tasks import JudgeTask, changed_by_people, guideline_of, join_labels, judge_part, label_by_people, open_judge
 from actors.judging.judges.people import FILE
-from cluster.runs.context import RunContext
-from cluster.run_folder.digests import file_digest
+from actors.judging.pairs.tasks import (
+    JudgeTask,
+    changed_by_people,
+    guideline_of,
+    join_labels,
+    judge_part,
+    label_by_people,
+    open_judge,
+)
 from cluster.evaluation.judging import key_from
-from cluster.runs.stages.complete_labels import STAGE
+from cluster.run_folder.digests import file_digest, stable_seed
 from cluster.run_folder.round_names import stage_name
-from cluster.run_folder.digests import stable_seed
+from cluster.runs.context import RunContext
+from cluster.runs.stages.complete_labels import STAGE
 from configs.exits import ConfigError, DataError, WaitsForPeople
 from configs.schema.labels import JudgeSettings
 from configs.schema.run import RunSettings

@@ -9,17 +9,17 @@ from typing import Any
 
 from scipy.special import expit
 
-from actors.training_sets.on_data import unsafe_share
 from actors.scoring.sources import SignalSource
-from cluster.runs.context import RunContext
+from actors.training_sets.on_data import unsafe_share
 from cluster.run_folder.digests import model_digest
+from cluster.runs.context import RunContext
 from cluster.runs.loop.overoptimisation_watch import SIGNAL
-from cluster.runs.stages.chosen_limits import chosen_limit_problem
 from cluster.runs.loop.ppo_loop import PpoLoop
 from cluster.runs.signals import calibration_of, signal_sources
 from cluster.runs.stages import preferences, score_models, sft
-from cluster.runs.stages.on_data import score_scales as scales
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.chosen_limits import chosen_limit_problem
+from cluster.runs.stages.on_data import score_scales as scales
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
 from learner.algorithms.experience import REWARD, cost_signal

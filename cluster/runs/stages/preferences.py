@@ -12,17 +12,16 @@ from typing import Any
 from actors.crowd.rounds import join_pairs, join_training
 from actors.crowd.tasks import Provenance, pair_request_id, write_pairs
 from actors.training_sets.later_rounds import RoundSets, write_round_sets
-from cluster.runs.context import RunContext
-from cluster.run_folder.digests import model_digest
-from cluster.inputs.sandbox_prompts import labelled_prompts
 from cluster.inputs.sampler import Sampler
-from cluster.runs.round_inputs import with_finds
-from cluster.runs.round_inputs import pair_sources
+from cluster.inputs.sandbox_prompts import labelled_prompts
+from cluster.run_folder.digests import model_digest
+from cluster.runs.context import RunContext
+from cluster.runs.round_inputs import pair_sources, with_finds
 from cluster.runs.signals import trains_reward
-from cluster.runs.stages.on_data import data
 from cluster.runs.stages import sft
 from cluster.runs.stages.base import Stage, StageOutput
 from cluster.runs.stages.labelling import label, labeller
+from cluster.runs.stages.on_data import data
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
 from learner.records import GenerationRequest, Prompt, SamplingSettings

@@ -13,24 +13,24 @@ from typing import Any
 
 from actors.crowd.datasets import write_cost_comparisons, write_reward_comparisons
 from actors.crowd.world import HARM_KINDS
+from cluster.run_folder.digests import model_digest, stable_seed
 from cluster.runs.context import RunContext
-from cluster.run_folder.digests import model_digest
-from cluster.run_folder.digests import stable_seed
 from cluster.runs.signals import trains_reward
-from cluster.runs.stages.on_data import data, score_scales as scales
 from cluster.runs.stages import preferences, sft
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import data
+from cluster.runs.stages.on_data import score_scales as scales
 from configs.schema.run import RunSettings
 from configs.schema.supervised import ScoreModelSettings
 from learner.deadlines import fetch_result
+from learner.models.score_models.folders import member_folder
+from learner.statistics.calibration import load_calibration
+from learner.statistics.cost_zero import CostZero
 from learner.supervised.preference import PreferenceTask
 from learner.supervised.score_models.axis_accuracy import axis_accuracies
 from learner.supervised.score_models.baselines import measure_worth
-from learner.models.score_models.folders import member_folder
-from learner.supervised.score_models.quality import Kind, finish_ensemble, reward_agreement
 from learner.supervised.score_models.declared_zero import place_zero
-from learner.statistics.calibration import load_calibration
-from learner.statistics.cost_zero import CostZero
+from learner.supervised.score_models.quality import Kind, finish_ensemble, reward_agreement
 
 REWARD, REWARD_TEST = "reward_model", "reward_test_model"
 TRAIN_HALF, TEST_HALF = 0, 1

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from actors.judging.by_gold.samples import EvaluatedSample
+from cluster.inputs.sandbox_prompts import CALIBRATION, SELECTION, judged_prompts
+from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
 from cluster.runs.context import RunContext
 from cluster.runs.loop.overoptimisation_watch import SIGNAL
-from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
-from cluster.inputs.sandbox_prompts import CALIBRATION, SELECTION, judged_prompts
 from cluster.runs.round_inputs import named
 from cluster.runs.signals import calibration_of, signal_sources
 from cluster.runs.stages import ppo, score_models, sft
@@ -108,8 +108,12 @@ def load_scorers(context: RunContext, *, watched: bool = False) -> None:
     sources = signal_sources(context)
     also = {SIGNAL: layout.reward_test(number)} if watched and context.settings.halves.enabled else None
     context.engines.load_scorers(
-        sources.reward, sources.costs, layout.sft, context.settings.evaluation.temperature,
-        watched=also, tokenizer=context.tokenizer_path,
+        sources.reward,
+        sources.costs,
+        layout.sft,
+        context.settings.evaluation.temperature,
+        watched=also,
+        tokenizer=context.tokenizer_path,
     )
 
 

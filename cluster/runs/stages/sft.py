@@ -5,13 +5,13 @@ from __future__ import annotations
 from actors.crowd.datasets import write_demonstrations
 from actors.crowd.vocabulary import world_words
 from cluster.runs.context import RunContext
-from cluster.runs.stages.on_data import data
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import data
 from configs.schema.run import RunSettings
+from learner.data.tokenizer import build_tokenizer
 from learner.deadlines import fetch_result
 from learner.models.modules import new_policy, save_model
 from learner.supervised.sft import SftTask
-from learner.data.tokenizer import build_tokenizer
 
 NAME = "sft"
 TRAINERS = (

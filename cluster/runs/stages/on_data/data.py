@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from actors.training_sets.on_data import SetRequest, train_tokenizer, write_training_set
-from cluster.runs.context import RunContext
 from cluster.inputs.sources import FileInputs
 from cluster.runs.answers.judge_by_models import refuse_too_few_kept
+from cluster.runs.context import RunContext
 from cluster.runs.stages.base import Stage, StageOutput, link_tree
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
 from learner.data.sources import FoundSource
 from learner.data.splits import Shares
 from learner.data.tokenise import TokenLimits
+from learner.data.tokenizer import load_tokenizer
 from learner.deadlines import fetch_result
 from learner.model_files.folders import folder_fingerprint
 from learner.models.pretrained import prepare_model
-from learner.data.tokenizer import load_tokenizer
 
 NAME = "data"
 INITIAL, PROMPTS, DEMONSTRATIONS = "initial", "prompts.parquet", "sft.parquet"

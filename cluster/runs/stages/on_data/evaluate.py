@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from actors.judging.by_models.answers import KEPT, POLICY, SFT, read_answers
 from actors.judging.by_models.figures import evaluate_scored
 from actors.judging.by_models.limits import Limit
-from cluster.runs.context import RunContext
 from cluster.inputs.file_prompts import read_prompts
 from cluster.runs.answers.judge_by_models import book_of, limits_of, rewarded, score_answers
-from cluster.runs.stages.on_data import data
+from cluster.runs.context import RunContext
 from cluster.runs.stages import score_models, selection, sft
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import data
 from cluster.runs.stages.on_data.selection import promoted
 from cluster.runs.stages.selection import load_scorers
 from configs.schema.run import RunSettings

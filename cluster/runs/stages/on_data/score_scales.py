@@ -22,24 +22,32 @@ from actors.rollout.pool import Collected, ScoredRow
 from actors.scoring.foreign_scorer import load_scorer_tokenizer, same_tokens
 from actors.scoring.functions import load_function, source_digest
 from actors.scoring.prompt_reader import PromptReader
-from cluster.runs.loop.constraints import in_subset
-from cluster.runs.context import RunContext
-from cluster.run_folder.digests import model_digest
-from cluster.inputs.sandbox_prompts import loop_prompts
 from cluster.inputs.sampler import by_id
-from cluster.runs.signals import calibration_of, foreign_folder, key_of, scorer_label, scorers_folder, scorers_from_outside, signal_sources
-from cluster.runs.stages.on_data import data
+from cluster.inputs.sandbox_prompts import loop_prompts
+from cluster.run_folder.digests import model_digest
+from cluster.runs.context import RunContext
+from cluster.runs.loop.constraints import in_subset
+from cluster.runs.signals import (
+    calibration_of,
+    foreign_folder,
+    key_of,
+    scorer_label,
+    scorers_folder,
+    scorers_from_outside,
+    signal_sources,
+)
 from cluster.runs.stages import sft
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import data
 from configs.exits import DataError, SteelyardError, StoppedError
 from configs.schema.data import SignalScorerSettings
 from configs.schema.run import RunSettings
 from configs.schema.signals import ConstraintSettings
 from learner.algorithms.experience import REWARD, cost_signal
+from learner.data.tokenizer import load_tokenizer
+from learner.models.score_models.folders import write_document
 from learner.models.score_models.foreign import prepare_scorer
 from learner.records import Prompt, SamplingSettings
-from learner.models.score_models.folders import write_document
-from learner.data.tokenizer import load_tokenizer
 
 NAME = "scales"
 SAMPLES = 256

@@ -16,11 +16,11 @@ from typing import Any
 from actors.judging.by_gold.figures import Cell, mean_cell
 from actors.judging.by_models.answers import ScoredAnswer
 from actors.judging.by_models.limits import Limit
-from cluster.runs.context import RunContext
 from cluster.runs.answers.judge_by_models import book_of, limits_of, score_answers
-from cluster.runs.stages.on_data import data
+from cluster.runs.context import RunContext
 from cluster.runs.stages import ppo, score_models, sft
 from cluster.runs.stages.base import Stage, StageOutput, link_tree
+from cluster.runs.stages.on_data import data
 from cluster.runs.stages.selection import NAME, choose, load_scorers
 from configs.schema.run import RunSettings
 from learner.data.splits import SELECTION
@@ -114,9 +114,7 @@ def selection_sets(context: RunContext) -> dict[str, list[Prompt]]:
     for name, constraint in settings.constraints.items():
         if constraint.subset:
             prefix = _covered(name)
-            sets[prefix] = book.judged(
-                SELECTION, n=n, seed=settings.seed + 6, prefix=prefix, subset=constraint.subset
-            )
+            sets[prefix] = book.judged(SELECTION, n=n, seed=settings.seed + 6, prefix=prefix, subset=constraint.subset)
     return sets
 
 

@@ -1,0 +1,1 @@
+"""One run from start to end: the pipeline, its stages in rounds, the loop, the summary."""

@@ -1,0 +1,1 @@
+"""Answers of a model to prompts, drawn by warm engines and handed to whoever judges them."""

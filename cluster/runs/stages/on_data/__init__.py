@@ -1,0 +1,1 @@
+"""Stages of a run on a user's own data."""
