@@ -67,7 +67,15 @@ def probe(docs: Docs = DOCS, as_json: AsJson = False) -> None:
     import tempfile
 
     from cluster.experiments.results.cells import logic_digest
-    from cluster.experiments.results.probe import moved, probe_settings, read_probes, record, run_probe
+    from cluster.experiments.results.probe import (
+        comparable,
+        moved,
+        probe_settings,
+        processor_kind,
+        read_probes,
+        record,
+        run_probe,
+    )
     from cluster.resources.connection import join_own_head
 
     code, folder = logic_digest(), docs / "results"
@@ -78,12 +86,19 @@ def probe(docs: Docs = DOCS, as_json: AsJson = False) -> None:
 
         with warm_engines(probe_settings(), RunLayout(Path(storage) / "probe")) as (engines, _dashboard):
             figures = run_probe(engines, Path(storage), lambda text: typer.echo(text, err=True))
-    known = read_probes(folder)
-    changes = moved(figures, known[-1].figures) if known else []
-    codes = record(folder, code, figures).codes
+    processor = processor_kind()
+    earlier = comparable(read_probes(folder), processor)
+    changes = moved(figures, earlier[-1].figures) if earlier else []
+    codes = record(folder, code, figures, processor).codes
     if as_json:
-        typer.echo(json.dumps({"code": code, "same": list(codes), "moved": changes}, indent=1))
+        document = {"code": code, "same": list(codes), "moved": changes, "processor": processor}
+        typer.echo(json.dumps(document, indent=1))
         return
+    if changes and not any(probe.processor == processor for probe in earlier):
+        typer.echo(
+            f"no earlier code was probed on this kind of processor ({processor}), and another kind rounds differently: "
+            "run `steelyard results probe` at an earlier commit here to tell the two apart"
+        )
     for line in changes[:20]:
         typer.echo(line)
     known_as = f"gives what {len(codes) - 1} earlier versions gave" if len(codes) > 1 else "gives figures of its own"

@@ -36,6 +36,21 @@ def test_other_figures_begin_another_probe_and_a_digest_is_in_one_only(tmp_path:
     assert [each.codes for each in read_probes(tmp_path)] == [("old", "new")]
 
 
+def test_code_that_one_processor_ties_to_earlier_code_is_the_same_everywhere(tmp_path: Path) -> None:
+    rounded = {**FIGURES, "a/step 1/reward": 0.5002}
+    record(tmp_path, "oldest", FIGURES)
+    record(tmp_path, "old", FIGURES)
+    assert record(tmp_path, "old", rounded, "GenuineIntel 6-1").codes == ("old",), (
+        "another processor rounds differently"
+    )
+    assert record(tmp_path, "new", rounded, "GenuineIntel 6-1").codes == ("old", "new")
+    assert same_code(tmp_path, "new") == {"oldest", "old", "new"}
+    wrong = {**FIGURES, "a/step 1/reward": 0.6}
+    assert record(tmp_path, "wrong", wrong, "GenuineIntel 6-1").codes == ("wrong",)
+    assert same_code(tmp_path, "wrong") == {"wrong"}
+    assert [probe.processor for probe in read_probes(tmp_path)] == ["", "GenuineIntel 6-1", "GenuineIntel 6-1"]
+
+
 def test_what_is_new_and_what_is_gone_in_an_arm_counts_as_moved() -> None:
     assert moved({"a/y": 1.0}, {"a/x": 1.0}) == ["a/y: is new", "a/x: is gone"]
 

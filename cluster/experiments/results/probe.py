@@ -2,12 +2,17 @@
 
 Code that is moved, renamed or extended makes no row of the results wrong. So a row does not become stale when the code's
 digest changes, but when this probe's figures do: digests whose code gave the same figures count as one.
+
+Processors round differently, and three rounds of training amplify that past any tolerance that would still notice a change.
+So figures belong to a kind of processor: code is compared with what earlier code gave on the same kind, and where there is no
+such probe yet, the command says so; running it at an earlier commit on this machine makes one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,6 +97,8 @@ class Probe:
 
     codes: tuple[str, ...]
     figures: Mapping[str, float]
+    processor: str = ""
+    """The kind that computed them; empty in files of before it was noted, which are compared on any."""
 
 
 def probe_settings(preset: str = TABLE, arms: Sequence[str] = ARMS) -> RunSettings:
@@ -183,23 +190,56 @@ def arm_of(name: str) -> str:
     return name.split("/", 1)[0]
 
 
-def record(folder: Path, code: str, figures: Mapping[str, float]) -> Probe:
-    """Add the code's digest to the probe that gave these figures, or begin a new one; returns it."""
-    probes = [replace(each, codes=tuple(one for one in each.codes if one != code)) for each in read_probes(folder)]
-    equal = next((index for index, each in enumerate(probes) if not moved(figures, each.figures)), None)
-    if equal is None:
-        probes.append(Probe((code,), dict(figures)))
-        equal = len(probes) - 1
+def processor_kind() -> str:
+    """Vendor, family and model of this machine's processor, as ``GenuineIntel 6-143``; the architecture where Linux says less."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if {"vendor_id", "cpu family", "model"} <= facts.keys():
+        return f"{facts['vendor_id']} {facts['cpu family']}-{facts['model']}"
+    return platform.machine()
+
+
+def comparable(probes: Sequence[Probe], processor: str) -> list[Probe]:
+    """Those of this kind of processor, and those that do not say; the latest last."""
+    return [probe for probe in probes if not probe.processor] + [
+        probe for probe in probes if probe.processor == processor and processor
+    ]
+
+
+def record(folder: Path, code: str, figures: Mapping[str, float], processor: str = "") -> Probe:
+    """Add the code's digest to the probe of this processor that gave these figures, or begin a new one; returns it.
+
+    On one kind of processor a digest is in one probe only.
+    """
+    probes = read_probes(folder)
+    same = next((probe for probe in reversed(comparable(probes, processor)) if not moved(figures, probe.figures)), None)
+    if same is None:
+        result = Probe((code,), dict(figures), processor)
     else:
-        known = probes[equal]
-        probes[equal] = Probe((*known.codes, code), {**figures, **known.figures})
-    _write([each for each in probes if each.codes], folder / FILE)
-    return probes[equal]
+        codes = (*(known for known in same.codes if known != code), code)
+        result = replace(same, codes=codes, figures={**figures, **same.figures})
+    others = [
+        replace(probe, codes=tuple(known for known in probe.codes if known != code))
+        if probe.processor == result.processor
+        else probe
+        for probe in probes
+        if probe is not same
+    ]
+    _write([probe for probe in (*others, result) if probe.codes], folder / FILE)
+    return result
 
 
 def same_code(folder: Path, code: str) -> frozenset[str]:
-    """Digests of all code that is known to give what the code of this digest gives."""
-    return frozenset({code}).union(*(each.codes for each in read_probes(folder) if code in each.codes))
+    """Digests of all code that is known to give what the code of this digest gives, on one processor or another."""
+    probes, reached = read_probes(folder), frozenset({code})
+    while True:
+        wider = reached.union(*(probe.codes for probe in probes if reached & set(probe.codes)))
+        if wider == reached:
+            return reached
+        reached = wider
 
 
 def read_probes(folder: Path) -> list[Probe]:
@@ -212,7 +252,8 @@ def read_probes(folder: Path) -> list[Probe]:
     if not path.exists():
         return []
     try:
-        return [Probe(tuple(each["codes"]), each["figures"]) for each in json.loads(path.read_text(encoding="utf-8"))]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [Probe(tuple(entry["codes"]), entry["figures"], entry.get("processor", "")) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no file of probes ({error}): remove it, and `steelyard results probe`") from error
 
