@@ -1,12 +1,12 @@
 # Everything runs inside .venv; paths are relative, so a project folder with spaces in its name works.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: demo results setup test test-full lint lock generated clean help
+.PHONY: demo results setup test test-full lint docs lock generated clean help
 
 BIN := .venv/bin
 STAMP := .venv/.steelyard-installed
 LOCKS := cluster/deploy/images
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --extra dev --python-version 3.11 --no-header --no-annotate
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra docs --python-version 3.11 --no-header --no-annotate
 
 FRESH_OPTION := $(if $(filter-out 0,$(FRESH)),--fresh)
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
@@ -44,6 +44,10 @@ lint: $(STAMP)  ## Check style, imports and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+
+docs: $(STAMP)  ## Write the documentation as a searchable site to build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
 	@$(COMPILE) --upgrade --extra cpu --override $(LOCKS)/cpu.overrides.txt -o $(LOCKS)/cpu.lock
