@@ -47,9 +47,9 @@ def test_each_example_has_a_configuration_and_a_page_with_its_command(name: str)
 
 @pytest.mark.parametrize("name", RUNS)
 def test_each_run_is_valid(name: str):
-    done = steelyard("run", f"docs/examples/{name}/run.yaml", "--dry-run", check=False)
-    assert done.returncode == 0, done.stderr
-    assert "valid" in done.stdout
+    process = steelyard("run", f"docs/examples/{name}/run.yaml", "--dry-run", check=False)
+    assert process.returncode == 0, process.stderr
+    assert "valid" in process.stdout
 
 
 def test_the_reward_function_counts_steps_and_words():
@@ -69,23 +69,26 @@ def test_the_reward_function_is_about_twenty_lines_and_the_data_configuration_at
 
 
 def test_the_data_has_no_errors():
-    done = steelyard("data", "check", "docs/examples/own_data/pairs.jsonl", "--json")
-    report: dict[str, Any] = json.loads(done.stdout)
+    process = steelyard("data", "check", "docs/examples/own_data/pairs.jsonl", "--json")
+    report: dict[str, Any] = json.loads(process.stdout)
     assert report["ok_rows"] == report["rows"] == 347
     assert [finding["kind"] for finding in report["findings"] if finding["severity"] == "error"] == []
 
 
 def test_both_constraints_have_a_multiplier_and_a_cost_model_of_their_own():
     settings = load_settings(EXAMPLES / "two_constraints" / "run.yaml")
-    assert {name: one.limit for name, one in settings.constraints.items()} == {"harm": 0.05, "theft": 0.02}
+    assert {name: constraint.limit for name, constraint in settings.constraints.items()} == {
+        "harm": 0.05,
+        "theft": 0.02,
+    }
     assert settings.constraints["theft"].categories == ("financial_crime,property_crime,theft",)
 
 
 def test_the_plan_fits_and_its_page_has_its_figures():
-    done = steelyard(
+    process = steelyard(
         "plan", "docs/examples/plan_7b/run.yaml", "--params", "7b", "--price", "2.5", "--assumed", "--json"
     )
-    plan = json.loads(done.stdout)
+    plan = json.loads(process.stdout)
     page = (EXAMPLES / "plan_7b" / "README.md").read_text(encoding="utf-8")
     assert plan["fits"]
     for text in (
@@ -110,8 +113,8 @@ SMALL = {
 @pytest.mark.parametrize("name", RUNS)
 def test_each_run_comes_to_its_report(name: str, tmp_path: Path):
     """Too small to learn anything, so the limit may be missed; the steps to the report are the same."""
-    done = steelyard("run", f"docs/examples/{name}/run.yaml", f"storage={tmp_path}", *SMALL[name], check=False)
-    assert done.returncode in (Exit.DONE, Exit.INFEASIBLE), done.stderr[-3000:]
+    process = steelyard("run", f"docs/examples/{name}/run.yaml", f"storage={tmp_path}", *SMALL[name], check=False)
+    assert process.returncode in (Exit.DONE, Exit.INFEASIBLE), process.stderr[-3000:]
     run = next(tmp_path.glob("*/summary.json")).parent
     assert read_summary(run / "summary.json").name == load_settings(EXAMPLES / name / "run.yaml").name
     assert "</html>" in (run / "report.html").read_text(encoding="utf-8")

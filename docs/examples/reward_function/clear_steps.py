@@ -13,7 +13,7 @@ def reward(
     """One number per conversation: `per_step` for each step that the answer names, less `per_word` for each word."""
     rewards = []
     for turns in conversations:
-        words = turns[-1]["content"].lower().split()  # the last turn is the answer
-        steps = sum(word in STEP_WORDS for word in words)
-        rewards.append(per_step * steps - per_word * len(words))
+        answer = turns[-1]["content"].lower().split()  # the last turn is the answer
+        steps = sum(word in STEP_WORDS for word in answer)
+        rewards.append(per_step * steps - per_word * len(answer))
     return rewards
