@@ -47,7 +47,7 @@ lint: $(STAMP)  ## Check style, imports and types
 
 docs: $(STAMP)  ## Write the documentation as a searchable site to build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	@echo "build/site/index.html"
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 lock: $(STAMP)  ## Resolve cpu.lock and gpu.lock again
 	@$(COMPILE) --upgrade --extra cpu --override $(LOCKS)/cpu.overrides.txt -o $(LOCKS)/cpu.lock
