@@ -24,6 +24,11 @@ def start_scorer(name: str, settings: ScorerSettings, models: ScorerModels, sche
         "TOKENIZERS_PARALLELISM": "false",
     }
     if any(isinstance(source, PythonSignal) for source in models.signals.values()) and "PYTHONPATH" in os.environ:
-        # A function is found here, so that it is found there too: workers have the path of whoever started the cluster.
-        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+        # A function that is found here must be found there too: workers have the path of the process that started the cluster.
+        environment["PYTHONPATH"] = absolute_folders(os.environ["PYTHONPATH"])
     return actor.options(**actor_options(name, settings, environment, scheduling)).remote(name, settings, models)
+
+
+def absolute_folders(path: str) -> str:
+    """A search path whose relative folders are made absolute here: a worker has another working folder."""
+    return os.pathsep.join(os.path.abspath(folder) for folder in path.split(os.pathsep) if folder)
