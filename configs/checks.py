@@ -98,11 +98,11 @@ def _algorithm(settings: RunSettings) -> Iterator[Problem]:
     if settings.reference.multiplier_per_minibatch and name != "ppo_lag":
         yield "reference.multiplier_per_minibatch", f"is a detail of ppo_lag, and the algorithm is {name}"
     if settings.cost_model.calibration == "isotonic":
-        for constraint, one in settings.constraints.items():
-            if one.measure == "rate":
+        for constraint_name, constraint in settings.constraints.items():
+            if constraint.measure == "rate":
                 yield (
                     "cost_model.calibration",
-                    f"isotonic steps are flat, so {constraint} could not tell a safe answer from a safer one; take platt",
+                    f"isotonic steps are flat, so {constraint_name} could not tell a safe answer from a safer one; take platt",
                 )
 
 
@@ -114,17 +114,17 @@ def _tracking(settings: RunSettings) -> Iterator[Problem]:
 
 def scorers_of(settings: RunSettings) -> dict[str, SignalScorerSettings]:
     """Scorers from outside by their dotted keys."""
-    given = {"objective.scorer": settings.objective.scorer}
-    given |= {f"constraints.{name}.scorer": one.scorer for name, one in settings.constraints.items()}
-    return {key: one for key, one in given.items() if one is not None}
+    scorers = {"objective.scorer": settings.objective.scorer}
+    scorers |= {f"constraints.{name}.scorer": constraint.scorer for name, constraint in settings.constraints.items()}
+    return {key: scorer for key, scorer in scorers.items() if scorer is not None}
 
 
 def _scorers(settings: RunSettings) -> Iterator[Problem]:
     """What belongs to models that this run does not train."""
-    given = scorers_of(settings)
-    if not given:
+    scorers = scorers_of(settings)
+    if not scorers:
         return
-    key = next(iter(given))
+    key = next(iter(scorers))
     if settings.algorithm in DIRECT_ALGORITHMS:
         yield key, f"{settings.algorithm} learns from the pairs and asks no scorer; take it out, or another algorithm"
     if settings.reference.truncate_prompt_right:
@@ -132,7 +132,7 @@ def _scorers(settings: RunSettings) -> Iterator[Problem]:
     yield from _reward_scorer(settings)
     yield from _cost_scorers(settings)
     seconds = settings.resources.deadlines.score_seconds
-    for key, scorer in given.items():
+    for key, scorer in scorers.items():
         if scorer.python is not None and scorer.deadline_seconds > seconds:
             yield (
                 f"{key}.deadline_seconds",
@@ -144,7 +144,10 @@ def _scorers(settings: RunSettings) -> Iterator[Problem]:
 def _reward_scorer(settings: RunSettings) -> Iterator[Problem]:
     if settings.objective.scorer is not None:
         if settings.objective.signal == "none":
-            yield "objective.scorer", "nothing is maximised (objective.signal: none), so nobody asks it; leave it out"
+            yield (
+                "objective.scorer",
+                "nothing is maximised (objective.signal: none), so it is never asked; leave it out",
+            )
         if settings.halves.enabled:
             yield "halves.enabled", "objective.scorer gives the reward, so no reward model is trained; leave it off"
         if settings.reward_model.ensemble > 1:
@@ -155,16 +158,16 @@ def _reward_scorer(settings: RunSettings) -> Iterator[Problem]:
 
 
 def _cost_scorers(settings: RunSettings) -> Iterator[Problem]:
-    given = [one.scorer for one in settings.constraints.values()]
-    if settings.cost_model.ensemble > 1 and given and all(given):
+    scorers = [constraint.scorer for constraint in settings.constraints.values()]
+    if settings.cost_model.ensemble > 1 and scorers and all(scorers):
         yield "cost_model.ensemble", "every constraint has a scorer, so no cost model is trained; leave it at 1"
-    for name, one in settings.constraints.items():
-        if one.scorer is not None and one.chosen_for is not None:
+    for name, constraint in settings.constraints.items():
+        if constraint.scorer is not None and constraint.chosen_for is not None:
             yield (
                 f"constraints.{name}.chosen_for",
                 f"the limit was chosen for a cost model, and constraints.{name}.scorer gives the cost; leave one out",
             )
-        if one.scorer is not None and settings.certificate.labelled is not None:
+        if constraint.scorer is not None and settings.certificate.labelled is not None:
             yield (
                 "certificate.labelled",
                 f"the cost of {name} comes from its scorer and is no calibrated probability; label every answer",
@@ -172,39 +175,39 @@ def _cost_scorers(settings: RunSettings) -> Iterator[Problem]:
 
 
 def _moving(settings: RunSettings) -> str | None:
-    return next((name for name, one in settings.constraints.items() if one.dual.form != "fixed"), None)
+    return next((name for name, constraint in settings.constraints.items() if constraint.dual.form != "fixed"), None)
 
 
 def _certificate(settings: RunSettings) -> Iterator[Problem]:
     """Splits too small to pass are refused before anything is trained; on data nothing is certified."""
     if settings.data is not None:
         return
-    asked, count = settings.certificate, len(settings.constraints)
-    decides = {"certificate.samples": asked.samples}
+    certificate, count = settings.certificate, len(settings.constraints)
+    decides = {"certificate.samples": certificate.samples}
     if settings.algorithm in LOOP_ALGORITHMS:
         decides["selection.samples"] = settings.selection.samples
-    if asked.labelled is not None:
-        decides["certificate.labelled"] = asked.labelled
-        if asked.labelled >= asked.samples:
+    if certificate.labelled is not None:
+        decides["certificate.labelled"] = certificate.labelled
+        if certificate.labelled >= certificate.samples:
             yield (
                 "certificate.labelled",
-                f"{asked.labelled} of certificate.samples = {asked.samples} is all; leave it out",
+                f"{certificate.labelled} of certificate.samples = {certificate.samples} is all; leave it out",
             )
         if settings.algorithm == "best_of_k":
             yield "certificate.labelled", "best_of_k already chose by the cost model's word; label every answer"
     for name, constraint in settings.constraints.items():
-        if asked.labels == "crowd" and constraint.categories:
+        if certificate.labels == "crowd" and constraint.categories:
             yield (
                 "certificate.labels",
                 f"the crowd's check says safe or unsafe, not which category, and constraint {name} counts some; take gold",
             )
-        limit = constraint.limit if constraint.measure == "rate" else asked.rate_limit
-        needed = certificate_samples_needed(limit, asked.confidence, count)
+        limit = constraint.limit if constraint.measure == "rate" else certificate.rate_limit
+        needed = certificate_samples_needed(limit, certificate.confidence, count)
         for key, samples in decides.items():
             if samples < needed:
                 yield (
                     key,
-                    f"{samples} can never certify {name} <= {limit:.3g} at confidence {asked.confidence:g}: "
+                    f"{samples} can never certify {name} <= {limit:.3g} at confidence {certificate.confidence:g}: "
                     f"even with no violation {needed} are needed",
                 )
 
@@ -221,21 +224,21 @@ def _files(settings: RunSettings) -> Iterator[Problem]:
 
 
 def _placement(settings: RunSettings) -> Iterator[Problem]:
-    asked = settings.resources
-    sharing = {"colocated": "generators", "mixed": "scorers"}.get(asked.placement)
+    resources = settings.resources
+    sharing = {"colocated": "generators", "mixed": "scorers"}.get(resources.placement)
     if sharing is None:
         return
     for role in (sharing, "learner"):
-        gpus = getattr(asked, role).gpus
+        gpus = getattr(resources, role).gpus
         if gpus > 1:
             yield (
                 f"resources.{role}.gpus",
-                f"{gpus:g} cannot be shared: placement {asked.placement} puts two actors on one GPU; set 1",
+                f"{gpus:g} cannot be shared: placement {resources.placement} puts two actors on one GPU; set 1",
             )
-    if asked.placement == "mixed" and not asked.scorers.colocate:
+    if resources.placement == "mixed" and not resources.scorers.colocate:
         yield (
             "resources.scorers.colocate",
-            "placement mixed puts one scorer beside each learner rank, with every model; set true",
+            "placement mixed puts one scorer next to each learner rank, with every model; set true",
         )
 
 
@@ -248,7 +251,7 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
             "preferences.crowd.votes",
             f"{crowd.votes} votes need as many different people; raise preferences.crowd.annotators above {crowd.annotators}",
         )
-    if crowd.mode == "mixed" and any(one.scorer is None for one in settings.constraints.values()):
+    if crowd.mode == "mixed" and any(constraint.scorer is None for constraint in settings.constraints.values()):
         yield (
             "preferences.crowd.mode",
             "a mixed crowd gives no safety labels, so no cost model can be trained; set constraints: {} or mode: decoupled",
@@ -267,26 +270,29 @@ def _crowd(settings: RunSettings) -> Iterator[Problem]:
 
 def _labels(settings: RunSettings) -> Iterator[Problem]:
     """What belongs to one kind of labeller and not to the others."""
-    asked = settings.preferences
-    if asked.labels == "judge" and asked.judge is None:
+    preferences = settings.preferences
+    if preferences.labels == "judge" and preferences.judge is None:
         yield "preferences.judge", "labels: judge asks a language model; give its url, such as http://127.0.0.1:8000/v1"
-    if asked.labels != "judge" and asked.judge is not None:
-        yield "preferences.judge", f"is never asked, for labels is {asked.labels}; set labels: judge, or leave it out"
-    if asked.labels == "crowd":
+    if preferences.labels != "judge" and preferences.judge is not None:
+        yield (
+            "preferences.judge",
+            f"is never asked, for labels is {preferences.labels}; set labels: judge, or leave it out",
+        )
+    if preferences.labels == "crowd":
         return
-    if asked.tampering is not None:
-        yield "preferences.tampering", f"changes the crowd's labels, and labels is {asked.labels}; leave it out"
-    if asked.crowd.mode == "mixed":
-        yield "preferences.crowd.mode", f"is of labels: crowd, and labels is {asked.labels}; leave it out"
-    if asked.labels != "people":
+    if preferences.tampering is not None:
+        yield "preferences.tampering", f"changes the crowd's labels, and labels is {preferences.labels}; leave it out"
+    if preferences.crowd.mode == "mixed":
+        yield "preferences.crowd.mode", f"is of labels: crowd, and labels is {preferences.labels}; leave it out"
+    if preferences.labels != "people":
         return
     if isinstance(settings.storage, str):
         yield (
             "preferences.labels",
             "people fill in a file of the run folder; give storage a folder that they reach, not a URL",
         )
-    for name, one in settings.constraints.items():
-        if one.categories and one.scorer is None:
+    for name, constraint in settings.constraints.items():
+        if constraint.categories and constraint.scorer is None:
             yield (
                 f"constraints.{name}.categories",
                 "the people's file asks for no categories of harm; leave them out, or take labels: judge",
@@ -294,12 +300,12 @@ def _labels(settings: RunSettings) -> Iterator[Problem]:
 
 
 def _windows(settings: RunSettings) -> Iterator[Problem]:
-    for name, one in settings.constraints.items():
-        most = one.window_batches * settings.ppo.batch_size
-        if one.min_samples > most:
+    for name, constraint in settings.constraints.items():
+        capacity = constraint.window_batches * settings.ppo.batch_size
+        if constraint.min_samples > capacity:
             yield (
                 f"constraints.{name}.min_samples",
-                f"the window holds at most {most} samples (window_batches x ppo.batch_size), so the multiplier would never move",
+                f"the window holds at most {capacity} samples (window_batches x ppo.batch_size), so the multiplier would never move",
             )
 
 
@@ -310,30 +316,30 @@ def _repeatable(settings: RunSettings) -> Iterator[Problem]:
 
 def _rounds(settings: RunSettings) -> Iterator[Problem]:
     """What more than one round needs."""
-    asked = settings.rounds
-    if asked.count == 1:
+    rounds = settings.rounds
+    if rounds.count == 1:
         return
     if settings.data is not None and settings.preferences.labels == "crowd":
         yield (
             "preferences.labels",
-            f"{asked.count} rounds need fresh labels, and the simulated crowd knows the sandbox only; take judge or people, or "
+            f"{rounds.count} rounds need fresh labels, and the simulated crowd knows the sandbox only; take judge or people, or "
             "set rounds.count: 1",
         )
-    if settings.data is not None and asked.red_team:
+    if settings.data is not None and rounds.red_team:
         yield "rounds.red_team", "the red team knows the sandbox's requests only; set it to false"
     if settings.algorithm not in LOOP_ALGORITHMS:
         yield "rounds.count", f"{settings.algorithm} has no loop to repeat; set rounds.count: 1, or another algorithm"
-    if asked.red_team and not settings.constraints:
+    if rounds.red_team and not settings.constraints:
         yield "rounds.red_team", "the red team looks for high costs, and there is no constraint; set it to false"
-    for name, one in settings.constraints.items():
-        if asked.red_team and one.scorer is not None:
+    for name, constraint in settings.constraints.items():
+        if rounds.red_team and constraint.scorer is not None:
             yield (
                 "rounds.red_team",
                 f"the red team asks this run's own cost models, and {name} has a scorer; set it to false",
             )
-        if one.chosen_for is not None and not one.any_cost_model:
+        if constraint.chosen_for is not None and not constraint.any_cost_model:
             yield (
                 f"constraints.{name}.chosen_for",
-                f"the limit was chosen for one cost model, and each of {asked.count} rounds trains its own; take measure "
+                f"the limit was chosen for one cost model, and each of {rounds.count} rounds trains its own; take measure "
                 "rate, or set any_cost_model: true",
             )

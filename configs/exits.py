@@ -61,12 +61,12 @@ class ClusterError(SteelyardError):
 
 
 def request_to_stop(error: BaseException) -> StopRequested | KeyboardInterrupt | None:
-    """The request to stop that an error is, or was caused by; None where nobody asked.
+    """The request to stop that an error is, or was caused by; None where there was no request.
 
     A signal's exception that comes up inside compiled code, such as Ray's, arrives as a SystemError caused by it; one that
     comes up in a wait for the trainers, as their failure.
     """
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, StopRequested | KeyboardInterrupt):
-        found = found.__cause__
-    return found
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, StopRequested | KeyboardInterrupt):
+        cause = cause.__cause__
+    return cause

@@ -30,21 +30,21 @@ _WANTED = {
 def first_problem(error: ValidationError, root: type[BaseModel]) -> tuple[KeyPath, str]:
     """The first problem of a failed validation as (key path, sentence); an unknown key first: it explains others."""
     problems = error.errors(include_url=False)
-    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    problem = next((entry for entry in problems if entry["type"] == "extra_forbidden"), problems[0])
     path = tuple(str(part) for part in problem["loc"])
     return path, _sentence(problem, path, root)
 
 
-def closest(word: str, known: list[str]) -> str | None:
-    """The known word that a mistyped one probably means."""
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return found[0] if found else None
+def closest(text: str, choices: list[str]) -> str | None:
+    """The choice that a mistyped text probably means."""
+    matches = difflib.get_close_matches(text, choices, n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
-def suggestion(word: str, known: list[str]) -> str:
-    """``did you mean 'x'?`` or the list of what is known."""
-    near = closest(word, known)
-    return f"did you mean '{near}'?" if near else f"known here: {', '.join(known)}"
+def suggestion(text: str, choices: list[str]) -> str:
+    """``did you mean 'x'?`` or the list of the choices."""
+    near = closest(text, choices)
+    return f"did you mean '{near}'?" if near else f"known here: {', '.join(choices)}"
 
 
 def key_tree(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -62,7 +62,7 @@ def key_tree(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def _sentence(problem: Mapping[str, Any], path: KeyPath, root: type[BaseModel]) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
-    shown = _shown(problem["input"])
+    input_text = _shown(problem["input"])
     if kind == "extra_forbidden":
         return f"unknown key; {_unknown_key_hint(path, root)}"
     if kind == "missing":
@@ -73,9 +73,9 @@ def _sentence(problem: Mapping[str, Any], path: KeyPath, root: type[BaseModel]) 
         allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
         near = closest(str(problem["input"]), allowed.split(", "))
         hint = f"; did you mean '{near}'?" if near else ""
-        return f"{shown} is not one of {allowed}{hint}"
+        return f"{input_text} is not one of {allowed}{hint}"
     if kind in _WANTED:
-        return f"{shown} is not {_WANTED[kind]}"
+        return f"{input_text} is not {_WANTED[kind]}"
     bounds = {
         "greater_than": "above",
         "greater_than_equal": "at least",
@@ -84,8 +84,8 @@ def _sentence(problem: Mapping[str, Any], path: KeyPath, root: type[BaseModel]) 
     }
     if kind in bounds:
         (limit,) = (value for key, value in context.items() if key in ("gt", "ge", "lt", "le"))
-        return f"{shown} is out of range; it must be {bounds[kind]} {limit:g}"
-    return f"{shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{input_text} is out of range; it must be {bounds[kind]} {limit:g}"
+    return f"{input_text}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _unknown_key_hint(path: KeyPath, root: type[BaseModel]) -> str:
@@ -99,7 +99,7 @@ def _unknown_key_hint(path: KeyPath, root: type[BaseModel]) -> str:
     if model is None:
         return "remove it"
     elsewhere = [key for key in key_tree(root) if key.rsplit(".", 1)[-1] == path[-1]]
-    elsewhere.sort(key=lambda key: key.count("."))  # nobody means a deep key first
+    elsewhere.sort(key=lambda key: key.count("."))  # the key meant is probably not a deep one
     if elsewhere:
         return f"did you mean {' or '.join(elsewhere[:3])}?"
     siblings = list(model.model_fields)

@@ -25,7 +25,7 @@ class RunLayout:
 
     @property
     def status(self) -> Path:
-        """Where the run is now; replaced atomically, read by whoever follows."""
+        """Where the run is now; replaced atomically, read by every follower."""
         return self.root / "status.json"
 
     @property
@@ -141,7 +141,7 @@ class RunLayout:
         if not self.rounds.is_file():
             return 1
         finished = json.loads(self.rounds.read_text(encoding="utf-8")).get("rounds", [])
-        return max((int(one["round"]) for one in finished), default=1)
+        return max((int(entry["round"]) for entry in finished), default=1)
 
     def arm(self, name: str, seed: int) -> RunLayout:
         """The run directory of one arm of a comparison."""

@@ -77,8 +77,8 @@ def load_settings(source: str | Path, overrides: Sequence[str] = ()) -> RunSetti
         _set(raw.values, path, value)
         raw.origins[path] = f"{COMMAND_LINE}: "
     settings = _validate(raw)
-    for _, one in with_arms(settings):
-        check_rounds(one)
+    for _, variant in with_arms(settings):
+        check_rounds(variant)
     return settings
 
 
@@ -136,10 +136,10 @@ def check_rounds(settings: RunSettings) -> None:
     """
     for number in settings.rounds.overrides:
         if not 2 <= number <= settings.rounds.count:
-            there = f"give one of 2 to {settings.rounds.count}" if settings.rounds.count > 1 else "raise rounds.count"
+            fix = f"give one of 2 to {settings.rounds.count}" if settings.rounds.count > 1 else "raise rounds.count"
             raise ConfigError(
                 f"rounds.overrides.{number}: round 1 is the configuration itself and rounds.count is "
-                f"{settings.rounds.count}; {there}"
+                f"{settings.rounds.count}; {fix}"
             )
         round_settings(settings, number)
 
@@ -207,7 +207,7 @@ def dump_settings(settings: RunSettings) -> str:
 def _read(path: Path, extended_by: tuple[Path, ...]) -> _Raw:
     path = path.resolve()
     if path in extended_by:
-        chain = " → ".join(each.name for each in (*extended_by[extended_by.index(path) :], path))
+        chain = " → ".join(file.name for file in (*extended_by[extended_by.index(path) :], path))
         raise ConfigError(f"{path.name}: extends goes round in a circle: {chain}; remove one of them")
     try:
         text = path.read_text(encoding="utf-8")
@@ -221,9 +221,9 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> _Raw:
     place = origins[("extends",)]
     if not isinstance(parent, str):
         raise ConfigError(f"{place}extends: {parent!r} is no preset; give one name or path")
-    beside = path.parent / parent
+    sibling = path.parent / parent
     try:
-        base = _read(beside if beside.is_file() else find_config(parent), (*extended_by, path))
+        base = _read(sibling if sibling.is_file() else find_config(parent), (*extended_by, path))
     except ConfigError as error:
         if "no such file or preset" not in str(error):
             raise
@@ -274,9 +274,9 @@ def _absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
         holder: Any = values
         for part in path[:-1]:
             holder = holder.get(part) if isinstance(holder, Mapping) else None
-        given = holder.get(path[-1]) if isinstance(holder, Mapping) else None
-        if isinstance(given, (str, Path)) and "://" not in str(given):
-            _set(settled, path, Path(given).expanduser().absolute())
+        location = holder.get(path[-1]) if isinstance(holder, Mapping) else None
+        if isinstance(location, (str, Path)) and "://" not in str(location):
+            _set(settled, path, Path(location).expanduser().absolute())
     return settled
 
 
@@ -286,10 +286,10 @@ def _silent_conversions(raw: Any, checked: Any, path: KeyPath = ()) -> list[tupl
         checked = {name: getattr(checked, name) for name in type(checked).model_fields}
     if isinstance(raw, Mapping) and isinstance(checked, Mapping):
         return [
-            found
+            conversion
             for key in raw
             if key in checked
-            for found in _silent_conversions(raw[key], checked[key], (*path, str(key)))
+            for conversion in _silent_conversions(raw[key], checked[key], (*path, str(key)))
         ]
     if isinstance(raw, bool) and isinstance(checked, (int, float)) and not isinstance(checked, bool):
         return [(path, f"{str(raw).lower()} is not a number")]

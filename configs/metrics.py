@@ -58,8 +58,8 @@ def _line(
     when: str = "",
 ) -> Series:
     """A series read from the step's line; a key without ``*`` and labels may be given alone."""
-    read = {keys: dict.fromkeys(labels, "*")} if isinstance(keys, str) else keys
-    return Series(f"steelyard_{name}", kind, unit, meaning, "step", labels, read, when)
+    sources = {keys: dict.fromkeys(labels, "*")} if isinstance(keys, str) else keys
+    return Series(f"steelyard_{name}", kind, unit, meaning, "step", labels, sources, when)
 
 
 def _quantiles(stem: str, labels: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -384,7 +384,7 @@ see and alert on them is in [monitoring.md](monitoring.md).
 
 All have the label `run`. In the cluster they go through Ray's metrics, whose names begin with `ray_`; our `prometheus.yml` takes
 that off, so that a query is the same for a live run and for `steelyard export`. Gauges are set again every 5 s, because Ray
-forgets a gauge 20 s after it was set. vLLM's own series (`ray_vllm_…`) come beside them, see
+forgets a gauge 20 s after it was set. vLLM's own series (`ray_vllm_…`) come next to them, see
 [monitoring.md](monitoring.md#vllms-own-metrics).
 """
 
@@ -394,9 +394,9 @@ def markdown() -> str:
     parts = [_HEAD]
     for title, group in GROUPS.items():
         parts.append(f"\n## {title}\n\n| name | kind | unit | labels | meaning | of |\n|---|---|---|---|---|---|\n")
-        for one in group:
-            meaning = one.meaning.replace("|", "\\|")  # a bare bar would end the cell
-            cells = (f"`{one.exposed}`", one.kind, one.unit, ", ".join(one.labels), meaning, _of(one))
+        for series in group:
+            meaning = series.meaning.replace("|", "\\|")  # a bare bar would end the cell
+            cells = (f"`{series.exposed}`", series.kind, series.unit, ", ".join(series.labels), meaning, _of(series))
             parts.append(f"| {' | '.join(cells)} |\n")
     parts.append(
         "\nWhere values come from: " + "; ".join(f"*{name}*: {text}" for name, text in SOURCES.items()) + ".\n"

@@ -38,9 +38,9 @@ _INSTEAD = {
     "preferences.crowd": "a judge or people label the pairs of later rounds",
     "splits.by": "take data.unit",
     "reward_model.harmlessness_share": "name a harmlessness source among data.helpfulness",
-    "certificate.labels": "nobody labels the answers, so nothing is certified",
-    "certificate.labelled": "nobody labels the answers, so nothing is certified",
-    "certificate.rate_limit": "nobody labels the answers, so nothing is certified",
+    "certificate.labels": "no judge labels the answers, so nothing is certified",
+    "certificate.labelled": "no judge labels the answers, so nothing is certified",
+    "certificate.rate_limit": "no judge labels the answers, so nothing is certified",
 }
 
 
@@ -61,18 +61,18 @@ def _by_rounds(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
     rounds = settings.rounds
     if rounds.count == 1:
         return [(LATER_ROUNDS_ONLY, "is of later rounds, and rounds.count is 1; raise it, or {}")]
-    found: list[tuple[tuple[str, ...], str]] = []
+    unread: list[tuple[tuple[str, ...], str]] = []
     if rounds.pairs_from == "current":
-        found.append((("rounds.earlier_share",), "is read with rounds.pairs_from: current_and_earlier only; {}"))
+        unread.append((("rounds.earlier_share",), "is read with rounds.pairs_from: current_and_earlier only; {}"))
     if not rounds.red_team:
-        return [*found, (HUNT, "is the red team's; set rounds.red_team: true, or {}")]
-    asked = rounds.hunt.searches
-    if "best_of_n" not in asked:
-        found.append((("rounds.hunt.tries",), "is of the search best_of_n; add it to rounds.hunt.searches, or {}"))
-    if "trained" not in asked:
+        return [*unread, (HUNT, "is the red team's; set rounds.red_team: true, or {}")]
+    searches = rounds.hunt.searches
+    if "best_of_n" not in searches:
+        unread.append((("rounds.hunt.tries",), "is of the search best_of_n; add it to rounds.hunt.searches, or {}"))
+    if "trained" not in searches:
         keys = ("rounds.hunt.steps", "rounds.hunt.batch")
-        found.append((keys, "is of the search trained; add it to rounds.hunt.searches, or {}"))
-    return found
+        unread.append((keys, "is of the search trained; add it to rounds.hunt.searches, or {}"))
+    return unread
 
 
 def _by_source(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:

@@ -92,12 +92,12 @@ def _mapping(
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE or key_node.value == "<<":
             raise ConfigError(f"{source}:{line}: a key must be a word")
         key = key_node.value
-        here = (*path, key)
+        key_path = (*path, key)
         if key in values:
-            first = lines[here]
-            raise ConfigError(f"{source}:{line}: {'.'.join(here)} is given twice (first in line {first}); keep one")
-        lines[here] = line
-        values[key] = _value(value_node, here, source, lines, loader)
+            first = lines[key_path]
+            raise ConfigError(f"{source}:{line}: {'.'.join(key_path)} is given twice (first in line {first}); keep one")
+        lines[key_path] = line
+        values[key] = _value(value_node, key_path, source, lines, loader)
     return values
 
 

@@ -24,7 +24,7 @@ class RemoteFailure(StoppedError):
 
 
 class ActorDied(RemoteFailure):
-    """The actor behind a call is gone; whoever owns it may start another."""
+    """The actor behind a call is gone; its owner may start another."""
 
 
 class ValueLost(RemoteFailure):

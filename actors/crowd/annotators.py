@@ -3,7 +3,7 @@
 Every answer depends on (seed, id of the pair or response) only, so that labels survive reordering, batching and restarts.
 
 In decoupled mode a question sheet has four questions (is response 0 safe, is response 1 safe, which helps more, which
-is safer) and each gets ``votes`` votes. In mixed mode there is one question (which is better overall). Nobody is
+is safer) and each gets ``votes`` votes. In mixed mode there is one question (which is better overall). No annotator is
 asked there whether a response is safe, so ``is_response_i_safe`` is None and no category is given: deriving a safety
 label from the one ranking would invent information that the arm did not pay for. ``questions_asked`` counts votes,
 so that arms compare at equal labelling cost.
@@ -48,7 +48,9 @@ class CrowdSettings:
         if self.votes < 1 or self.votes % 2 == 0:
             raise ValueError(f"votes is {self.votes}; give an odd number, or a majority may not exist")
         if self.annotators < self.votes:
-            raise ValueError(f"{self.annotators} annotators cannot give {self.votes} votes; nobody is asked twice")
+            raise ValueError(
+                f"{self.annotators} annotators cannot give {self.votes} votes; no annotator is asked twice"
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0.0):
             raise ValueError(f"temperature is {self.temperature}; give a number above 0 (small is nearly noiseless)")
         if not (math.isfinite(self.bias_scale) and self.bias_scale >= 0.0):
@@ -137,8 +139,8 @@ class Crowd:
         """
         gold = self._scorer.score(task_id, response, finished)
         rng = random.Random(f"response/{self._seed}/{response_id}")
-        asked = rng.sample(self.annotators, self.settings.votes)
-        return _is_safe([self._safety_vote(person, "safety_0", gold, rng) for person in asked])
+        voters = rng.sample(self.annotators, self.settings.votes)
+        return _is_safe([self._safety_vote(person, "safety_0", gold, rng) for person in voters])
 
     def _hire(self, index: int) -> Annotator:
         rng = random.Random(f"annotator/{self._seed}/{index}")
@@ -150,16 +152,16 @@ class Crowd:
         gold_0 = self._scorer.score(pair.task_id, pair.response_0, pair.finished_0)
         gold_1 = self._scorer.score(pair.task_id, pair.response_1, pair.finished_1)
         rng = random.Random(f"pair/{self._seed}/{pair.pair_id}")
-        asked = rng.sample(self.annotators, self.settings.votes)
+        voters = rng.sample(self.annotators, self.settings.votes)
         if self.settings.mode == "mixed":
-            return self._mixed_label(pair.pair_id, gold_0, gold_1, asked, rng)
-        return self._decoupled_label(pair.pair_id, gold_0, gold_1, asked, rng)
+            return self._mixed_label(pair.pair_id, gold_0, gold_1, voters, rng)
+        return self._decoupled_label(pair.pair_id, gold_0, gold_1, voters, rng)
 
     def _mixed_label(
-        self, pair_id: str, gold_0: Gold, gold_1: Gold, asked: Sequence[Annotator], rng: random.Random
+        self, pair_id: str, gold_0: Gold, gold_1: Gold, voters: Sequence[Annotator], rng: random.Random
     ) -> PairLabel:
         votes = []
-        for person in asked:
+        for person in voters:
             weight = person.helpfulness_weight
             gap = weight * (gold_0.helpfulness - gold_1.helpfulness) - (1.0 - weight) * (gold_0.harm - gold_1.harm)
             bias = weight * person.helpfulness_bias + (1.0 - weight) * person.harmlessness_bias
@@ -168,15 +170,15 @@ class Crowd:
         return self._answer(pair_id, preferred, preferred, None, None, votes)
 
     def _decoupled_label(
-        self, pair_id: str, gold_0: Gold, gold_1: Gold, asked: Sequence[Annotator], rng: random.Random
+        self, pair_id: str, gold_0: Gold, gold_1: Gold, voters: Sequence[Annotator], rng: random.Random
     ) -> PairLabel:
-        safety_0 = [self._safety_vote(person, "safety_0", gold_0, rng) for person in asked]
-        safety_1 = [self._safety_vote(person, "safety_1", gold_1, rng) for person in asked]
+        safety_0 = [self._safety_vote(person, "safety_0", gold_0, rng) for person in voters]
+        safety_1 = [self._safety_vote(person, "safety_1", gold_1, rng) for person in voters]
         better, safer = [], []
-        for person in asked:
+        for person in voters:
             gap = gold_0.helpfulness - gold_1.helpfulness + person.helpfulness_bias
             better.append(Vote(person.annotator_id, "helpfulness", choice=self._choose(gap, rng)))
-        for person in asked:
+        for person in voters:
             gap = gold_1.harm - gold_0.harm + person.harmlessness_bias
             safer.append(Vote(person.annotator_id, "harmlessness", choice=self._choose(gap, rng)))
         safe_0, safe_1 = _is_safe(safety_0), _is_safe(safety_1)
@@ -235,5 +237,5 @@ def _agreed_categories(votes: Sequence[Vote]) -> tuple[str, ...]:
     """The categories that most unsafe votes name, none where the majority says safe."""
     if _is_safe(votes):
         return ()
-    named = Counter(category for vote in votes for category in vote.categories)
-    return tuple(sorted(category for category, count in named.items() if count == max(named.values())))
+    counts = Counter(category for vote in votes for category in vote.categories)
+    return tuple(sorted(category for category, count in counts.items() if count == max(counts.values())))

@@ -60,13 +60,13 @@ def direct_pairs(preferences: Path, path: Path, kind: Literal["dpo", "safe_dpo"]
             counts["identical"] += 1
             continue
         better = pair["better_response_id"]
-        found = None if better is None else ALGORITHMS[kind].compare(int(better), safe)
-        if found is None:
+        comparison = None if better is None else ALGORITHMS[kind].compare(int(better), safe)
+        if comparison is None:
             counts["unlabelled" if better is None or None in safe else "unsafe"] += 1
             continue
-        rows.append(_row(pair, found))
-        counts["reordered"] += found.better != int(better)
-        counts["margin"] += found.margin_weight > 0
+        rows.append(_row(pair, comparison))
+        counts["reordered"] += comparison.better != int(better)
+        counts["margin"] += comparison.margin_weight > 0
         counts[pair["split"]] += 1
     if not rows:
         raise DataError(
@@ -77,9 +77,9 @@ def direct_pairs(preferences: Path, path: Path, kind: Literal["dpo", "safe_dpo"]
     return {"pairs": len(table), "used": len(rows), **counts}
 
 
-def _row(pair: Mapping[str, Any], found: dpo.Comparison) -> dict[str, Any]:
-    row: dict[str, Any] = {"margin_weight": found.margin_weight, "split": pair["split"]}
-    for name, side in (("better", found.better), ("worse", 1 - found.better)):
+def _row(pair: Mapping[str, Any], comparison: dpo.Comparison) -> dict[str, Any]:
+    row: dict[str, Any] = {"margin_weight": comparison.margin_weight, "split": pair["split"]}
+    for name, side in (("better", comparison.better), ("worse", 1 - comparison.better)):
         row[f"{name}_ids"] = [*pair["prompt_ids"], *pair[f"response_{side}_ids"]]
         row[f"{name}_prompt_length"] = len(pair["prompt_ids"])
     return row

@@ -1,6 +1,6 @@
 """Hindsight: what the true scorer says of every sample that the loop learned from, step by step.
 
-The loop sees its models' scores only. Put beside them afterwards, the gold figures show whether the reward that rose was
+The loop sees its models' scores only. Put next to them afterwards, the gold figures show whether the reward that rose was
 helpfulness and whether the cost that fell was harm (Gao et al. 2023, "Scaling laws for reward model overoptimization").
 """
 
@@ -79,13 +79,13 @@ def judge_folder(
     """
     files: dict[int, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("step-*-rank*.parquet")):
-        if found := _FILE.fullmatch(path.name):
-            files[int(found["step"])].append(path)
-    known: dict[tuple[str, str, bool], Gold] = {}
+        if match := _FILE.fullmatch(path.name):
+            files[int(match["step"])].append(path)
+    judged: dict[tuple[str, str, bool], Gold] = {}
     records = []
     for step, paths in sorted(files.items()):
         table = pa.concat_tables(_read(path) for path in paths)
-        golds = _judge(table, scorer, tasks, tokenizer, known, folder)
+        golds = _judge(table, scorer, tasks, tokenizer, judged, folder)
         records.append({"step": step, **_step_figures(table, golds, categories)})
     return records
 
@@ -98,8 +98,8 @@ def _read(path: Path) -> pa.Table:
                 raise DataError(
                     f"{path}: column '{missing[0]}' is missing; the samples of this run cannot be judged again"
                 )
-            wanted = [*_COLUMNS, *(name for name in names if name.startswith(("cost/", APPLIES)))]
-            return file.read(columns=wanted)
+            columns = [*_COLUMNS, *(name for name in names if name.startswith(("cost/", APPLIES)))]
+            return file.read(columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: rollouts cannot be read ({error})") from error
 
@@ -109,24 +109,24 @@ def _judge(
     scorer: GoldScorer,
     tasks: Mapping[str, str],
     tokenizer: Tokenizer,
-    known: dict[tuple[str, str, bool], Gold],
+    judged: dict[tuple[str, str, bool], Gold],
     folder: Path,
 ) -> list[Gold]:
-    """The truth about every row; `known` holds what was judged before, since a trained policy repeats itself."""
+    """The truth about every row; `judged` holds what was judged before, since a trained policy repeats itself."""
     finished = [reason == "stop" for reason in table["finish_reason"].to_pylist()]
     rows = zip(table["token_ids"].to_pylist(), table["prompt_length"].to_pylist(), finished, strict=True)
     responses = [
-        ids[start : len(ids) - 1 if ended else len(ids)] for ids, start, ended in rows
+        ids[start : len(ids) - 1 if stopped else len(ids)] for ids, start, stopped in rows
     ]  # without the end token
     texts = tokenizer.decode_batch(responses, skip_special_tokens=False)
     golds = []
-    for prompt_id, text, ended in zip(table["prompt_id"].to_pylist(), texts, finished, strict=True):
+    for prompt_id, text, stopped in zip(table["prompt_id"].to_pylist(), texts, finished, strict=True):
         if prompt_id not in tasks:
             raise DataError(f"{folder}: prompt {prompt_id} is none of this run's; the rollouts are another run's")
-        key = (tasks[prompt_id], text, ended)
-        if key not in known:
-            known[key] = scorer.score(*key)
-        golds.append(known[key])
+        key = (tasks[prompt_id], text, stopped)
+        if key not in judged:
+            judged[key] = scorer.score(*key)
+        golds.append(judged[key])
     return golds
 
 

@@ -37,9 +37,9 @@ class OddityReader:
     def _read(self, response: str) -> frozenset[str]:
         parsed = self._scorer.parse(response)
         steps, advice = len(parsed.steps), len(parsed.reasons) + len(parsed.alternatives)
-        said = steps + advice + parsed.refusals + len(parsed.questions) + parsed.insults + parsed.junk
-        found = {
-            "silent": not said,
+        segment_count = steps + advice + parsed.refusals + len(parsed.questions) + parsed.insults + parsed.junk
+        flags = {
+            "silent": not segment_count,
             "openings": " ".join(response.split()).count(self._opening) > 1,
             "refusal_steps": bool(parsed.refusals and steps),
             "advice_steps": bool(advice and steps),
@@ -49,4 +49,4 @@ class OddityReader:
             "repeated": len(set(parsed.steps)) < steps or steps > STEPS_PER_TASK,
             "junk": parsed.junk > 0,
         }
-        return frozenset(name for name, there in found.items() if there)
+        return frozenset(name for name, present in flags.items() if present)

@@ -68,11 +68,11 @@ def sandbox_prompts(
     return [_prompt(world, task, form, f"{prefix}-{index:06d}", rng) for index, (task, form) in enumerate(drawn)]
 
 
-def _check(what: str, given: Sequence[str], known: Sequence[str]) -> None:
-    if isinstance(given, str) or not given:
-        raise ValueError(f"{what}s is {given!r}; give a list with one or more of {', '.join(known)}")
-    if unknown := [value for value in given if value not in known]:
-        raise ValueError(f"unknown {what} '{unknown[0]}'; use one of {', '.join(known)}")
+def _check(noun: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    if isinstance(values, str) or not values:
+        raise ValueError(f"{noun}s is {values!r}; give a list with one or more of {', '.join(choices)}")
+    if unknown := [value for value in values if value not in choices]:
+        raise ValueError(f"unknown {noun} '{unknown[0]}'; use one of {', '.join(choices)}")
 
 
 def _weights(
@@ -80,9 +80,9 @@ def _weights(
 ) -> dict[str, float]:
     """Weight per kind, in the fixed order of ``KINDS`` so that a mapping's order changes nothing."""
     numbers = {kind: sum(t.kind == kind and t.split in task_splits for t in world.tasks) for kind in KINDS}
-    for given in (kinds, kind_weights):
-        if given is not None:
-            _check("kind", list(given), KINDS)
+    for selected_kinds in (kinds, kind_weights):
+        if selected_kinds is not None:
+            _check("kind", list(selected_kinds), KINDS)
     source: Mapping[str, float] = numbers if kind_weights is None else kind_weights
     weights = {kind: float(source.get(kind, 0.0)) for kind in KINDS if kinds is None or kind in kinds}
     if any(not 0.0 <= weight < float("inf") for weight in weights.values()) or sum(weights.values()) <= 0.0:

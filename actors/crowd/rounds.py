@@ -1,4 +1,4 @@
-"""Pairs of several sources and of several rounds as one file; Ray tasks beside the data."""
+"""Pairs of several sources and of several rounds as one file; Ray tasks next to the data."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def join_training(earlier: Sequence[str], current: str, path: str) -> dict[str, 
         ``training_pairs``, this round's and the earlier ones', and ``earlier_pairs`` among them.
     """
     tables = [table.filter(pc.equal(table["split"], TRAIN)) for table in map(pq.read_table, earlier)]
-    now = pq.read_table(current)
-    table = joined([*tables, now], "pair_id")
+    current_table = pq.read_table(current)
+    table = joined([*tables, current_table], "pair_id")
     _write(table, Path(path))
-    trains = int(pc.sum(pc.equal(now["split"], TRAIN)).as_py() or 0)
-    before = sum(int(each.num_rows) for each in tables)
+    trains = int(pc.sum(pc.equal(current_table["split"], TRAIN)).as_py() or 0)
+    before = sum(int(earlier_table.num_rows) for earlier_table in tables)
     return {"training_pairs": before + trains, "earlier_pairs": before}
 
 

@@ -25,7 +25,7 @@ def task_form_rounds(tasks: Sequence[Task], forms: Sequence[Form], rng: random.R
     """Endless (task, form): every ``len(tasks)`` draws hold each task once and every form as equally as can be.
 
     A Latin square: in round ``j`` the task of rank ``r`` gets form ``r + j``, so after ``len(forms)`` rounds every task
-    has had every form; then ranks and forms are drawn anew.
+    has had every form; then ranks and forms are drawn again.
     """
     while True:
         ranked, ordered = rng.sample(tasks, len(tasks)), rng.sample(forms, len(forms))
@@ -48,11 +48,11 @@ def render_turns(world: World, task: Task, form: Form, rng: random.Random) -> tu
     """The form's turns about the task, from user to user; another seen benign task is drawn where the form asks."""
     values = {"verb": task.verb, "object": task.object}
     if any("{other_" in turn for turn in form.turns):
-        other = rng.choice([candidate for candidate in world.other_tasks if candidate.id != task.id])
+        other_task = rng.choice([candidate for candidate in world.other_tasks if candidate.id != task.id])
         values |= {
-            "other_verb": other.verb,
-            "other_object": other.object,
-            "other_answer": world.segments.answer_text(other.steps),
+            "other_verb": other_task.verb,
+            "other_object": other_task.object,
+            "other_answer": world.segments.answer_text(other_task.steps),
         }
     return tuple(
         {"role": "assistant" if index % 2 else "user", "content": turn.format(**values)}

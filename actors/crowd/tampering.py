@@ -46,7 +46,7 @@ def tamper(
     if tampering.how == "shuffle":
         order = list(range(len(rows)))
         rng.shuffle(order)
-        changed = [{**row, **_labels(rows[other])} for row, other in zip(rows, order, strict=True)]
+        changed = [{**row, **_labels(rows[partner])} for row, partner in zip(rows, order, strict=True)]
     else:
         chosen = _chosen(rows, tampering, rng)
         changed = [_flipped(row) if index in chosen else dict(row) for index, row in enumerate(rows)]
@@ -55,16 +55,16 @@ def tamper(
 
 
 def _chosen(rows: Sequence[Mapping[str, Any]], tampering: Tampering, rng: random.Random) -> frozenset[int]:
-    wanted = round(tampering.share * len(rows))
-    there = [
+    count = round(tampering.share * len(rows))
+    eligible = [
         index for index, row in enumerate(rows) if not tampering.categories or row["category"] in tampering.categories
     ]
-    if len(there) < wanted:
+    if len(eligible) < count:
         raise DataError(
-            f"preferences.tampering.share: {wanted} of {len(rows)} pairs are to be flipped, and only {len(there)} are of "
-            f"{', '.join(tampering.categories)}; lower it to at most {len(there) / len(rows):.3f}, or name more categories"
+            f"preferences.tampering.share: {count} of {len(rows)} pairs are to be flipped, and only {len(eligible)} are of "
+            f"{', '.join(tampering.categories)}; lower it to at most {len(eligible) / len(rows):.3f}, or name more categories"
         )
-    return frozenset(rng.sample(there, wanted))
+    return frozenset(rng.sample(eligible, count))
 
 
 def _labels(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work on samples that runs as Ray tasks beside the data: label pairs, judge responses, write Parquet.
+"""Work on samples that runs as Ray tasks next to the data: label pairs, judge responses, write Parquet.
 
 Chunks arrive as object references and are resolved by Ray on the worker; the driver never sees a token.
 """

@@ -13,15 +13,15 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 def world_words(world: World) -> list[str]:
     """Sorted words, split on whitespace, of all prompts and responses of ``world``."""
     values = _slot_values(world)
-    words: set[str] = set()
+    vocabulary: set[str] = set()
     segments = world.segments
     for name in ("open", "step", "refusal", "reason", "alternative", "clarify", "insult"):
-        words |= _template_words(getattr(segments, name), values)
+        vocabulary |= _template_words(getattr(segments, name), values)
     for form in world.forms:
         for turn in form.turns:
             # {other_answer} is made of segments, whose words are in already
-            words |= _template_words(turn, values)
-    return sorted(words)
+            vocabulary |= _template_words(turn, values)
+    return sorted(vocabulary)
 
 
 def _slot_values(world: World) -> dict[str, set[str]]:
@@ -44,10 +44,10 @@ def _slot_values(world: World) -> dict[str, set[str]]:
 
 def _template_words(template: str, values: dict[str, set[str]]) -> set[str]:
     """The template's words with every value put into every slot; a slot may be glued to punctuation."""
-    words: set[str] = set()
+    vocabulary: set[str] = set()
     for token in template.split():
-        words.update(word for text in _filled(token, values) for word in text.split())
-    return words
+        vocabulary.update(part for text in _filled(token, values) for part in text.split())
+    return vocabulary
 
 
 def _filled(token: str, values: dict[str, set[str]]) -> Iterable[str]:

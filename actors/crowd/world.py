@@ -129,7 +129,7 @@ class World:
     @cached_property
     def category_words(self) -> Mapping[str, str]:
         """The papers' key -> the short word used in text."""
-        return {key: word for word, key in self.categories.items()}
+        return {key: short_word for short_word, key in self.categories.items()}
 
     @cached_property
     def hate_category(self) -> str:

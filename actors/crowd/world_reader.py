@@ -38,11 +38,11 @@ SEGMENT_SLOTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 """Segment -> (placeholders it must have, placeholders it may also have)."""
 TURN_SLOTS = frozenset({"verb", "object", "other_verb", "other_object", "other_answer"})
 RESERVED_TAGS = frozenset((*KINDS, "attack"))
-"""A form with such an id would make a prompt's tags lie."""
+"""A form with such an id would make a prompt's tags wrong."""
 
 
 class _Section:
-    """A JSON object being read: typed getters, then ``close`` refuses what nobody asked for."""
+    """A JSON object being read: typed getters, then ``close`` refuses the keys that no getter read."""
 
     def __init__(self, source: str, where: str, raw: Any) -> None:
         self.source, self.where = source, where
@@ -60,8 +60,8 @@ class _Section:
             raise self.fail(f"key '{key}' is missing", f"add '{key}'")
         return self.raw[key]
 
-    def wrong_type(self, key: str, value: Any, wanted: str) -> WorldError:
-        return self.fail(f"'{key}' is {_kind_of(value)}, not {wanted}", f"give '{key}' as {wanted}")
+    def wrong_type(self, key: str, value: Any, expected: str) -> WorldError:
+        return self.fail(f"'{key}' is {_kind_of(value)}, not {expected}", f"give '{key}' as {expected}")
 
     def integer(self, key: str) -> int:
         value = self.get(key)
@@ -129,16 +129,16 @@ class _Section:
         if any(spec or conversion for _, name, spec, conversion in parts if name is not None):
             raise self.fail(f"'{key}' formats a placeholder", "write placeholders as {name} only")
         if unknown := sorted(slots - set(allowed)):
-            known = ", ".join(sorted(allowed)) or "none"
-            raise self.fail(f"'{key}' has unknown placeholder '{unknown[0]}'", f"known here: {known}")
+            choices = ", ".join(sorted(allowed)) or "none"
+            raise self.fail(f"'{key}' has unknown placeholder '{unknown[0]}'", f"known here: {choices}")
         if missing := sorted(set(required) - slots):
             raise self.fail(f"'{key}' lacks placeholder '{missing[0]}'", f"put {{{missing[0]}}} into it")
         return text
 
     def close(self) -> None:
         if unknown := sorted(set(self.raw) - self._asked):
-            known = ", ".join(sorted(self._asked))
-            raise self.fail(f"unknown key '{unknown[0]}'", f"remove it (known keys: {known})")
+            keys = ", ".join(sorted(self._asked))
+            raise self.fail(f"unknown key '{unknown[0]}'", f"remove it (known keys: {keys})")
 
 
 def _kind_of(value: Any) -> str:
@@ -177,7 +177,9 @@ def _read_categories(source: str, raw: Any) -> dict[str, str]:
     section = _Section(source, "categories", raw)
     if not section.raw:
         raise section.fail("is empty", "give at least one short word and its category")
-    categories = {section.check_words("a category's word", word): section.words(word) for word in section.raw}
+    categories = {
+        section.check_words("a category's word", short_word): section.words(short_word) for short_word in section.raw
+    }
     if len(set(categories.values())) < len(categories):
         raise section.fail("two words name the same category", "give every category one word")
     return categories

@@ -137,7 +137,7 @@ class FleetHealth:
         self._move(name, Health.STALE, Health.STARTING)
 
     def begin_update(self, version: int) -> None:
-        """`version` is the target from now on: nobody serves until its update is complete."""
+        """`version` is the target from now on: no generator serves until its update is complete."""
         self.target_version = version
         for name in self.serving():
             self._move(name, Health.STALE, Health.SERVING)
@@ -188,21 +188,21 @@ class FleetHealth:
     def due_probes(self) -> list[str]:
         """Reachable, silent for an interval, and not asked yet: one probe at a time, so probes cannot pile up."""
         interval = self.policy.probe_interval_seconds
-        now = self._clock()
+        clock_seconds = self._clock()
         return [
             name
             for name in self.reachable()
-            if self._members[name].probe_sent is None and now - self._members[name].last_answer >= interval
+            if self._members[name].probe_sent is None and clock_seconds - self._members[name].last_answer >= interval
         ]
 
     def overdue(self) -> list[tuple[str, str]]:
         """(name, reason) of those to be given up: a start that takes too long, a probe without an answer."""
-        now, policy = self._clock(), self.policy
+        clock_seconds, policy = self._clock(), self.policy
         given_up = []
         for name, member in self._members.items():
-            if member.health is Health.STARTING and now - member.since >= policy.start_seconds:
+            if member.health is Health.STARTING and clock_seconds - member.since >= policy.start_seconds:
                 given_up.append((name, f"its engine did not start within {policy.start_seconds:g} s"))
-            elif member.probe_sent is not None and now - member.probe_sent >= policy.probe_timeout_seconds:
+            elif member.probe_sent is not None and clock_seconds - member.probe_sent >= policy.probe_timeout_seconds:
                 given_up.append((name, f"it did not answer a probe within {policy.probe_timeout_seconds:g} s"))
         return given_up
 

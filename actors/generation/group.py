@@ -55,8 +55,8 @@ class GeneratorGroup:
         self._starting: dict[str, Any] = {}
         self._loading: dict[str, tuple[Any, int]] = {}
         self._probes: dict[str, Any] = {}
-        for one in self.names:
-            self._start(one)
+        for generator_name in self.names:
+            self._start(generator_name)
 
     @property
     def settings(self) -> Any:
@@ -160,13 +160,13 @@ class GeneratorGroup:
         self.health.restarting(name)
         self._on_event(ActorEvent(name, "restarting", self.health.reason(name)))
 
-    def _answers(self, waiting: dict[str, Any], ready: set[Any], what: str) -> list[tuple[str, Any]]:
+    def _answers(self, waiting: dict[str, Any], ready: set[Any], operation: str) -> list[tuple[str, Any]]:
         """Answers that have come, by name; a generator whose call failed is given up."""
         answers = []
         for name in [name for name, ref in waiting.items() if ref in ready]:
             ref = waiting.pop(name)
             try:
-                answers.append((name, fetch(ref, deadline_seconds=ANSWERED, what=f"{name}.{what}")))
+                answers.append((name, fetch(ref, deadline_seconds=ANSWERED, what=f"{name}.{operation}")))
             except (RemoteFailure, RemoteTimeout) as error:
                 self.failed(name, str(error))
         return answers

@@ -23,7 +23,7 @@ PREFILL_TOKENS = 8192
 """Prompt tokens of one engine step at least; prompts beyond wait for the next step, whole."""
 
 NEVER = -100.0
-"""Added to the logit of an id that no token has, the least that vLLM takes: e^-100 is 0 beside any float32 probability."""
+"""Added to the logit of an id that no token has, the least that vLLM takes: e^-100 is 0 next to any float32 probability."""
 
 
 class RequestRefused(DataError):
@@ -116,18 +116,18 @@ class Engine:
         Raises:
             RequestRefused: empty or too long a prompt, an unknown token, or no token to draw.
         """
-        prompt, most = request.prompt_token_ids, request.sampling.max_response_tokens
-        who = f"{self._name}: request {request.request_id} (prompt {request.prompt_id})"
+        prompt, response_limit = request.prompt_token_ids, request.sampling.max_response_tokens
+        subject = f"{self._name}: request {request.request_id} (prompt {request.prompt_id})"
         if not prompt:
-            raise RequestRefused(f"{who} has an empty prompt")
-        if len(prompt) + most > self._max_length:
+            raise RequestRefused(f"{subject} has an empty prompt")
+        if len(prompt) + response_limit > self._max_length:
             raise RequestRefused(
-                f"{who}: {len(prompt)} prompt tokens and up to {most} response tokens exceed max_length {self._max_length}: "
+                f"{subject}: {len(prompt)} prompt tokens and up to {response_limit} response tokens exceed max_length {self._max_length}: "
                 "shorten the prompt, lower max_response_tokens or raise model.max_length"
             )
         if min(prompt) < 0 or max(prompt) >= self._vocabulary_size:
             raise RequestRefused(
-                f"{who} has a token id outside 0..{self._vocabulary_size - 1}: was another tokenizer used?"
+                f"{subject} has a token id outside 0..{self._vocabulary_size - 1}: was another tokenizer used?"
             )
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[RolloutMeta, np.ndarray, np.ndarray]]:
@@ -210,14 +210,14 @@ class Engine:
                 _tokens(sequence),
                 SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False),
             )
-        found: dict[str, np.ndarray] = {}
+        logprobs_by_id: dict[str, np.ndarray] = {}
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 if output.finished:
                     values = output.prompt_logprobs
                     firsts = [values.logprobs[start] for start in values.start_indices[1:]]
-                    found[output.request_id] = np.asarray(firsts, dtype=np.float32)
-        return [found[engine_id] for engine_id in ids]
+                    logprobs_by_id[output.request_id] = np.asarray(firsts, dtype=np.float32)
+        return [logprobs_by_id[engine_id] for engine_id in ids]
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class Engine:
 
     def check_plan(self, plan: BucketPlan) -> None:
         """The plan must name exactly the parameters this engine was loaded from. Raises PlanMismatch."""
-        check_against(plan, self._expected, dtype=self._settings.dtype, who=self._name)
+        check_against(plan, self._expected, dtype=self._settings.dtype, receiver=self._name)
 
     def join_group(
         self,

@@ -185,14 +185,14 @@ class WeightPublisher:
         return report
 
     def _outcomes(
-        self, calls: dict[str, Any], what: str, seconds: float, *, fatal: bool = False
+        self, calls: dict[str, Any], operation: str, seconds: float, *, fatal: bool = False
     ) -> dict[str, SteelyardError | None]:
         """Wait for all; each generator's error or None. The dead and silent are given up; with `fatal`, all that failed."""
         deadline = Deadline(seconds)
         outcomes: dict[str, SteelyardError | None] = {}
         for name, ref in calls.items():
             try:
-                fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}.{what}")
+                fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}.{operation}")
                 outcomes[name] = None
             except (RemoteFailure, RemoteTimeout) as error:
                 raised = user_error(error) if isinstance(error, RemoteFailure) else None

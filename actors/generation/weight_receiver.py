@@ -1,6 +1,6 @@
 """vLLM's side of a weight update: receives buckets over gloo, or reads a model folder, and loads them layer by layer.
 
-vLLM imports this module by name (``worker_extension_cls``) and thereby finds the backend registered. Invariant: between
+vLLM imports this module by name (``worker_extension_cls``) and so finds the backend registered. Invariant: between
 `start_weight_update` and a successful `finish_weight_update` the engine must not be used; after a failure there it is of no
 more use at all.
 """

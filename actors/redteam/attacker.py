@@ -98,11 +98,11 @@ class AttackerPolicy:
 
     def favourites(self) -> Mapping[str, tuple[int, float]]:
         """Factor → its likeliest option and that option's probability, for requests of any category."""
-        found = {}
+        likeliest = {}
         for factor, logits in self._logits.items():
             p = _softmax(logits[0])
-            found[factor] = (int(p.argmax()), float(p.max()))
-        return found
+            likeliest[factor] = (int(p.argmax()), float(p.max()))
+        return likeliest
 
 
 def train_attacker(
@@ -140,34 +140,36 @@ def train_attacker(
         answered = carry_out(once, victim, labeller, prefix=f"{NAME}/{step}/")
         results += answered
         # The victim is asked once what was drawn twice, and it counts twice: the gradient is over the policy's own draws.
-        found = [result for result in answered for _ in range(drawn[result.attack.id])]
-        if found:
-            _learn(policy, found, baseline, settings)
-            curve.append(_record(step, found, policy))
+        draws = [result for result in answered for _ in range(drawn[result.attack.id])]
+        if draws:
+            _learn(policy, draws, baseline, settings)
+            curve.append(_record(step, draws, policy))
             if on_step is not None:
                 on_step(curve[-1])
-    kept = keep_best(results, victim, labeller, keep=settings.keep, retests=settings.retests, prefix=f"{NAME}/")
-    return made_search(NAME, kept, results, curve), policy
+    best = keep_best(results, victim, labeller, keep=settings.keep, retests=settings.retests, prefix=f"{NAME}/")
+    return made_search(NAME, best, results, curve), policy
 
 
 def _learn(
-    policy: AttackerPolicy, found: Sequence[Result], baseline: dict[str, float], settings: AttackerSettings
+    policy: AttackerPolicy, results: Sequence[Result], baseline: dict[str, float], settings: AttackerSettings
 ) -> None:
-    costs = np.array([cost_of(result) for result in found])
-    names = [result.attack.target.id for result in found]
+    costs = np.array([cost_of(result) for result in results])
+    names = [result.attack.target.id for result in results]
     expected = np.array([baseline.get(name, costs.mean()) for name in names])
     advantages = costs - expected
     if (spread := float(advantages.std())) > 1e-8:
-        policy.learn([result.attack for result in found], advantages / spread, settings.learning_rate, settings.entropy)
-    for name, cost, known in zip(names, costs, expected, strict=True):
-        baseline[name] = float((1 - BASELINE_RATE) * known + BASELINE_RATE * cost)
+        policy.learn(
+            [result.attack for result in results], advantages / spread, settings.learning_rate, settings.entropy
+        )
+    for name, cost, expected_cost in zip(names, costs, expected, strict=True):
+        baseline[name] = float((1 - BASELINE_RATE) * expected_cost + BASELINE_RATE * cost)
 
 
-def _record(step: int, found: Sequence[Result], policy: AttackerPolicy) -> dict[str, float]:
+def _record(step: int, results: Sequence[Result], policy: AttackerPolicy) -> dict[str, float]:
     return {
         "step": float(step),
-        "cost": sum(map(cost_of, found)) / len(found),
-        "success": sum(result.worst.judgement.success for result in found) / len(found),
+        "cost": sum(map(cost_of, results)) / len(results),
+        "success": sum(result.worst.judgement.success for result in results) / len(results),
         "entropy": policy.entropy(),
     }
 

@@ -44,5 +44,5 @@ def best_of_n(
     ]
     prefix = f"{NAME}/"
     results = carry_out(attacks, victim, labeller, prefix=prefix)
-    kept = keep_best(results, victim, labeller, keep=keep, retests=retests, prefix=prefix)
-    return made_search(NAME, kept, results)
+    best = keep_best(results, victim, labeller, keep=keep, retests=retests, prefix=prefix)
+    return made_search(NAME, best, results)

@@ -47,8 +47,8 @@ def redteam_cells(rows: Iterable[Row], confidence: float = 0.95) -> dict[str, An
     return {
         "models": models,
         "confidence": confidence,
-        "cells": {model: _grouped(found, confidence) for model, found in by_model.items()},
-        "outcomes": {model: _outcomes(found, confidence) for model, found in by_model.items()},
+        "cells": {model: _grouped(model_rows, confidence) for model, model_rows in by_model.items()},
+        "outcomes": {model: _outcomes(model_rows, confidence) for model, model_rows in by_model.items()},
         "differences": _all_differences(by_model, confidence),
     }
 
@@ -57,7 +57,7 @@ def success_cells(rows: Sequence[Row], confidence: float = 0.95) -> dict[str, An
     """The figures of one group of rows."""
     tasks = [row.target for row in rows]
     attacks = _by(rows, lambda row: row.attack)
-    worst = [(any(row.success for row in some), some[0].target) for some in attacks.values()]
+    worst = [(any(row.success for row in attack_rows), attack_rows[0].target) for attack_rows in attacks.values()]
     costs = [row.cost for row in rows if row.cost is not None]
     return {
         "success": clustered_share([row.success for row in rows], tasks, confidence),
@@ -70,33 +70,35 @@ def success_cells(rows: Sequence[Row], confidence: float = 0.95) -> dict[str, An
 
 
 def _grouped(rows: Sequence[Row], confidence: float) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {ALL: {ALL: success_cells(rows, confidence)}}
+    grouped: dict[str, dict[str, Any]] = {ALL: {ALL: success_cells(rows, confidence)}}
     for group, key in GROUPS.items():
         parts = _by(rows, key)
-        found[group] = {name: success_cells(parts[name], confidence) for name in _ordered(parts)}
-    return found
+        grouped[group] = {name: success_cells(parts[name], confidence) for name in _ordered(parts)}
+    return grouped
 
 
 def _outcomes(rows: Sequence[Row], confidence: float) -> dict[str, Any]:
     parts = {ALL: list(rows), **_by(rows, GROUPS["strategy"])}
     return {
         name: {
-            outcome: clustered_share([row.outcome == outcome for row in some], [row.target for row in some], confidence)
+            outcome: clustered_share(
+                [row.outcome == outcome for row in strategy_rows], [row.target for row in strategy_rows], confidence
+            )
             for outcome in OUTCOMES
         }
-        for name, some in parts.items()
+        for name, strategy_rows in parts.items()
     }
 
 
 def _all_differences(by_model: Mapping[str, Sequence[Row]], confidence: float) -> dict[str, dict[str, Any]]:
     pairs = list(combinations(by_model, 2))
-    found = {pair: _differences(by_model[pair[0]], by_model[pair[1]], confidence) for pair in pairs}
-    places = [(pair, place) for pair, cells in found.items() for place in cells]
-    corrected = adjusted([found[pair][place]["p"] for pair, place in places])
+    cells_of_pair = {pair: _differences(by_model[pair[0]], by_model[pair[1]], confidence) for pair in pairs}
+    places = [(pair, place) for pair, cells in cells_of_pair.items() for place in cells]
+    corrected = adjusted([cells_of_pair[pair][place]["p"] for pair, place in places])
     table: dict[str, dict[str, Any]] = {}
     for ((earlier, later), (group, name)), p in zip(places, corrected, strict=True):
         groups = table.setdefault(later, {}).setdefault(earlier, {})
-        groups.setdefault(group, {})[name] = found[earlier, later][group, name] | {"p_holm": p}
+        groups.setdefault(group, {})[name] = cells_of_pair[earlier, later][group, name] | {"p_holm": p}
     return table
 
 

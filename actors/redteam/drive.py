@@ -69,7 +69,7 @@ class Result:
 
     @property
     def cost(self) -> float | None:
-        """The highest of its turns' costs; None where nobody scored."""
+        """The highest of its turns' costs; None where no turn was scored."""
         costs = [turn.cost for turn in self.turns if turn.cost is not None]
         return max(costs) if costs else None
 
@@ -95,7 +95,7 @@ def carry_out(
         prefix: of the request ids, so that two passes over one attack draw different answers.
     """
     talks = [_Talk(attack, sample) for attack in attacks for sample in range(samples)]
-    while batch := [asked for talk in talks if (asked := _ask(talk, prefix)) is not None]:
+    while batch := [question for talk in talks if (question := _ask(talk, prefix)) is not None]:
         waiting = [talk for talk in talks if talk.waits]
         for talk, answer in zip(waiting, victim.answer(batch), strict=True):
             _take(talk, answer, labeller)
@@ -105,9 +105,9 @@ def carry_out(
 def _ask(talk: _Talk, prefix: str) -> Asked | None:
     """The talk's next turn; None when it is over."""
     talk.waits = False
-    if talk.failed or (found := talk.attack.next_text(talk.said, talk.declined)) is None:
+    if talk.failed or (turn := talk.attack.next_text(talk.said, talk.declined)) is None:
         return None
-    template, text = found
+    template, text = turn
     talk.said.append(template)
     talk.messages.append({"role": "user", "content": text})
     talk.waits = True

@@ -1,7 +1,7 @@
 """What the automatic red team found, as prompts with their provenance: ``redteam.parquet``.
 
 The file is a set of prompts in the format ``prompts`` (docs/data.md): id, prompt or messages, category and tags; every reader of
-prompts takes it. Beside these it says where each prompt comes from and how well it worked. `finds_as_prompts` gives a later
+prompts takes it. Next to these it says where each prompt comes from and how well it worked. `finds_as_prompts` gives a later
 round those that it may train on.
 """
 
@@ -97,9 +97,9 @@ class Find:
     retests: int
 
 
-def find_of(kept: Kept, search: Search, origin: Origin) -> Find:
+def find_of(kept_attack: Kept, search: Search, origin: Origin) -> Find:
     """The find that one kept attack makes."""
-    attack, worst = kept.attack, kept.shown.worst
+    attack, worst = kept_attack.attack, kept_attack.shown.worst
     tags = (attack.target.kind, attack.form.id, ATTACK_TAG, TAG, attack.form.strategy)
     return Find(
         id=f"{search.name}-{origin.victim_digest[:12]}-{attack.id}",
@@ -117,12 +117,12 @@ def find_of(kept: Kept, search: Search, origin: Origin) -> Find:
         victim=origin.victim,
         victim_digest=origin.victim_digest,
         cost_model_digest=origin.cost_model_digest,
-        chosen_by_cost=kept.chosen_by,
-        cost=kept.cost,
-        success=kept.success,
+        chosen_by_cost=kept_attack.chosen_by,
+        cost=kept_attack.cost,
+        success=kept_attack.success,
         gold_harm=worst.judgement.harm if origin.labels == GOLD else None,
         labels=origin.labels,
-        retests=len(kept.retest),
+        retests=len(kept_attack.retest),
     )
 
 
@@ -146,12 +146,12 @@ def read_finds(path: Path) -> list[Find]:
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
-    found = []
+    finds = []
     for row in read_columns(path, FIND_SCHEMA.names):
         text = row.pop("prompt")
         messages = row["messages"] if text is None else [{"role": "user", "content": text}]
-        found.append(Find(**{**row, "messages": tuple(messages), "tags": tuple(row["tags"])}))
-    return found
+        finds.append(Find(**{**row, "messages": tuple(messages), "tags": tuple(row["tags"])}))
+    return finds
 
 
 def finds_as_prompts(

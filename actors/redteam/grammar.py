@@ -33,10 +33,10 @@ class Attack:
     choice: tuple[tuple[str, int], ...] = ()
     """What was drawn, in the grammar's order, the form included."""
 
-    def next_text(self, said: Sequence[str], declined: bool) -> tuple[str, str] | None:
-        """(template, text) of the attacker's next turn after the templates `said`; None ends the conversation."""
+    def next_text(self, used_templates: Sequence[str], declined: bool) -> tuple[str, str] | None:
+        """(template, text) of the attacker's next turn after the templates used so far; None ends the conversation."""
         shape = self.form.shape
-        template = STRATEGIES[self.form.strategy].next_turn(shape, said, declined)
+        template = STRATEGIES[self.form.strategy].next_turn(shape, used_templates, declined)
         if template is None:
             return None
         text = template.format(**self.values)
@@ -88,10 +88,10 @@ class Grammar:
 
     def draw(self, target: Target, n: int, rng: random.Random) -> list[Attack]:
         """Up to `n` different attacks on one target, uniform over forms and over each form's options."""
-        found: dict[str, Attack] = {}
+        attacks: dict[str, Attack] = {}
         for _ in range(20 * n):  # a small grammar runs out of different attacks; then there are fewer
-            if len(found) == n:
+            if len(attacks) == n:
                 break
             attack = self.attack(target, {factor: rng.randrange(size) for factor, size in self.factors.items()})
-            found.setdefault(attack.id, attack)
-        return list(found.values())
+            attacks.setdefault(attack.id, attack)
+        return list(attacks.values())

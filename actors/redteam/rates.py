@@ -88,7 +88,7 @@ def paired_difference(
 
 def means_by_task(flags: Sequence[bool], tasks: Sequence[Hashable]) -> dict[Hashable, float]:
     """Task → share of true flags."""
-    found: dict[Hashable, list[bool]] = defaultdict(list)
+    flags_of_task: dict[Hashable, list[bool]] = defaultdict(list)
     for flag, task in zip(flags, tasks, strict=True):
-        found[task].append(bool(flag))
-    return {task: sum(values) / len(values) for task, values in found.items()}
+        flags_of_task[task].append(bool(flag))
+    return {task: sum(values) / len(values) for task, values in flags_of_task.items()}

@@ -108,12 +108,12 @@ def row_of(model: str, result: Result, labels: str, search: str = "suite") -> Ro
 
 def write_rows(rows: Iterable[Row], path: Path) -> int:
     """Write rows to `path` (its folder is made); returns how many. Replaces the file only when complete."""
-    found = [{**asdict(row), "messages": [dict(message) for message in row.messages]} for row in rows]
+    records = [{**asdict(row), "messages": [dict(message) for message in row.messages]} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(found, schema=ROW_SCHEMA), partial, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(records, schema=ROW_SCHEMA), partial, compression="zstd")
     partial.replace(path)
-    return len(found)
+    return len(records)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,7 +1,7 @@
 """What both automatic red teams share: attacks that were tried, the best of them per target, and the test that they hold.
 
 An attack that was kept because its cost was high is partly lucky. So what is kept is tried again with fresh samples, and only
-those count: the cost of the first try is kept beside them as what it was chosen by.
+those count: the cost of the first try is kept next to them as what it was chosen by.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def cost_of(result: Result) -> float:
     """The conversation's cost.
 
     Raises:
-        ConfigError: nobody scored it.
+        ConfigError: no cost model scored it.
     """
     if result.cost is None:
         raise ConfigError(
@@ -78,11 +78,11 @@ def mean_cost(results: Sequence[Result]) -> float:
 
 
 def made_search(
-    name: str, kept: tuple[Kept, ...], results: Sequence[Result], curve: Sequence[dict[str, float]] = ()
+    name: str, best: tuple[Kept, ...], results: Sequence[Result], curve: Sequence[dict[str, float]] = ()
 ) -> Search:
     """The record of a search over the conversations it led."""
     success = sum(result.worst.judgement.success for result in results) / len(results)
-    return Search(name, kept, len(results), mean_cost(results), success, tuple(curve))
+    return Search(name, best, len(results), mean_cost(results), success, tuple(curve))
 
 
 def keep_best(
@@ -101,10 +101,10 @@ def keep_best(
         attacks[result.attack.id] = result.attack
         costs[result.attack.id].append(cost_of(result))
     by_target: dict[str, list[Attack]] = defaultdict(list)
-    means = {one: sum(found) / len(found) for one, found in costs.items()}
-    for one in sorted(attacks, key=lambda one: -means[one]):
-        by_target[attacks[one].target.id].append(attacks[one])
-    best = [attack for found in by_target.values() for attack in found[:keep]]
+    means = {attack_id: sum(attack_costs) / len(attack_costs) for attack_id, attack_costs in costs.items()}
+    for attack_id in sorted(attacks, key=lambda attack_id: -means[attack_id]):
+        by_target[attacks[attack_id].target.id].append(attacks[attack_id])
+    best = [attack for ranked in by_target.values() for attack in ranked[:keep]]
     if not best:
         raise DataError(
             "the red team got no answer that could be scored, so it has nothing to keep: look at the warnings"

@@ -32,8 +32,8 @@ class Strategy(Protocol):
         """Why a form is not of this kind; None when it is."""
         ...
 
-    def next_turn(self, shape: Shape, said: Sequence[str], declined: bool) -> str | None:
-        """The template of what to say after the templates `said`; None ends the conversation.
+    def next_turn(self, shape: Shape, used_templates: Sequence[str], declined: bool) -> str | None:
+        """The template of what to say after the templates used so far; None ends the conversation.
 
         Args:
             declined: whether the victim's last answer refused.
@@ -63,9 +63,9 @@ class OneTurn:
             return "has nothing after the request, and an embedded command has other commands on both sides"
         return None
 
-    def next_turn(self, shape: Shape, said: Sequence[str], declined: bool) -> str | None:
+    def next_turn(self, shape: Shape, used_templates: Sequence[str], declined: bool) -> str | None:
         """As `Strategy`."""
-        return None if said else shape.turns[0]
+        return None if used_templates else shape.turns[0]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class Escalation:
             return "has an 'after_refusal' that does not ask again"
         return None
 
-    def next_turn(self, shape: Shape, said: Sequence[str], declined: bool) -> str | None:
+    def next_turn(self, shape: Shape, used_templates: Sequence[str], declined: bool) -> str | None:
         """As `Strategy`."""
-        asked = any(_asks(template, shape.request) for template in said)
-        rephrased = shape.after_refusal is not None and shape.after_refusal in said
-        if declined and asked and shape.after_refusal is not None and not rephrased:
+        requested = any(_asks(template, shape.request) for template in used_templates)
+        rephrased = shape.after_refusal is not None and shape.after_refusal in used_templates
+        if declined and requested and shape.after_refusal is not None and not rephrased:
             return shape.after_refusal
-        place = len(said) - rephrased
+        place = len(used_templates) - rephrased
         return shape.turns[place] if place < len(shape.turns) else None
 
 
@@ -119,9 +119,9 @@ def _around(template: str, request: frozenset[str]) -> tuple[bool, bool]:
     places = [index for index, (_, name, _, _) in enumerate(parts) if name in request]
     if not places:
         return False, False
-    other = [name is not None and name not in request for _, name, _, _ in parts]
-    before = any(_words(parts[i][0]) or (i < places[0] and other[i]) for i in range(places[0] + 1))
-    after = any(_words(parts[i][0]) or other[i] for i in range(places[-1] + 1, len(parts)))
+    is_other_slot = [name is not None and name not in request for _, name, _, _ in parts]
+    before = any(_words(parts[i][0]) or (i < places[0] and is_other_slot[i]) for i in range(places[0] + 1))
+    after = any(_words(parts[i][0]) or is_other_slot[i] for i in range(places[-1] + 1, len(parts)))
     return before, after
 
 

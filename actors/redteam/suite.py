@@ -85,6 +85,6 @@ class Suite:
     def words(self) -> set[str]:
         """Every word of the forms and fillers, split on whitespace, placeholders left out."""
         texts = [turn for form in self.forms for turn in (*form.shape.turns, form.shape.after_refusal or "")]
-        texts += [text for some in self.fillers.values() for text in some]
-        words = {word for text in (*texts, *self.prefixes, *self.suffixes) for word in text.split()}
-        return {word for word in words if "{" not in word}
+        texts += [text for slot_texts in self.fillers.values() for text in slot_texts]
+        vocabulary = {token for text in (*texts, *self.prefixes, *self.suffixes) for token in text.split()}
+        return {token for token in vocabulary if "{" not in token}

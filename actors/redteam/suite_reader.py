@@ -29,33 +29,33 @@ class SuiteReader:
     def suite(self, raw: Any) -> Suite:
         """The whole file, as YAML or JSON gave it. Raises DataError: it breaks the schema."""
         fields = self._mapping("the suite", raw, _KEYS, {"name", "request", "forms"})
-        request = self._texts("request", fields["request"], least=1)
+        request = self._texts("request", fields["request"], minimum=1)
         fillers = {
-            slot: self._texts(f"fillers.{slot}", texts, least=1)
+            slot: self._texts(f"fillers.{slot}", texts, minimum=1)
             for slot, texts in self._mapping("fillers", fields.get("fillers", {}), None, set()).items()
         }
-        if taken := sorted(fillers.keys() & (set(request) | OTHERS)):
-            raise self._fail(f"fillers.{taken[0]}", "is also a placeholder of the request", "rename the slot")
+        if reserved := sorted(fillers.keys() & (set(request) | OTHERS)):
+            raise self._fail(f"fillers.{reserved[0]}", "is also a placeholder of the request", "rename the slot")
         world_forms = fields.get("world_forms")
         around = {key: ("", *(t for t in self._around(key, fields) if t)) for key in ("prefixes", "suffixes")}
         suite = Suite(
             name=self._text("name", fields["name"]),
             request=request,
             forms=tuple(
-                self._form(f"forms[{index}]", one, request, fillers, world_forms is not None)
-                for index, one in enumerate(self._list("forms", fields["forms"]))
+                self._form(f"forms[{index}]", raw_entry, request, fillers, world_forms is not None)
+                for index, raw_entry in enumerate(self._list("forms", fields["forms"]))
             ),
             fillers=fillers,
             prefixes=around["prefixes"],
             suffixes=around["suffixes"],
             requests=tuple(
-                self._request(f"requests[{i}]", one, request)
-                for i, one in enumerate(self._list("requests", fields.get("requests", [])))
+                self._request(f"requests[{i}]", raw_entry, request)
+                for i, raw_entry in enumerate(self._list("requests", fields.get("requests", [])))
             ),
             world_forms=None if world_forms is None else self._world_forms(world_forms),
         )
         ids = [form.id for form in suite.forms]
-        if repeated := [one for one in ids if ids.count(one) > 1]:
+        if repeated := [raw_entry for raw_entry in ids if ids.count(raw_entry) > 1]:
             raise self._fail(f"form '{repeated[0]}'", "is there twice", "give every form its own id")
         if not ids and not suite.world_forms:
             raise self._fail("forms", "has no form", "give one")
@@ -68,9 +68,9 @@ class SuiteReader:
         form_id = self._text(f"{where}.id", fields["id"])
         where = f"form '{form_id}'"
         strategy = self._strategy(where, fields["strategy"])
-        needs = self._texts(f"{where}: needs", fields.get("needs", []), least=0)
+        needs = self._texts(f"{where}: needs", fields.get("needs", []), minimum=0)
         again = fields.get("after_refusal")
-        turns = self._texts(f"{where}: turns", fields["turns"], least=1)
+        turns = self._texts(f"{where}: turns", fields["turns"], minimum=1)
         shape = Shape(
             turns, frozenset(request), None if again is None else self._text(f"{where}: after_refusal", again)
         )
@@ -86,14 +86,14 @@ class SuiteReader:
         used: set[str] = set()
         for turn in (*shape.turns, *([shape.after_refusal] if shape.after_refusal else [])):
             try:
-                found = placeholders(turn)
-                turn.format(**dict.fromkeys(allowed | found, ""))
+                slots = placeholders(turn)
+                turn.format(**dict.fromkeys(allowed | slots, ""))
             except (ValueError, IndexError, KeyError, AttributeError) as error:
                 raise self._fail(where, f"has a turn that is no template ({error})", "balance the braces") from error
-            if unknown := sorted(found - allowed):
-                known = ", ".join(sorted(allowed))
-                raise self._fail(where, f"has the unknown placeholder '{unknown[0]}'", f"known here: {known}")
-            used |= found
+            if unknown := sorted(slots - allowed):
+                choices = ", ".join(sorted(allowed))
+                raise self._fail(where, f"has the unknown placeholder '{unknown[0]}'", f"known here: {choices}")
+            used |= slots
         if not any(shape.request <= placeholders(turn) for turn in shape.turns):
             names = " and ".join(f"{{{name}}}" for name in sorted(shape.request))
             raise self._fail(where, "never asks", f"put {names} into one turn")
@@ -122,12 +122,12 @@ class SuiteReader:
             raise self._fail(where, f"has no strategy '{name}'", suggestion(str(name), list(STRATEGIES)))
         return name
 
-    def _mapping(self, where: str, raw: Any, known: Any, required: set[str]) -> dict[str, Any]:
+    def _mapping(self, where: str, raw: Any, allowed: Any, required: set[str]) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise self._fail(where, "is no mapping", "write it as key: value")
         for key in raw:
-            if not isinstance(key, str) or (known is not None and key not in known):
-                fix = "" if known is None else f" (known: {', '.join(sorted(known))})"
+            if not isinstance(key, str) or (allowed is not None and key not in allowed):
+                fix = "" if allowed is None else f" (known: {', '.join(sorted(allowed))})"
                 raise self._fail(where, f"has the unknown key '{key}'", f"remove it{fix}")
         if missing := sorted(required - raw.keys()):
             raise self._fail(where, f"lacks '{missing[0]}'", f"add '{missing[0]}'")
@@ -138,9 +138,9 @@ class SuiteReader:
             raise self._fail(where, "is no list", "write it as [one, another]")
         return raw
 
-    def _texts(self, where: str, raw: Any, *, least: int) -> tuple[str, ...]:
-        texts = tuple(self._text(f"{where}[{i}]", one) for i, one in enumerate(self._list(where, raw)))
-        if len(texts) < least:
+    def _texts(self, where: str, raw: Any, *, minimum: int) -> tuple[str, ...]:
+        texts = tuple(self._text(f"{where}[{i}]", raw_text) for i, raw_text in enumerate(self._list(where, raw)))
+        if len(texts) < minimum:
             raise self._fail(where, "is empty", "give at least one")
         return texts
 
@@ -176,10 +176,10 @@ def load_suite(name: str, world: World | None = None) -> Suite:
 def _read(name: str) -> Suite:
     from actors.redteam.suite_reader import SuiteReader  # deferred: the reader builds the classes above
 
-    known = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
-    path = PACKAGED / f"{name}.yaml" if name in known else Path(name)
+    packaged = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    path = PACKAGED / f"{name}.yaml" if name in packaged else Path(name)
     if not path.is_file():
-        raise ConfigError(f"no attack suite '{name}'; {suggestion(name, known)}, or the path of a suite file")
+        raise ConfigError(f"no attack suite '{name}'; {suggestion(name, packaged)}, or the path of a suite file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -191,12 +191,12 @@ def _with_world(suite: Suite, world: World, source: str) -> Suite:
     """The world's own forms first, with their splits; then every word must be one that the world has."""
     from actors.crowd.vocabulary import world_words
 
-    known = set(world_words(world))
-    if strange := sorted(suite.words() - known):
+    world_vocabulary = set(world_words(world))
+    if strange := sorted(suite.words() - world_vocabulary):
         raise DataError(
             f"{source}: the word '{strange[0]}' is none of the world's, so its models cannot read it; use the world's words"
         )
-    request, own = frozenset(suite.request), []
+    request, forms_of_world = frozenset(suite.request), []
     for form in world.forms:
         strategy = (suite.world_forms or {}).get(form.id)
         if strategy is None:
@@ -204,10 +204,10 @@ def _with_world(suite: Suite, world: World, source: str) -> Suite:
         shape = Shape(form.turns[::2], request)  # the model's own answers come in between
         if (problem := STRATEGIES[strategy].problem(shape)) is not None:
             raise DataError(f"{source}: world_forms.{form.id} {problem}; give it another strategy, or leave it out")
-        own.append(AttackForm(form.id, strategy, form.split, shape))
-    ids = {form.id for form in own}
+        forms_of_world.append(AttackForm(form.id, strategy, form.split, shape))
+    ids = {form.id for form in forms_of_world}
     if clash := [form.id for form in suite.forms if form.id in ids]:
         raise DataError(f"{source}: form '{clash[0]}' has the name of one of the world's; rename it")
-    if not (own or suite.forms):
+    if not (forms_of_world or suite.forms):
         raise DataError(f"{source}: the world has none of the suite's forms; give forms of its own")
-    return replace(suite, forms=(*own, *suite.forms))
+    return replace(suite, forms=(*forms_of_world, *suite.forms))

@@ -36,22 +36,22 @@ def sandbox_targets(
     Raises:
         ConfigError: an unknown kind or split, or no task is of them.
     """
-    for what, given, known in (("kind", kinds, HARM_KINDS), ("split", splits, TASK_SPLITS)):
-        for one in given:
-            if one not in known:
-                raise ConfigError(f"no {what} of harmful tasks '{one}'; {suggestion(one, list(known))}")
-    found = []
+    for noun, chosen, choices in (("kind", kinds, HARM_KINDS), ("split", splits, TASK_SPLITS)):
+        for name in chosen:
+            if name not in choices:
+                raise ConfigError(f"no {noun} of harmful tasks '{name}'; {suggestion(name, list(choices))}")
+    targets = []
     for task in world.tasks:
         if task.kind not in kinds or task.split not in splits:
             continue
         values = {"verb": task.verb, "object": task.object}
         if world.other_tasks:
-            other = random.Random(f"redteam/{seed}/{task.id}").choice(world.other_tasks)
-            values |= {"other_verb": other.verb, "other_object": other.object}
-        found.append(Target(task.id, values, task.category, task.kind, task.split))
-    if not found:
+            other_task = random.Random(f"redteam/{seed}/{task.id}").choice(world.other_tasks)
+            values |= {"other_verb": other_task.verb, "other_object": other_task.object}
+        targets.append(Target(task.id, values, task.category, task.kind, task.split))
+    if not targets:
         raise ConfigError(f"the world has no {' or '.join(kinds)} task of split {' or '.join(splits)}: ask for others")
-    return found
+    return targets
 
 
 def suite_targets(suite: Suite) -> list[Target]:
@@ -63,8 +63,8 @@ def suite_targets(suite: Suite) -> list[Target]:
     if not suite.requests:
         raise ConfigError(f"suite {suite.name} brings no requests: give a source of prompts (--requests)")
     return [
-        Target(f"request-{index}", {key: one[key] for key in suite.request}, one.get("category"))
-        for index, one in enumerate(suite.requests)
+        Target(f"request-{index}", {key: request[key] for key in suite.request}, request.get("category"))
+        for index, request in enumerate(suite.requests)
     ]
 
 

@@ -36,7 +36,7 @@ ARRIVED_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class GeneratedRow:
-    """One sample and where its tokens lie."""
+    """One sample and where its tokens are."""
 
     rollout: RolloutMeta
     chunk: Any
@@ -209,8 +209,8 @@ class _Collection:
 
     def depths(self) -> dict[str, int]:
         """See `RolloutPool.queue_depths`."""
-        left, waiting = self._dispatch.remaining, self._dispatch.waiting
-        running = max(0, left - waiting)
+        unfinished, waiting = self._dispatch.remaining, self._dispatch.waiting
+        running = max(0, unfinished - waiting)
         return {"requests_waiting": waiting, "requests_running": running, "chunks_scoring": len(self._calls)}
 
     def run(self) -> Collected:
@@ -221,7 +221,7 @@ class _Collection:
                 self._assign()
                 waiting = [*(stream.items for stream in self._streams.values()), *self._calls]
                 ready = poll(waiting, seconds=POLL_SECONDS)
-                streams = {id(one) for one in ready}
+                streams = {id(item) for item in ready}
                 for name, stream in list(self._streams.items()):
                     if id(stream.items) in streams:
                         self._take(name, stream)
@@ -251,10 +251,10 @@ class _Collection:
             if wave:
                 actor = self._generators.actor(name)
                 call = uuid.uuid4().hex
-                named = actor.generate.options(
+                generate_call = actor.generate.options(
                     name=f"draw {len(wave)}, weights {self._generators.health.weight_version(name)}"
                 )
-                self._streams[name] = _Stream(named.remote(wave, call), call, actor)
+                self._streams[name] = _Stream(generate_call.remote(wave, call), call, actor)
         if not serving and not self._streams:
             self._nothing_serves()
 
@@ -270,13 +270,13 @@ class _Collection:
 
     def _take(self, name: str, stream: _Stream) -> None:
         """Take what a generator has ready."""
-        what = f"{name}.generate"
+        operation = f"{name}.generate"
         try:
             while True:
-                ref = next_item(stream.items, what=what)
+                ref = next_item(stream.items, what=operation)
                 if ref is None:
                     if stream.chunk is not None:  # the last item without a partner is the call's error: raise it
-                        fetch(stream.chunk, deadline_seconds=ARRIVED_SECONDS, what=what)
+                        fetch(stream.chunk, deadline_seconds=ARRIVED_SECONDS, what=operation)
                     del self._streams[name]
                     self._dispatch.finished(name)
                     return
@@ -285,7 +285,7 @@ class _Collection:
                 if stream.chunk is None:
                     stream.chunk = ref
                 else:
-                    self._arrived(stream.chunk, fetch(ref, deadline_seconds=ARRIVED_SECONDS, what=what))
+                    self._arrived(stream.chunk, fetch(ref, deadline_seconds=ARRIVED_SECONDS, what=operation))
                     stream.chunk = None
                 if not poll([stream.items], seconds=0):
                     return
@@ -321,19 +321,19 @@ class _Collection:
         up = set(health.reachable())
         for name in self._generators.names:
             stream = self._streams.get(name)
-            gone = name not in up
-            if stream is not None and (gone or self._generators.actor(name) is not stream.actor):
+            unreachable = name not in up
+            if stream is not None and (unreachable or self._generators.actor(name) is not stream.actor):
                 del self._streams[name]
                 self._deaths += 1
                 self._dispatch.lost(name)
-            elif gone and health.serving():
+            elif unreachable and health.serving():
                 self._dispatch.lost(name)
 
     def _give_up_silent(self) -> None:
-        most = self._deadlines.generate_seconds
+        limit_seconds = self._deadlines.generate_seconds
         for name, stream in list(self._streams.items()):
-            if time.monotonic() - stream.last_item > most:
-                self._lost(name, f"{name}.generate delivered no sample for {most:g} s")
+            if time.monotonic() - stream.last_item > limit_seconds:
+                self._lost(name, f"{name}.generate delivered no sample for {limit_seconds:g} s")
 
     # --- scoring -----------------------------------------------------------------------------------------------------
 
@@ -390,13 +390,13 @@ class _Collection:
                 self._rows.append(ScoredRow(rollout, chunk.ref, row, sample, refs))
 
     def _give_up_slow_scores(self) -> None:
-        most = self._deadlines.score_seconds
-        now = time.monotonic()
+        limit_seconds = self._deadlines.score_seconds
+        clock_seconds = time.monotonic()
         for ref, call in list(self._calls.items()):
-            if now - max(call.begun, self._answered.get(call.scorer.name, 0.0)) <= most:
+            if clock_seconds - max(call.begun, self._answered.get(call.scorer.name, 0.0)) <= limit_seconds:
                 continue
             del self._calls[ref]
-            self._score_again(call, f"{call.scorer.name}.score did not answer within {most:g} s")
+            self._score_again(call, f"{call.scorer.name}.score did not answer within {limit_seconds:g} s")
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class _Collection:
         )
         return Collected(
             rows=tuple(sorted(self._rows, key=lambda row: row.rollout.request_id)),
-            quarantined=tuple(sorted(self._quarantined, key=lambda one: one.rollout.request_id)),
+            quarantined=tuple(sorted(self._quarantined, key=lambda row: row.rollout.request_id)),
             duplicates=self._dispatch.duplicates,
             generator_deaths=self._deaths,
             timings=timings,

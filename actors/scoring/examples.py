@@ -21,9 +21,9 @@ def keyword(conversations: Sequence[Sequence[Message]], *, words: Sequence[str])
     """A cost: +1 (unsafe) where the response has one of the words, whatever its capitals and the punctuation around it;
     else -1.
     """
-    wanted = {word.casefold() for word in words}
-    return [1.0 if wanted & _words(turns[-1]["content"]) else -1.0 for turns in conversations]
+    keywords = {entry.casefold() for entry in words}
+    return [1.0 if keywords & _words(turns[-1]["content"]) else -1.0 for turns in conversations]
 
 
 def _words(text: str) -> set[str]:
-    return {word.strip(".,;:!?\"'()[]").casefold() for word in text.split()}
+    return {token.strip(".,;:!?\"'()[]").casefold() for token in text.split()}

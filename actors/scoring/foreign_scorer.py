@@ -54,19 +54,19 @@ class ForeignScorer:
         faults: dict[str, str] = {}
         kinds: dict[str, str] = {}
         rows: list[np.ndarray] = []
-        taken: list[int] = []
+        taken_rows: list[int] = []
         for index, conversation in enumerate(batch):
             try:
                 rows.append(self._ids(conversation))
-                taken.append(index)
+                taken_rows.append(index)
             except DataError as error:
                 faults[conversation.request_id] = f"{ScorerFault.REFUSED}: {error}"
                 kinds[conversation.request_id] = ScorerFault.REFUSED
-        places = np.array(taken, dtype=np.int64)
+        places = np.array(taken_rows, dtype=np.int64)
         for part in length_sorted_batches([len(row) for row in rows], self._tokens_per_batch):
-            ids, lengths = (one.to(self._device) for one in pad_right([rows[index] for index in part], pad_id=0))
+            ids, lengths = (tensor.to(self._device) for tensor in pad_right([rows[index] for index in part], pad_id=0))
             values[places[part]], _ = self._model.score(ids, lengths)
-        for index in taken:
+        for index in taken_rows:
             if not np.isfinite(values[index]):
                 request = batch[index].request_id
                 faults[request] = f"{ScorerFault.NOT_FINITE}: the model's score is {values[index]}"
@@ -119,9 +119,9 @@ def load_scorer_tokenizer(folder: Path, template: str | None) -> PreTrainedToken
     return tokenizer
 
 
-def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether both write every conversation in the same tokens, as far as their files can say."""
-    if (one.eos_token_id, one.chat_template) != (other.eos_token_id, other.chat_template):
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether `first` and `second` write every conversation in the same tokens, as far as their files can say."""
+    if (first.eos_token_id, first.chat_template) != (second.eos_token_id, second.chat_template):
         return False
-    texts = [each.backend_tokenizer.to_str() for each in (one, other) if each.is_fast]
+    texts = [tokenizer.backend_tokenizer.to_str() for tokenizer in (first, second) if tokenizer.is_fast]
     return len(texts) == 2 and texts[0] == texts[1]

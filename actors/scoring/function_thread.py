@@ -5,7 +5,7 @@ thread behind, never more.
 
 Python cannot stop a thread. What the deadline gives: the caller goes on when it has passed; an ``async def`` function is
 cancelled at its next await; another function runs on until it returns, and until then every further call is too slow as
-well. Compiled code that never lets go of the interpreter lock blocks the whole process: only whoever watches the process
+well. Compiled code that never lets go of the interpreter lock blocks the whole process: only the watcher of the process
 can end that.
 """
 
@@ -57,11 +57,11 @@ class FunctionThread:
         self._thread: threading.Thread | None = None
         self._last: _Call | None = None
 
-    def call(self, function: Callable[[], Any], read: Callable[[Any], T], seconds: float) -> T:
-        """What `read` makes of what `function` returns; an awaitable is awaited first, always in the same event loop.
+    def call(self, function: Callable[[], Any], read_answer: Callable[[Any], T], seconds: float) -> T:
+        """What `read_answer` makes of what `function` returns; an awaitable is awaited first, always in the same event loop.
 
         Args:
-            read: called in the thread too, for a foreign object may raise or take its time when it is looked at.
+            read_answer: called in the thread too, for a foreign object may raise or take its time when it is looked at.
             seconds: for waiting until an earlier call has ended, and for this one. With none left nothing is called.
 
         Raises:
@@ -71,13 +71,13 @@ class FunctionThread:
         deadline = Deadline(seconds)
         if self._last is not None and not self._last.done.wait(deadline.remaining()):
             raise FunctionTooSlow("an earlier call has not returned yet")
-        left = deadline.remaining()
-        if left <= 0:
+        remaining = deadline.remaining()
+        if remaining <= 0:
             raise FunctionTooSlow("no time was left to call it")
         self._start()
-        call = self._last = _Call(function, read, left)
+        call = self._last = _Call(function, read_answer, remaining)
         self._queue.put(call)
-        if not call.done.wait(left + GRACE_SECONDS) or call.too_late:
+        if not call.done.wait(remaining + GRACE_SECONDS) or call.too_late:
             raise FunctionTooSlow(f"no answer within {seconds:.3g} s")
         self._last = None  # and with it the batch
         if call.raised is not None:

@@ -34,18 +34,18 @@ def load_function(spec: str) -> ScoreFunction:
         ConfigError: the module or function is not there, importing raised, or it is no function.
     """
     module_name, _, path = spec.partition(":")
-    if not all(word.isidentifier() for name in (module_name, path) for word in name.split(".")):
+    if not all(attribute.isidentifier() for name in (module_name, path) for attribute in name.split(".")):
         raise ConfigError(f"scorer {spec!r}: write it as module:function, such as my_rules:brevity")
-    found: Any = _import(module_name, spec)
-    for word in path.split("."):
-        if not hasattr(found, word):
-            close = get_close_matches(word, dir(found), n=1)
+    target: Any = _import(module_name, spec)
+    for attribute in path.split("."):
+        if not hasattr(target, attribute):
+            close = get_close_matches(attribute, dir(target), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"scorer {spec!r}: {module_name} has no {path!r}{hint}")
-        found = getattr(found, word)
-    if inspect.isclass(found) or not callable(found):
-        raise ConfigError(f"scorer {spec!r}: {path} is {kind_of(found)}, not a function: name one")
-    return found
+        target = getattr(target, attribute)
+    if inspect.isclass(target) or not callable(target):
+        raise ConfigError(f"scorer {spec!r}: {path} is {kind_of(target)}, not a function: name one")
+    return target
 
 
 def check_call(function: ScoreFunction, arguments: Mapping[str, Any], name: str) -> None:

@@ -52,11 +52,13 @@ class GoldReader:
 
     def _find(self, question: str) -> str:
         matches = [match for pattern in self._patterns if (match := pattern.fullmatch(question))]
-        found = {task for match in matches for task in self._tasks[match["verb"], match["object"]]}
-        if len(found) != 1:
-            asked = f"asks for {len(found)} tasks of the world" if found else "is none of the world's"
-            raise DataError(f"the question {question[:80]!r} {asked}, so gold is not known: take the run's own world")
-        return found.pop()
+        task_ids = {task for match in matches for task in self._tasks[match["verb"], match["object"]]}
+        if len(task_ids) != 1:
+            complaint = f"asks for {len(task_ids)} tasks of the world" if task_ids else "is none of the world's"
+            raise DataError(
+                f"the question {question[:80]!r} {complaint}, so gold is not known: take the run's own world"
+            )
+        return task_ids.pop()
 
 
 def helpfulness(conversations: Sequence[Sequence[Message]], *, world: str | None = None) -> list[float]:
@@ -82,19 +84,19 @@ def _reader(world: str | None) -> GoldReader:
 
 
 def _question(template: str, world: World) -> re.Pattern[str]:
-    """A form's last turn with any task's words, and whatever another task put beside them."""
+    """A form's last turn with any task's words, and whatever another task put next to them."""
     values = {"verb": {task.verb for task in world.tasks}, "object": {task.object for task in world.tasks}}
     pieces: list[str] = []
-    named: set[str] = set()
+    defined: set[str] = set()
     for index, piece in enumerate(_PLACEHOLDER.split(template)):  # literal text and names of placeholders in turn
         if index % 2 == 0:
             pieces.append(re.escape(piece))
         elif piece not in values:
             pieces.append(".+?")
-        elif piece in named:
+        elif piece in defined:
             pieces.append(f"(?P={piece})")
         else:
-            named.add(piece)
+            defined.add(piece)
             longest_first = sorted(values[piece], key=len, reverse=True)
             pieces.append(f"(?P<{piece}>{'|'.join(map(re.escape, longest_first))})")
     return re.compile("".join(pieces))

@@ -1,4 +1,4 @@
-"""The scorer actor: reward, cost and reference models over chunks of rollouts, and whoever else gives a signal its scores.
+"""The scorer actor: reward, cost and reference models, and scorers from outside, over chunks of rollouts.
 
 Invariant: a row's scores and reference log-probs do not depend on the rows it is batched with (to float32 rounding), and a
 row that cannot be scored is reported as such, never as a number. An ensemble answers as one model: its members' bound.
@@ -95,7 +95,7 @@ class ModelScorer:
         }
         if self._outside is not None:
             self._outside.close()
-        outside = {name: one for name, one in models.signals.items() if not isinstance(one, Path)}
+        outside = {name: source for name, source in models.signals.items() if not isinstance(source, Path)}
         self._outside = (
             OutsideScorers(outside, models.tokenizer, self._device, self._settings.tokens_per_batch)
             if outside
@@ -134,9 +134,9 @@ class ModelScorer:
         reasons: Mapping[str, str] = {}
         kinds: Mapping[str, Mapping[str, str]] = {}
         if self._outside is not None:
-            asked = self._outside.score(chunk)
-            scores |= asked.scores
-            reasons, kinds = asked.reasons, asked.kinds
+            outside = self._outside.score(chunk)
+            scores |= outside.scores
+            reasons, kinds = outside.reasons, outside.kinds
         meta = ScoreMeta(
             request_ids=ids,
             scores=_as_tuples(scores),
@@ -155,13 +155,15 @@ class ModelScorer:
         rows = chunk.token_ids
         _check_lengths(self._name, chunk)
         scores = {name: np.full(len(rows), np.nan, dtype=np.float32) for name in self._scorers}
-        spreads = {name: np.zeros(len(rows), dtype=np.float32) for name, one in self._scorers.items() if one.bound}
+        spreads = {
+            name: np.zeros(len(rows), dtype=np.float32) for name, scorer in self._scorers.items() if scorer.bound
+        }
         reference = [np.empty(0, dtype=np.float32)] * len(rows)
         tokens = 0
         with torch.inference_mode():
             for batch in length_sorted_batches([len(row) for row in rows], self._settings.tokens_per_batch):
                 input_ids, lengths = (
-                    one.to(self._device) for one in pad_right([rows[index] for index in batch], pad_id=0)
+                    tensor.to(self._device) for tensor in pad_right([rows[index] for index in batch], pad_id=0)
                 )
                 tokens += input_ids.numel()
                 for name, model in self._scorers.items():
@@ -170,8 +172,8 @@ class ModelScorer:
                         spreads[name][batch] = deviation
                 if self._reference is not None:
                     prompts, responses = (
-                        torch.tensor([getattr(chunk.meta[index], what) for index in batch], device=self._device)
-                        for what in ("prompt_length", "response_length")
+                        torch.tensor([getattr(chunk.meta[index], field) for index in batch], device=self._device)
+                        for field in ("prompt_length", "response_length")
                     )
                     logprobs = forward_response_logprobs(
                         self._reference, input_ids, prompts, responses, self._models.temperature
@@ -200,13 +202,13 @@ def find_faults(
 
 
 def find_kinds(
-    request_ids: Sequence[str], scores: Mapping[str, np.ndarray], known: Mapping[str, Mapping[str, str]]
+    request_ids: Sequence[str], scores: Mapping[str, np.ndarray], reported: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
     """Request ids without a score to ``{signal: kind}``: the kind that is known, else that the score is not finite."""
     kinds: dict[str, dict[str, str]] = {}
     for name, values in scores.items():
         for row in np.flatnonzero(~np.isfinite(values)):
-            kind = known.get(request_ids[row], {}).get(name, ScorerFault.NOT_FINITE)
+            kind = reported.get(request_ids[row], {}).get(name, ScorerFault.NOT_FINITE)
             kinds.setdefault(request_ids[row], {})[name] = str(kind)
     return kinds
 

@@ -56,21 +56,21 @@ class OutsideScorers:
                 self._scorers[name] = _start(source, self._tokenizer, device, tokens_per_batch)
             except SteelyardError as error:
                 raise type(error)(f"scorer of {name}: {error}") from error
-        self._text = {name for name, one in self._scorers.items() if not _reads_tokens(one)}
+        self._text = {name for name, scorer in self._scorers.items() if not _reads_tokens(scorer)}
         self._reader = ConversationReader(self._tokenizer) if self._text else None
 
     def score(self, chunk: RolloutChunk) -> OutsideScores:
         """Score all rows; a row without a score has its reason and kind."""
-        read = self._reader.read(chunk) if self._reader is not None else None
+        readable = self._reader.read(chunk) if self._reader is not None else None
         plain = token_conversations(chunk, self._tokenizer) if self._text != set(self._scorers) else None
         row_of = {meta.request_id: row for row, meta in enumerate(chunk.meta)}
         scores: dict[str, np.ndarray] = {}
         reasons: dict[str, str] = {}
         kinds: dict[str, dict[str, str]] = {}
         for name, scorer in self._scorers.items():
-            taken = read if name in self._text else plain
-            assert taken is not None
-            conversations, unread = taken
+            batch = readable if name in self._text else plain
+            assert batch is not None
+            conversations, unread = batch
             scored = scorer.score(conversations)
             scores[name] = _by_row(conversations, scored, row_of)
             for request in [*unread, *scored.faults]:

@@ -49,7 +49,9 @@ class PromptReader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._markers = [one for one in (self._learn(system=False), self._learn(system=True)) if one is not None]
+        self._markers = [
+            markers for markers in (self._learn(system=False), self._learn(system=True)) if markers is not None
+        ]
         if not self._markers:
             raise ConfigError(
                 "prompts cannot be read back from tokens with this tokenizer's chat template, which does not show every turn: "
@@ -63,12 +65,12 @@ class PromptReader:
         Raises:
             DataError: no turns give these ids, as of a prompt that was cut at its end.
         """
-        ids = [int(one) for one in token_ids]
+        ids = [int(token_id) for token_id in token_ids]
         text = decode(self._tokenizer, ids)
         for markers in self._markers:
             # Stripped first: a word-level tokenizer decodes with other spaces than the template wrote.
             for contents in (_split(text.strip(), markers.stripped(), strip=True), _split(text, markers, strip=False)):
-                if contents is None or any(token in one for token in self._forging for one in contents):
+                if contents is None or any(token in content for token in self._forging for content in contents):
                     continue
                 messages = tuple(_messages(contents, markers.system))
                 if self._render(messages) == ids:
@@ -90,11 +92,11 @@ class PromptReader:
             return None
         around: list[str] = []
         for content in contents:
-            before, found, text = text.partition(content)
-            if not found:  # the template changes their order
+            before, separator, text = text.partition(content)
+            if not separator:  # the template changes their order
                 return None
             around.append(before)
-        head, *between = (self._as_decoded(one) for one in [*around, text])
+        head, *between = (self._as_decoded(marker) for marker in [*around, text])
         return _Markers(system, head, *(between if system else ["", *between]))
 
     def _as_decoded(self, text: str) -> str:
@@ -131,18 +133,20 @@ def _split(text: str, markers: _Markers, *, strip: bool) -> list[str] | None:
         return None
     if not (text.startswith(markers.head) and text.endswith(markers.tail)):
         return None
-    rest = text[len(markers.head) : len(text) - len(markers.tail)]
+    remaining = text[len(markers.head) : len(text) - len(markers.tail)]
     contents: list[str] = []
     if markers.system:
-        content, found, rest = rest.partition(markers.after_system) if markers.after_system else ("", "", "")
-        if not found:
+        content, separator, remaining = (
+            remaining.partition(markers.after_system) if markers.after_system else ("", "", "")
+        )
+        if not separator:
             return None
         contents.append(content)
     turn = 0
     while True:
-        content, found, rest = rest.partition(markers.after_assistant if turn % 2 else markers.after_user)
+        content, separator, remaining = remaining.partition(markers.after_assistant if turn % 2 else markers.after_user)
         contents.append(content)
-        if not found:
+        if not separator:
             break
         turn += 1
     if turn % 2:  # the last turn is the assistant's

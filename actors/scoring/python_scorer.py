@@ -124,9 +124,9 @@ class PythonScorer:
 
     def _outcomes(self, part: Sequence[Conversation], budget: Deadline) -> list[float | _Fault]:
         """One per conversation of a call."""
-        most = self._options.deadline_seconds
+        limit_seconds = self._options.deadline_seconds
         try:
-            return self._called(part, min(most, budget.remaining()))
+            return self._called(part, min(limit_seconds, budget.remaining()))
         except _Unusable as error:
             if len(part) == 1:
                 return [error.fault]
@@ -134,12 +134,12 @@ class PythonScorer:
             # Not tried one by one: where one hangs, that would take the deadline for each of the others.
             return [_Fault(ScorerFault.TOO_SLOW, str(error))] * len(part)
         self._retried += 1
-        deadline = Deadline(min(most, budget.remaining()))
-        return [self._alone(one, deadline) for one in part]
+        deadline = Deadline(min(limit_seconds, budget.remaining()))
+        return [self._alone(conversation, deadline) for conversation in part]
 
-    def _alone(self, one: Conversation, deadline: Deadline) -> float | _Fault:
+    def _alone(self, conversation: Conversation, deadline: Deadline) -> float | _Fault:
         try:
-            return self._called([one], deadline.remaining())[0]
+            return self._called([conversation], deadline.remaining())[0]
         except _Unusable as error:
             return error.fault
         except FunctionTooSlow as error:
@@ -148,7 +148,7 @@ class PythonScorer:
     def _called(self, part: Sequence[Conversation], seconds: float) -> list[float | _Fault]:
         """One call. Raises _Unusable, FunctionTooSlow."""
         # New lists each time: a function that changes what it was given must not change a second try.
-        conversations = [one.turns() for one in part]
+        conversations = [conversation.turns() for conversation in part]
         call = partial(self._function, conversations, **self._options.arguments)
         try:
             answers = self._thread.call(call, _read_list, seconds)

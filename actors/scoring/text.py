@@ -76,9 +76,9 @@ class ConversationReader:
         return conversations, faults
 
     def _messages(self, prompt_id: str, token_ids: Sequence[int]) -> tuple[Message, ...]:
-        given = self._prompts.get(prompt_id)
-        if given is not None:
-            return tuple(given)
+        messages = self._prompts.get(prompt_id)
+        if messages is not None:
+            return tuple(messages)
         if self._reader is None:
             self._reader = PromptReader(self._tokenizer)
         return self._reader.read(token_ids)
@@ -89,7 +89,7 @@ def retokenise(
 ) -> list[int]:
     """The conversation for a scorer with another tokenizer: prompt, response, and the end token of a finished response.
 
-    A prompt that is too long beside the response loses whole turns at its start, as `learner.data.tokenizer.fit_prompt` says.
+    A prompt that is too long with the response loses whole turns at its start, as `learner.data.tokenizer.fit_prompt` says.
 
     Args:
         tokenizer: the scorer's.

@@ -100,7 +100,7 @@ class ResourceSettings(Settings):
     learner: LearnerSettings = LearnerSettings()
     supervised: SupervisedSettings = SupervisedSettings()
     placement: Literal["disaggregated", "colocated", "mixed"] = "disaggregated"
-    """Who shares a GPU: nobody; each learner rank with a generator, which sleeps while the rank works; or with a scorer."""
+    """Who shares a GPU: no actors; each learner rank with a generator, which sleeps while the rank works; or with a scorer."""
     wait_for_nodes_seconds: NonNegative = 0.0
     """How long a run may wait for nodes that it needs and the cluster does not have yet; 0 refuses it at once."""
     transport: TransportSettings = TransportSettings()

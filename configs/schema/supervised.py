@@ -183,10 +183,10 @@ class SplitSettings(Settings):
 
     @model_validator(mode="after")
     def _most_trains(self) -> Self:
-        kept = self.holdout + self.calibration + self.selection + self.certificate
-        if kept > 0.5:
+        withheld = self.holdout + self.calibration + self.selection + self.certificate
+        if withheld > 0.5:
             raise ValueError(
-                f"the four kept shares add up to {kept:g}: more than half is left out of training; lower them"
+                f"the four held-out shares add up to {withheld:g}: more than half is left out of training; lower them"
             )
         return self
 

@@ -40,7 +40,7 @@ class BadBatch(SteelyardError):
 
 @dataclass(frozen=True)
 class BatchRow:
-    """Where one scored sample of the batch lies; what the driver holds of it."""
+    """Where one scored sample of the batch is: what the driver knows of it."""
 
     request_id: str
     rollout: Any
@@ -70,11 +70,11 @@ def deal_rows(rows: Sequence[BatchRow], *, ranks: int, seed: int, step: int) -> 
     Raises:
         BadBatch: the batch is empty, smaller than the ranks, or names a request twice.
     """
-    seen: set[str] = set()
+    request_ids: set[str] = set()
     for row in rows:
-        if row.request_id in seen:
+        if row.request_id in request_ids:
             raise BadBatch(f"request {row.request_id} is in the batch twice: a sample may be learned from once")
-        seen.add(row.request_id)
+        request_ids.add(row.request_id)
     if len(rows) < ranks:
         raise BadBatch(f"a batch of {len(rows)} samples cannot be dealt to {ranks} learner ranks: every rank needs one")
     shuffled = sorted(rows, key=lambda row: _digest(seed, step, row.request_id))
@@ -202,17 +202,17 @@ def _pick(
             f"row {row.row} of its chunk is request {meta.request_id}, not {row.request_id}: rows were mixed up"
         )
     reference: np.ndarray | None = None
-    found: dict[str, float] = {}
+    signal_scores: dict[str, float] = {}
     for reference_to_scores in row.scores:
         score_chunk = scores[reference_to_scores]
         if score_chunk.request_ids[row.row] != row.request_id:
             raise BadBatch(f"row {row.row} of its scores is not request {row.request_id}: rows were mixed up")
-        found |= {signal: float(values[row.row]) for signal, values in score_chunk.scores.items()}
+        signal_scores |= {signal: float(values[row.row]) for signal, values in score_chunk.scores.items()}
         if score_chunk.reference_logprobs:
             reference = score_chunk.reference_logprobs[row.row]
-    wanted = [*([REWARD] if needs_reward else []), *map(cost_signal, constraints)]
-    for signal in wanted:
-        if not np.isfinite(found.get(signal, np.nan)):
+    required_signals = [*([REWARD] if needs_reward else []), *map(cost_signal, constraints)]
+    for signal in required_signals:
+        if not np.isfinite(signal_scores.get(signal, np.nan)):
             raise BadBatch(
                 f"request {row.request_id} has no finite {signal} score: an unknown cost is never learned from"
             )
@@ -233,8 +233,8 @@ def _pick(
             raise BadBatch(
                 f"request {row.request_id} has a {name} log-prob that is not finite: nothing is learned from it"
             )
-    costs = {name: found[cost_signal(name)] for name in constraints}
-    return _Sample(meta, chunk.token_ids[row.row], behaviour, reference, found.get(REWARD, 0.0), costs)
+    costs = {name: signal_scores[cost_signal(name)] for name in constraints}
+    return _Sample(meta, chunk.token_ids[row.row], behaviour, reference, signal_scores.get(REWARD, 0.0), costs)
 
 
 def _padded(rows: Sequence[np.ndarray], dtype: Any, fill: float) -> Tensor:

@@ -13,7 +13,7 @@ from learner.engine.collective import Ranks
 from learner.engine.deepspeed_engine import GREATEST_GRADIENT, NonFiniteUpdate
 
 
-def require_finite(ranks: Ranks, samples: Samples, broken: np.ndarray, what: str) -> None:
+def require_finite(ranks: Ranks, samples: Samples, broken: np.ndarray, quantity: str) -> None:
     """All ranks raise together when any rank has a broken row, so that none is left waiting.
 
     Args:
@@ -25,9 +25,9 @@ def require_finite(ranks: Ranks, samples: Samples, broken: np.ndarray, what: str
     if float(ranks.max(torch.tensor(float(len(broken) > 0)))) == 0.0:
         return
     ids = samples.request_ids
-    names = {name for one in ranks.gather_objects([ids[row] for row in broken]) for name in one}
+    names = {name for rank_names in ranks.gather_objects([ids[row] for row in broken]) for name in rank_names}
     raise NonFiniteUpdate(
-        f"a {what} of {named(names)} is not finite: the update was stopped before the optimiser moved; "
+        f"a {quantity} of {named(names)} is not finite: the update was stopped before the optimiser moved; "
         "look at the sample in rollouts/ and lower the learning rate, or go on from a checkpoint"
     )
 

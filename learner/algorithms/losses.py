@@ -36,11 +36,11 @@ def reduce_tokens(
     if token_count is not None and row_count is not None:
         raise ValueError("give token_count (token mean) or row_count (row mean), not both")
     valid = mask.bool()
-    kept = torch.where(valid, x, torch.zeros_like(x))
+    valid_values = torch.where(valid, x, torch.zeros_like(x))
     if token_count is not None:
-        return kept.sum() / token_count
+        return valid_values.sum() / token_count
     tokens = valid.sum(dim=-1)
-    row_means = kept.sum(dim=-1) / tokens.clamp(min=1)
+    row_means = valid_values.sum(dim=-1) / tokens.clamp(min=1)
     if row_count is None:
         row_count = (tokens > 0).sum().clamp(min=1)
     return row_means.sum() / row_count

@@ -61,11 +61,11 @@ class PtxData:
         """This rank's micro-batches of `rows` rows drawn by `seed` without repetition; equally many on every rank."""
         drawn = np.random.default_rng([*seed]).permutation(len(self._rows))[: max(rows, ranks)]
         token_count = float((self._lengths[drawn] - self._prompt_lengths[drawn]).sum())
-        own = drawn[rank::ranks]
-        own = own[np.argsort(self._lengths[own], kind="stable")]
+        rank_rows = drawn[rank::ranks]
+        rank_rows = rank_rows[np.argsort(self._lengths[rank_rows], kind="stable")]
         shares = -(-int(self._lengths[drawn].sum()) // (ranks * tokens_per_micro_batch))
         count = max(1, min(shares, len(drawn) // ranks))
-        for part in np.array_split(own, count):
+        for part in np.array_split(rank_rows, count):
             yield self._padded(part, token_count, device)
 
     def _padded(self, part: np.ndarray, token_count: float, device: torch.device) -> PtxBatch:

@@ -104,15 +104,17 @@ def update_policy(learner: PolicyLearner, samples: Samples, terms: SignalTerms, 
     """
     start = time.perf_counter()
     experience = make_experience(learner, samples, terms)
-    made = time.perf_counter()
+    experience_end = time.perf_counter()
     tally = Tally(learner.ranks)
     describe_experience(tally, experience)
     for number, minibatch in enumerate(plan_minibatches(learner, experience, step)):
         update_on_minibatch(learner, at_minibatch(experience, terms, number), minibatch, step, tally)
     metrics = {**tally.metrics(), **experience.estimate.metrics}
     notes = tally.notes()
-    done = time.perf_counter()
-    return PolicyUpdate(experience, metrics, {"experience": made - start, "update": done - made}, notes)
+    update_end = time.perf_counter()
+    return PolicyUpdate(
+        experience, metrics, {"experience": experience_end - start, "update": update_end - experience_end}, notes
+    )
 
 
 # --- 1 to 3: experience ----------------------------------------------------------------------------------------------
@@ -181,8 +183,8 @@ def evaluate(learner: PolicyLearner, samples: Samples) -> tuple[Tensor, dict[str
     """Proximal log-probs and values per signal ``[B, R]``, float32 on the host, zero outside the mask."""
     lengths = total_lengths(samples)
     everything = np.arange(len(lengths))
-    wanted = micro_batch_count(everything, lengths, learner.tokens_per_micro_batch)
-    count = int(learner.ranks.max(torch.tensor(float(wanted))))
+    rank_batches = micro_batch_count(everything, lengths, learner.tokens_per_micro_batch)
+    count = int(learner.ranks.max(torch.tensor(float(rank_batches))))
     logprobs = torch.zeros_like(samples.behaviour_logprobs)
     values = {signal: torch.zeros_like(logprobs) for critic in learner.critics for signal in critic.signals}
     for rows in micro_batches(everything, lengths, count):

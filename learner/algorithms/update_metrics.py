@@ -87,34 +87,34 @@ class Tally:
 
     def metrics(self) -> dict[str, float]:
         """Everything over all ranks; a mean with nothing under it is left out."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         names = sorted(self._ratios)
         sums = self._ranks.sum(torch.tensor([self._ratios[name] for name in names], dtype=torch.float64))
-        found |= {name: float(above / below) for name, (above, below) in zip(names, sums, strict=True) if below > 0}
+        metrics |= {name: float(above / below) for name, (above, below) in zip(names, sums, strict=True) if below > 0}
         tops = sorted(self._highest)
         highest = self._ranks.max(torch.tensor([self._highest[name] for name in tops], dtype=torch.float64))
-        found |= {name: float(value) for name, value in zip(tops, highest, strict=True)}
-        if "importance_weight_lowest" in found:
-            found["importance_weight_min"] = -found.pop("importance_weight_lowest")
+        metrics |= {name: float(value) for name, value in zip(tops, highest, strict=True)}
+        if "importance_weight_lowest" in metrics:
+            metrics["importance_weight_min"] = -metrics.pop("importance_weight_lowest")
         for signal in sorted(self._residuals):
-            found[f"explained_variance/{signal}"] = explained_variance(self._ranks.sum(self._residuals[signal]))
+            metrics[f"explained_variance/{signal}"] = explained_variance(self._ranks.sum(self._residuals[signal]))
         for name, quantiles in _QUANTILES.items():
             ordered = self._ranks.gather(torch.cat(self._columns[name])).sort().values
-            found |= {
+            metrics |= {
                 f"{name}_{label}": float(ordered[round(share * (len(ordered) - 1))])
                 for label, share in quantiles.items()
             }
-        spread = found.pop("advantage_square") - found["advantage_mean"] ** 2
-        found["advantage_std"] = max(spread, 0.0) ** 0.5
-        return found
+        spread = metrics.pop("advantage_square") - metrics["advantage_mean"] ** 2
+        metrics["advantage_std"] = max(spread, 0.0) ** 0.5
+        return metrics
 
     def notes(self) -> dict[str, str]:
         """Over all ranks: of each `worst`, the request; the first by name where several are equal."""
         names = sorted(self._worst)
         everyone = self._ranks.gather_objects([self._worst[name] for name in names])
         return {
-            name: min((-value, request_id) for value, request_id in found)[1]
-            for name, found in zip(names, zip(*everyone, strict=True), strict=True)
+            name: min((-value, request_id) for value, request_id in candidates)[1]
+            for name, candidates in zip(names, zip(*everyone, strict=True), strict=True)
         }
 
 
@@ -130,8 +130,8 @@ def explained_variance(moments: Tensor) -> float:
     if count == 0:
         return 0.0
     variance = square / count - (total / count) ** 2
-    left = error_square / count - (error / count) ** 2
-    return 1.0 - left / variance if variance > 1e-12 else 0.0
+    residual_variance = error_square / count - (error / count) ** 2
+    return 1.0 - residual_variance / variance if variance > 1e-12 else 0.0
 
 
 def describe_experience(tally: Tally, experience: Experience) -> None:

@@ -86,9 +86,9 @@ class TorchRanks:
         padded = torch.full((width + 1,), 0.0, dtype=torch.float64)
         padded[0] = column.numel()
         padded[1 : 1 + column.numel()] = _host(column)
-        everyone = [torch.empty_like(padded, device=self._device) for _ in range(self.size)]
-        dist.all_gather(everyone, padded.to(self._device))
-        return torch.cat([one[1 : 1 + int(one[0])].cpu() for one in everyone])
+        padded_columns = [torch.empty_like(padded, device=self._device) for _ in range(self.size)]
+        dist.all_gather(padded_columns, padded.to(self._device))
+        return torch.cat([padded_column[1 : 1 + int(padded_column[0])].cpu() for padded_column in padded_columns])
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order."""

@@ -35,7 +35,7 @@ class TrainEngine(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must lie."""
+        """The device that inputs must be on."""
         ...
 
     def forward(self, *inputs: Any) -> Tensor:
@@ -164,7 +164,7 @@ class DeepSpeedTrainEngine:
             dtype=dtype,
             offload=offload,
             gradient_clip=gradient_clip,
-            parameters=sum(one.numel() for one in module.parameters()),
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
         )
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=module, optimizer=optimiser, config=config, dist_init_required=False
@@ -175,11 +175,11 @@ class DeepSpeedTrainEngine:
         # DeepSpeed reduces, clips and moves in one call. So the gradients are watched before it takes them: whatever
         # the ZeRO stage, the norm of a sum is at most the sum of the norms.
         self._bound = torch.zeros((), device=self.device)
-        self._watches = [one.register_hook(self._watch) for one in self._engine.module.parameters()]
+        self._watches = [parameter.register_hook(self._watch) for parameter in self._engine.module.parameters()]
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must lie."""
+        """The device that inputs must be on."""
         return torch.device(self._engine.device)
 
     def forward(self, *inputs: Any) -> Tensor:

@@ -60,7 +60,7 @@ def add_fingerprint(digest: hashlib._Hash, path: Path) -> None:
 
 def folder_fingerprint(folder: Path) -> str:
     """sha256 (hex) of a folder's files, as `add_fingerprint` tells them apart; folders inside are left out."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
-        add_fingerprint(found, path)
-    return found.hexdigest()
+        add_fingerprint(digest, path)
+    return digest.hexdigest()

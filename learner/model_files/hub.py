@@ -47,14 +47,14 @@ def find_model(name: str, revision: str | None, *, key: str, with_code: bool = F
     return _fetch(name, revision, key, [*_DATA, *(_CODE if with_code else [])])
 
 
-def _fetch(name: str, revision: str | None, key: str, wanted: list[str]) -> FoundModel:
+def _fetch(name: str, revision: str | None, key: str, patterns: list[str]) -> FoundModel:
     import httpx
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
     where = f"{key}: {name}" + (f"@{revision}" if revision else "")
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=_NOT))
     except hub.GatedRepoError as error:
         raise DataError(
             f"{where}: the hub asks you to accept its terms first: do so on its page, then log in (hf auth login)"
@@ -75,4 +75,4 @@ def _fetch(name: str, revision: str | None, key: str, wanted: list[str]) -> Foun
     except (hub.HfHubHTTPError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: it cannot be fetched from the hub: {type(error).__name__}: {reason}") from error
-    return FoundModel(found, found.name)
+    return FoundModel(folder, folder.name)

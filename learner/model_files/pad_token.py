@@ -71,7 +71,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
     """
     vocabulary = tokenizer.get_vocab()
     ids = max(vocabulary.values()) + 1
-    beyond = [token for token, one in vocabulary.items() if one >= rows]
+    beyond = [token for token, token_id in vocabulary.items() if token_id >= rows]
     if wrong := sorted(set(beyond) - set(tokenizer.get_added_vocab())):
         raise DataError(
             f"{name}: the token {wrong[0]!r} ({len(wrong)} in all) has no row in an embedding of {rows} rows: "
@@ -94,20 +94,24 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -
         tokenizer.pad_token = free
         return PadChoice(rows, ids, [f"the pad token is {free} in place of {before}"])
     tokenizer.add_special_tokens({"pad_token": NEW_PAD})
-    one = int(tokenizer.pad_token_id)
-    changes = [f"the pad token is {NEW_PAD}, a new one with id {one}, in place of {before}"]
-    return PadChoice(rows if one < rows else -(-(one + 1) // ROW_MULTIPLE) * ROW_MULTIPLE, ids, changes)
+    token_id = int(tokenizer.pad_token_id)
+    changes = [f"the pad token is {NEW_PAD}, a new one with id {token_id}, in place of {before}"]
+    return PadChoice(rows if token_id < rows else -(-(token_id + 1) // ROW_MULTIPLE) * ROW_MULTIPLE, ids, changes)
 
 
 def _free_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
     """A special token that the vocabulary keeps free and the template does not write."""
     template = str(tokenizer.chat_template)
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
-    tokens = {one: token for token, one in tokenizer.get_added_vocab().items() if one < rows and token not in used}
+    tokens = {
+        token_id: token
+        for token, token_id in tokenizer.get_added_vocab().items()
+        if token_id < rows and token not in used
+    }
     for pattern in _RESERVED:
-        for one in sorted(tokens):
-            if re.fullmatch(pattern, tokens[one], re.IGNORECASE) and tokens[one] not in template:
-                return tokens[one]
+        for token_id in sorted(tokens):
+            if re.fullmatch(pattern, tokens[token_id], re.IGNORECASE) and tokens[token_id] not in template:
+                return tokens[token_id]
     return None
 
 

@@ -36,7 +36,7 @@ def check_model_type(folder: Path | str, document: dict[str, Any], *, allowed: b
 
     Raises:
         ConfigError: it brings its code along, and that may not run.
-        DataError: nobody has code for it.
+        DataError: neither transformers nor the folder has code for it.
     """
     model_type = document.get("model_type")
     if model_type in CONFIG_MAPPING:

@@ -45,7 +45,7 @@ def weight_files(folder: Path, name: str) -> Weights:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{index} names no weight files: fetch the model again") from error
-        files = [folder / Path(str(each)).name for each in names]
+        files = [folder / Path(str(file_name)).name for file_name in names]
         extra: tuple[Path, ...] = (index,)
     else:
         files, extra = sorted(folder.glob("*.safetensors")), ()
@@ -111,37 +111,38 @@ def check_weights(weights: Weights, config: Any, name: str, *, trust_remote_code
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    wanted = {each: tuple(one.shape) for each, one in model.named_parameters()}
-    # Older files hold rotary frequencies, and some a tied output layer a second time: nobody reads them.
-    known = set(model.state_dict()) | {one for one in weights.shapes if one.endswith("rotary_emb.inv_freq")}
-    found = weights.shapes
+    expected = {tensor: tuple(parameter.shape) for tensor, parameter in model.named_parameters()}
+    # Older files hold rotary frequencies, and some a tied output layer a second time: the model does not read them.
+    ignored = {tensor for tensor in weights.shapes if tensor.endswith("rotary_emb.inv_freq")}
+    accepted = set(model.state_dict()) | ignored
+    shapes = weights.shapes
     complaints = [
-        f"{len(names)} {what}: {_listed(sorted(names))}"
-        for what, names in (
-            ("missing", [each for each in wanted if each not in found]),
-            ("unknown", [each for each in found if each not in known]),
+        f"{len(tensors)} {complaint}: {_listed(sorted(tensors))}"
+        for complaint, tensors in (
+            ("missing", [tensor for tensor in expected if tensor not in shapes]),
+            ("unknown", [tensor for tensor in shapes if tensor not in accepted]),
             (
                 "of another shape",
                 [
-                    f"{each} {found[each]} for {shape}"
-                    for each, shape in wanted.items()
-                    if each in found and found[each] != shape
+                    f"{tensor} {shapes[tensor]} for {shape}"
+                    for tensor, shape in expected.items()
+                    if tensor in shapes and shapes[tensor] != shape
                 ],
             ),
         )
-        if names
+        if tensors
     ]
     if complaints:
         raise DataError(
             f"{name} does not hold the weights of a {type(model).__name__}: {'; '.join(complaints)}; "
             "save it again with transformers' save_pretrained, or give another model"
         )
-    return sum(one.numel() for one in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _listed(names: list[str], most: int = 8) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _listed(names: list[str], limit: int = 8) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def folder_sha256(folder: Path) -> str:

@@ -54,8 +54,8 @@ def finish_logits(logits: Tensor, config: Any) -> Tensor:
 
 def drawable_tokens(config: Any) -> int | None:
     """Ids from this one on are padding of the embedding and must not be drawn; None: all may."""
-    found = getattr(config, DRAWABLE, None)
-    return None if found is None else int(found)
+    drawable = getattr(config, DRAWABLE, None)
+    return None if drawable is None else int(drawable)
 
 
 def check_own_forward(model: Any, logprobs: Tensor, input_ids: Tensor) -> None:
@@ -68,10 +68,11 @@ def check_own_forward(model: Any, logprobs: Tensor, input_ids: Tensor) -> None:
     Raises:
         DataError: they differ, so policy gradients would be wrong.
     """
-    own = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
+    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1].float()
     cut = drawable_tokens(model.config)
-    own = (own if cut is None else own[..., :cut]).log_softmax(-1).gather(2, input_ids[:, 1:, None])[..., 0]
-    gap = float((own - logprobs).abs().max())
+    logits = logits if cut is None else logits[..., :cut]
+    model_logprobs = logits.log_softmax(-1).gather(2, input_ids[:, 1:, None])[..., 0]
+    gap = float((model_logprobs - logprobs).abs().max())
     if not gap < _LARGEST_GAP:
         raise DataError(
             f"{type(model).__name__} does something to its logits that is not known here (log-probs differ by {gap:.3g}): "

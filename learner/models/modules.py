@@ -210,8 +210,9 @@ def _config(path: Path | str) -> Any:
 @torch.no_grad()
 def _check_forward(model: PreTrainedModel) -> None:
     ids = torch.arange(min(8, model.config.vocab_size), dtype=torch.int64)[None]
-    one = torch.ones(1, dtype=torch.int64)
-    check_own_forward(model, forward_response_logprobs(model, ids, one, one * (ids.shape[1] - 1)), ids)
+    prompt_lengths = torch.ones(1, dtype=torch.int64)
+    response_lengths = prompt_lengths * (ids.shape[1] - 1)
+    check_own_forward(model, forward_response_logprobs(model, ids, prompt_lengths, response_lengths), ids)
 
 
 def _dtype(dtype: Dtype) -> torch.dtype:
@@ -288,7 +289,7 @@ def forward_response_logprobs(
 
 
 def _exact_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
-    """The output layer, in float32 at least: bfloat16 logits near 16 lie 0.1 apart, and that would be the log-probs' error."""
+    """The output layer, in float32 at least: bfloat16 logits near 16 are 0.1 apart, and that would be the log-probs' error."""
     if hidden.dtype in (torch.float32, torch.float64):
         return head(hidden)
     bias = None if head.bias is None else head.bias.float()
@@ -312,7 +313,7 @@ def checkpoint_layers(module: nn.Module) -> None:
     Raises:
         DataError: the model has no layers that can be computed again.
     """
-    layers = [one for one in module.modules() if isinstance(one, GradientCheckpointingLayer)]
+    layers = [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
         raise DataError("checkpoint_activations: this model's layers cannot be computed again; switch it off")
     for layer in layers:

@@ -69,12 +69,12 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
     """
     if settings.path is None:
         raise ConfigError("model.path is not set: there is no pretrained model to prepare")
-    found = find_model(settings.path, settings.revision, key="model.path", with_code=settings.trust_remote_code)
-    document, config = _config(found, settings)
-    weights = weight_files(found.folder, settings.path)
+    source = find_model(settings.path, settings.revision, key="model.path", with_code=settings.trust_remote_code)
+    document, config = _config(source, settings)
+    weights = weight_files(source.folder, settings.path)
     _check_positions(config, settings)
     parameters = check_weights(weights, config, settings.path, trust_remote_code=settings.trust_remote_code)
-    tokenizer, changes = _tokenizer(found, settings)
+    tokenizer, changes = _tokenizer(source, settings)
     rows = int(config.vocab_size)
     pad = choose_pad_token(tokenizer, rows, settings.path)
     changes += pad.changes
@@ -92,12 +92,12 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
     fresh.mkdir()
     tokenizer.save_pretrained(str(fresh))
     if settings.trust_remote_code:
-        for file in found.folder.glob("*.py"):
+        for file in source.folder.glob("*.py"):
             shutil.copyfile(file, fresh / file.name)
     (fresh / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    _write_generation_config(found.folder, fresh, document, changes)
+    _write_generation_config(source.folder, fresh, document, changes)
     if pad.rows > rows:
-        _with_more_rows(found.folder, fresh, pad.rows, drawable, settings.trust_remote_code)
+        _with_more_rows(source.folder, fresh, pad.rows, drawable, settings.trust_remote_code)
         changes.append(f"the embedding has {pad.rows} rows in place of {rows}")
     else:
         for file in weights.files:
@@ -112,7 +112,7 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
         parameters=parameters,
         digest=folder_sha256(target),
         source=settings.path,
-        revision=found.revision,
+        revision=source.revision,
         positions=_positions(config),
         vocabulary=max(rows, pad.rows),
         end_token=str(tokenizer.eos_token),
@@ -124,9 +124,9 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _config(found: FoundModel, settings: ModelSettings) -> tuple[dict[str, Any], Any]:
+def _config(source: FoundModel, settings: ModelSettings) -> tuple[dict[str, Any], Any]:
     """``config.json`` as it is, and as transformers reads it."""
-    folder, name = found.folder, settings.path
+    folder, name = source.folder, settings.path
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise DataError(f"{name} holds an adapter, not a model: merge it into its base model and save that")
     document = read_config_document(folder)
@@ -175,11 +175,11 @@ def _check_positions(config: Any, settings: ModelSettings) -> None:
 # --- tokenizer --------------------------------------------------------------------------------------------------------
 
 
-def _tokenizer(found: FoundModel, settings: ModelSettings) -> tuple[PreTrainedTokenizerBase, list[str]]:
+def _tokenizer(source: FoundModel, settings: ModelSettings) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """With template and end token; and what was changed."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(found.folder), local_files_only=True, trust_remote_code=settings.trust_remote_code
+            str(source.folder), local_files_only=True, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise DataError(f"{settings.path} has no tokenizer that can be read: {_line(error)}") from error
@@ -213,14 +213,14 @@ def _tokenizer(found: FoundModel, settings: ModelSettings) -> tuple[PreTrainedTo
 
 def _write_generation_config(source: Path, target: Path, document: dict[str, Any], changes: list[str]) -> None:
     """Token ids only: sampling is the run's business, and further end tokens would mean other ends than were learned."""
-    kept = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in document}
-    (target / "generation_config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    token_ids = {name: document[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in document}
+    (target / "generation_config.json").write_text(json.dumps(token_ids, indent=2) + "\n", encoding="utf-8")
     if (source / "generation_config.json").is_file():
         changes.append("generation_config.json has the token ids alone")
 
 
 def _with_more_rows(source: Path, target: Path, rows: int, first: int, trust_remote_code: bool) -> None:
-    """Load the model, give its embedding more rows (the mean of those in use: nobody reads them), and save it."""
+    """Load the model, give its embedding more rows (the mean of those in use; no token reads them), and save it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -231,7 +231,8 @@ def _with_more_rows(source: Path, target: Path, rows: int, first: int, trust_rem
     model.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
         for layer in {
-            id(one.weight): one for one in (model.get_input_embeddings(), model.get_output_embeddings())
+            id(embedding.weight): embedding
+            for embedding in (model.get_input_embeddings(), model.get_output_embeddings())
         }.values():
             layer.weight[first:] = layer.weight[:first].float().mean(dim=0).to(layer.weight.dtype)
     document = json.loads((target / "config.json").read_text()) | {"vocab_size": rows}

@@ -1,6 +1,6 @@
 """A checkpoint is a folder that is either complete or not there.
 
-Invariant: everything is written beside the final name; then the manifest (sizes and SHA-256 of every other file), last
+Invariant: everything is written next to the final name; then the manifest (sizes and SHA-256 of every other file), last
 and flushed; then one rename. A folder without a manifest, or whose files differ from it, is never loaded.
 """
 
@@ -26,7 +26,7 @@ class CheckpointError(StoppedError):
 
 
 def begin(path: Path) -> Path:
-    """An empty folder beside `path` to write a checkpoint into; what an interrupted attempt left is removed."""
+    """An empty folder next to `path` to write a checkpoint into; what an interrupted attempt left is removed."""
     staging = staging_folder(path)
     if staging.exists():
         shutil.rmtree(staging)

@@ -110,7 +110,10 @@ def plain_name(name: str) -> str:
 
 def named_shapes(policy: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
     """Plain name and whole shape (also under ZeRO 3) of each parameter, in the order they are sent; tied ones once."""
-    return [(plain_name(name), tuple(getattr(one, "ds_shape", one.shape))) for name, one in policy.named_parameters()]
+    return [
+        (plain_name(name), tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        for name, parameter in policy.named_parameters()
+    ]
 
 
 def save_policy_folder(state: Mapping[str, Tensor], origin: Path, path: Path) -> None:
@@ -121,12 +124,12 @@ def save_policy_folder(state: Mapping[str, Tensor], origin: Path, path: Path) ->
     """
     config = AutoConfig.from_pretrained(origin, trust_remote_code=is_allowed())
     # A pretrained origin may be in bfloat16: what was learned in float32 is not to be cut to that.
-    dtype = reduce(torch.promote_types, {one.dtype for one in state.values()}, config.dtype or torch.float32)
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in state.values()}, config.dtype or torch.float32)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=is_allowed())
-    wanted = {name for name, _ in model.named_parameters()}
-    if wanted != set(state):
+    parameter_names = {name for name, _ in model.named_parameters()}
+    if parameter_names != set(state):
         raise StoppedError(
-            f"the policy cannot be saved: parameters {sorted(wanted ^ set(state))} do not fit the model at {origin}"
+            f"the policy cannot be saved: parameters {sorted(parameter_names ^ set(state))} do not fit the model at {origin}"
         )
     model.load_state_dict(dict(state), strict=False)  # tied weights are in it once
     save_model(model, load_tokenizer(origin), path)

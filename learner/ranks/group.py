@@ -90,13 +90,13 @@ class LearnerGroup:
             for actor, shard in zip(self.ranks, shards, strict=True)
         ]
         results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
-        slowest = {phase: max(one.phase_seconds[phase] for one in results) for phase in results[0].phase_seconds}
+        slowest = {phase: max(result.phase_seconds[phase] for result in results) for phase in results[0].phase_seconds}
         # The same on every rank, but for what names its rank; of numbers, rank 0's word counts.
-        metrics = {name: value for one in reversed(results) for name, value in one.metrics.items()}
+        metrics = {name: value for result in reversed(results) for name, value in result.metrics.items()}
         return StepResult(step, results[0].weight_version, metrics, slowest, results[0].notes)
 
     def bucket_plan(self, *, dtype: str, bucket_bytes: int) -> BucketPlan:
-        """The wire contract that generators and `publish` share; made anew after `load` of another model."""
+        """The wire contract that generators and `publish` share; made again after `load` of another model."""
         call = self.ranks[0].bucket_plan.remote(dtype, bucket_bytes)
         plan: BucketPlan = fetch(call, deadline_seconds=self._deadlines.start_seconds, what="learner-0: bucket_plan")
         return plan

@@ -160,9 +160,12 @@ class LearnerRank:
             settings=ppo,
             measures={
                 name: Measure(
-                    one.measure, alpha=one.alpha, scale=one.effective_scale, upper_confidence=one.upper_confidence
+                    constraint.measure,
+                    alpha=constraint.alpha,
+                    scale=constraint.effective_scale,
+                    upper_confidence=constraint.upper_confidence,
                 )
-                for name, one in request.constraints.items()
+                for name, constraint in request.constraints.items()
             },
             algorithm=request.algorithm,
             reward_mean=mean_and_std[0],
@@ -275,7 +278,7 @@ class LearnerRank:
         """Send the policy's weights; all ranks gather, rank 0 sends and reports.
 
         Raises:
-            TransportError: rank 0 lost a generator; build the group anew as the next epoch.
+            TransportError: rank 0 lost a generator; build the group again as the next epoch.
         """
         groups = self._loaded().actor.gathered_parameters(plan.bucket_bytes)
         stream = ((plain_name(name), tensor) for group in groups for name, tensor in group)
@@ -332,10 +335,10 @@ class LearnerRank:
         learner.actor.load(path / "actor")
         for critic in learner.critics:
             critic.engine.load(path / _folder(critic))
-        own = torch.load(path / f"rank-{self._rank}.pt", weights_only=False)
-        _restore_rng(own["rng"])
+        rank_state = torch.load(path / f"rank-{self._rank}.pt", weights_only=False)
+        _restore_rng(rank_state["rng"])
         # Never back: the generators may have seen this number, or a higher one, with other weights.
-        self._weight_version = max(self._weight_version + 1, int(own["weight_version"]))
+        self._weight_version = max(self._weight_version + 1, int(rank_state["weight_version"]))
         return {**checkpoint.read_driver_state(path), "step": manifest["step"], "weight_version": self._weight_version}
 
     def _facts(self) -> dict[str, Any]:
@@ -366,7 +369,7 @@ def _excluded_token_ids(request: LoadRequest) -> tuple[int, ...]:
     if not request.reference.masks_by_token_id:
         return ()
     tokenizer = load_tokenizer(request.policy_path)
-    return tuple(int(one) for one in (tokenizer.pad_token_id, tokenizer.unk_token_id) if one is not None)
+    return tuple(int(token_id) for token_id in (tokenizer.pad_token_id, tokenizer.unk_token_id) if token_id is not None)
 
 
 def _gpu_memory(rank: int) -> dict[str, float]:

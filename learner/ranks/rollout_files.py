@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def rollout_file(folder: Path, step: int, rank: int) -> Path:
-    """Where one rank's samples of one step lie."""
+    """The file of one rank's samples of one step."""
     return folder / f"step-{step:05d}-rank{rank}.parquet"
 
 
@@ -43,12 +43,12 @@ def rollout_table(experience: Experience, multipliers: Mapping[str, float], step
     response = samples.response_lengths.numpy()
     total = samples.prompt_lengths.numpy() + response
     columns: dict[str, pa.Array] = {
-        "request_id": pa.array([one.request_id for one in meta]),
-        "prompt_id": pa.array([one.prompt_id for one in meta]),
+        "request_id": pa.array([sample.request_id for sample in meta]),
+        "prompt_id": pa.array([sample.prompt_id for sample in meta]),
         "step": pa.array(np.full(rows, step, dtype=np.int32)),
-        "weight_version": pa.array(np.array([one.weight_version for one in meta], dtype=np.int32)),
-        "generator": pa.array([one.generator for one in meta]),
-        "finish_reason": pa.array([one.finish_reason for one in meta]),
+        "weight_version": pa.array(np.array([sample.weight_version for sample in meta], dtype=np.int32)),
+        "generator": pa.array([sample.generator for sample in meta]),
+        "finish_reason": pa.array([sample.finish_reason for sample in meta]),
         "prompt_length": pa.array(samples.prompt_lengths.numpy().astype(np.int32)),
         "response_length": pa.array(response.astype(np.int32)),
         "token_ids": _lists(samples.input_ids.numpy().astype(np.int32), total),

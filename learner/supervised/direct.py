@@ -82,8 +82,8 @@ class DirectPairs:
             row = int(np.flatnonzero(unknown)[0])
             raise DataError(f"{path}: row {row} is of split '{split[row]}'; use {', '.join(SPLITS)}")
         self.train, self.holdout = np.flatnonzero(split == "train"), np.flatnonzero(split == "holdout")
-        for name, found in (("train", self.train), ("holdout", self.holdout)):
-            if not found.size:
+        for name, indices in (("train", self.train), ("holdout", self.holdout)):
+            if not indices.size:
                 raise DataError(f"{path} has no pair of the split {name}: raise preferences.pairs, or look at splits")
         self.lengths = better.lengths + worse.lengths
         """Tokens of each pair, ``[n]``."""
@@ -93,9 +93,9 @@ class DirectPairs:
 
     def batch(self, pairs: np.ndarray, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """``input_ids [2b, T]``, ``prompt_lengths [2b]`` and ``response_lengths [2b]``: better responses, then worse."""
-        both = np.concatenate([pairs, pairs + len(self)])
-        ids, lengths = pad_right([self.rows[row] for row in both], pad_id)
-        prompts = torch.from_numpy(self.prompt_lengths[both])
+        rows = np.concatenate([pairs, pairs + len(self)])
+        ids, lengths = pad_right([self.rows[row] for row in rows], pad_id)
+        prompts = torch.from_numpy(self.prompt_lengths[rows])
         return ids.to(device), prompts.to(device), (lengths - prompts).to(device)
 
 
@@ -168,24 +168,24 @@ def response_logprobs(engine: SupervisedEngine, context: TrainingContext, data: 
         prompts = torch.from_numpy(data.prompt_lengths[indices]).to(lengths.device)
         return engine.forward(ids, prompts, lengths - prompts).sum(dim=1)
 
-    found = evaluate_rows(context, data.rows, pad_id, forward).reshape(2, len(data))
-    if not np.isfinite(found).all():
-        row = int(np.flatnonzero(~np.isfinite(found).all(axis=0))[0])
+    logprobs = evaluate_rows(context, data.rows, pad_id, forward).reshape(2, len(data))
+    if not np.isfinite(logprobs).all():
+        row = int(np.flatnonzero(~np.isfinite(logprobs).all(axis=0))[0])
         raise DataError(
             f"the log-prob of row {row} is not finite: look at the policy it starts from, or lower the rate"
         )
-    return found
+    return logprobs
 
 
 def judge_direct(data: DirectPairs, log_ratios: np.ndarray, *, beta: float) -> dict[str, float]:
     """What the implicit reward beta * log ratio is worth, from log ratios ``[2, n]`` (nats)."""
     gaps = log_ratios[0] - log_ratios[1]
-    held = data.holdout
+    holdout = data.holdout
     return {
-        "accuracy": float((gaps[held] > 0).mean()),
+        "accuracy": float((gaps[holdout] > 0).mean()),
         "train_accuracy": float((gaps[data.train] > 0).mean()),
-        "reward_margin": float(beta * gaps[held].mean()),
-        "log_ratio": float(np.abs(log_ratios[:, held]).mean()),
+        "reward_margin": float(beta * gaps[holdout].mean()),
+        "log_ratio": float(np.abs(log_ratios[:, holdout]).mean()),
         "pairs": float(data.train.size),
-        "holdout_pairs": float(held.size),
+        "holdout_pairs": float(holdout.size),
     }

@@ -105,11 +105,11 @@ def train_sft(task: SftTask, context: TrainingContext) -> dict[str, float]:
 
 def holdout_loss(engine: SupervisedEngine, context: TrainingContext, data: Demonstrations, pad_id: int) -> float:
     """Nats per response token on the held-out rows; collective."""
-    held = np.flatnonzero(data.holdout)
+    holdout = np.flatnonzero(data.holdout)
 
     def forward(ids: Tensor, lengths: Tensor, indices: np.ndarray) -> Tensor:
-        prompts = torch.from_numpy(data.prompt_lengths[held[indices]]).to(lengths.device)
+        prompts = torch.from_numpy(data.prompt_lengths[holdout[indices]]).to(lengths.device)
         return engine.forward(ids, prompts, lengths - prompts).sum(dim=1)
 
-    logprobs = evaluate_rows(context, [data.rows[i] for i in held], pad_id, forward)
-    return float(-logprobs.sum() / data.response_lengths[held].sum())
+    logprobs = evaluate_rows(context, [data.rows[i] for i in holdout], pad_id, forward)
+    return float(-logprobs.sum() / data.response_lengths[holdout].sum())

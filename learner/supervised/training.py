@@ -103,9 +103,11 @@ class TokenRows:
             (self.lengths - prompt_lengths < least_response, f"has a response of fewer than {least_response} tokens"),
             (self.lengths > config.max_position_embeddings, f"is longer than {config.max_position_embeddings} tokens"),
         )
-        for wrong, what in problems:
+        for wrong, complaint in problems:
             if wrong.any():
-                raise DataError(f"{source}: row {int(np.flatnonzero(wrong)[0])} {what} ({int(wrong.sum())} rows do)")
+                raise DataError(
+                    f"{source}: row {int(np.flatnonzero(wrong)[0])} {complaint} ({int(wrong.sum())} rows do)"
+                )
         outside = (self._values < 0) | (self._values >= config.vocab_size)
         if outside.any():
             row = int(np.searchsorted(self._starts, np.flatnonzero(outside)[0], side="right")) - 1
@@ -175,8 +177,12 @@ def deal_batch(batch: np.ndarray, lengths: np.ndarray, ranks: int) -> list[list[
     pieces = cut_evenly(ordered, lengths[ordered], ranks * min(passes, len(batch) // ranks))
     pieces.sort(key=lambda piece: -len(piece) * int(lengths[piece[-1]]))
     # There and back again: the rank with the dearest piece gets the cheapest one too.
-    there = list(range(ranks))
-    turns = [rank for turn in range(len(pieces) // ranks) for rank in (there if turn % 2 == 0 else reversed(there))]
+    forward_order = list(range(ranks))
+    turns = [
+        rank
+        for turn in range(len(pieces) // ranks)
+        for rank in (forward_order if turn % 2 == 0 else reversed(forward_order))
+    ]
     dealt: list[list[np.ndarray]] = [[] for _ in range(ranks)]
     for piece, rank in zip(pieces, turns, strict=True):
         dealt[rank].append(piece)
@@ -276,11 +282,11 @@ def run_steps(
         curves.gradient_norm.append(engine.step(rate))
         curves.loss.append(total)
         curves.learning_rate.append(rate)
-        now = time.perf_counter()
-        curves.seconds = now - start
-        if context.ranks.rank == 0 and (now - reported >= PROGRESS_SECONDS or step + 1 == len(plan)):
+        step_end = time.perf_counter()
+        curves.seconds = step_end - start
+        if context.ranks.rank == 0 and (step_end - reported >= PROGRESS_SECONDS or step + 1 == len(plan)):
             context.report(TaskProgress(task, step + 1, len(plan), total, curves.seconds))
-            reported = now
+            reported = step_end
     return curves
 
 
@@ -302,11 +308,11 @@ def evaluate_rows(
     result = torch.zeros(len(rows), dtype=torch.float64)
     # Every rank passes equally often: a rank with fewer batches repeats the last, and does not count it.
     for turn in range(0, len(batches), ranks.size):
-        own = turn + ranks.rank
-        indices = batches[min(own, len(batches) - 1)]
+        batch_index = turn + ranks.rank
+        indices = batches[min(batch_index, len(batches) - 1)]
         ids, row_lengths = pad_right([rows[i] for i in indices], pad_id)
         values = forward(ids.to(context.device), row_lengths.to(context.device), indices)
-        if own < len(batches):
+        if batch_index < len(batches):
             result[torch.from_numpy(indices)] = values.double().cpu()
     return ranks.sum(result).numpy()
 
@@ -326,9 +332,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         RuntimeError: a parameter is not the model's, or one is missing.
     """
-    own = dict(model.named_parameters())
-    if own.keys() != state.keys():
-        raise RuntimeError(f"gathered parameters are not the model's: {sorted(own.keys() ^ state.keys())[:5]}")
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != state.keys():
+        raise RuntimeError(f"gathered parameters are not the model's: {sorted(parameters.keys() ^ state.keys())[:5]}")
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(state[name])

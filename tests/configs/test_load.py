@@ -104,7 +104,7 @@ def test_overrides_win_from_left_to_right():
         ("certificate.labelled=58", "certificate.labelled: 58 can never certify harm <= 0.05"),
         ("certificate.labelled=600", "600 of certificate.samples = 600 is all; leave it out"),
         ("cost_model.calibration=isotonic", "isotonic steps are flat"),
-        ("splits.holdout=0.45", "the four kept shares add up to 0.64"),
+        ("splits.holdout=0.45", "the four held-out shares add up to 0.64"),
         ("direct.batch_size=63", "direct.batch_size: 63 samples cannot be shared equally"),
         ("ppo.steps", "'ppo.steps' is no override; write key=value"),
         ("seeds=[1", "the value is not YAML"),

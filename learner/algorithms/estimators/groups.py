@@ -1,6 +1,6 @@
 """Statistics of groups: responses to one prompt, judged against each other instead of against a critic.
 
-Invariant: rows of one group may lie on different ranks, so every rank holds the scalars of the whole batch in the order
+Invariant: rows of one group may be on different ranks, so every rank holds the scalars of the whole batch in the order
 of the request ids and computes the same float64 numbers: ranks and row order change nothing, not even a bit.
 Shapes: ``N`` samples of the batch over all ranks, ``B`` of this rank, ``R`` response tokens.
 """
@@ -37,7 +37,7 @@ class GroupTable:
     """``[N]`` per signal."""
     applies: Mapping[str, Flags]
     """``[N]`` per signal: whether it says anything of the sample; the reward does where something is maximised."""
-    own: NDArray[np.int64]
+    local_rows: NDArray[np.int64]
     """``[B]``: where this rank's rows are."""
 
     @property
@@ -53,17 +53,19 @@ def gather_table(scored: Scored, ranks: Ranks) -> GroupTable:
     all_rows = torch.ones(len(scores), dtype=torch.bool)
     reward_applies = all_rows if scored.maximises else ~all_rows
     flags = torch.stack([reward_applies, *(scored.subset[name].bool() for name in scored.subset)], dim=1).tolist()
-    mine = list(zip(scored.request_ids, scored.prompt_ids, scores, flags, strict=True))
-    everyone = sorted(row for rank in ranks.gather_objects(mine) for row in rank)
-    place = {request_id: index for index, (request_id, *_) in enumerate(everyone)}
-    _, group = np.unique([prompt_id for _, prompt_id, *_ in everyone], return_inverse=True)
-    columns = np.array([row for *_, row, _ in everyone], dtype=np.float64).reshape(len(everyone), len(signals))
-    applies = np.array([row for *_, row in everyone], dtype=bool).reshape(len(everyone), len(signals))
+    local_rows = list(zip(scored.request_ids, scored.prompt_ids, scores, flags, strict=True))
+    gathered_rows = sorted(row for rank in ranks.gather_objects(local_rows) for row in rank)
+    place = {request_id: index for index, (request_id, *_) in enumerate(gathered_rows)}
+    _, group = np.unique([prompt_id for _, prompt_id, *_ in gathered_rows], return_inverse=True)
+    columns = np.array([row for *_, row, _ in gathered_rows], dtype=np.float64).reshape(
+        len(gathered_rows), len(signals)
+    )
+    applies = np.array([row for *_, row in gathered_rows], dtype=bool).reshape(len(gathered_rows), len(signals))
     return GroupTable(
         group=group.astype(np.int64),
         terminal={signal: columns[:, index] for index, signal in enumerate(signals)},
         applies={signal: applies[:, index] for index, signal in enumerate(signals)},
-        own=np.array([place[request_id] for request_id in scored.request_ids], dtype=np.int64),
+        local_rows=np.array([place[request_id] for request_id in scored.request_ids], dtype=np.int64),
     )
 
 
@@ -118,20 +120,20 @@ def batch_normalise(table: GroupTable, advantages: Floats) -> Floats:
 
 def per_token(table: GroupTable, values: Floats, mask: Tensor) -> Tensor:
     """This rank's samples' numbers on every one of their valid tokens, float32 ``[B, R]``."""
-    own = torch.from_numpy(values[table.own]).float()
-    return torch.where(mask, own[:, None], 0.0)
+    rank_values = torch.from_numpy(values[table.local_rows]).float()
+    return torch.where(mask, rank_values[:, None], 0.0)
 
 
 def group_metrics(table: GroupTable) -> dict[str, float]:
     """``group_spread/<signal>``, the mean spread within groups of two or more; ``groups_degenerate``, the share that teaches nothing."""
     groups = int(table.group.max()) + 1
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     teaches = np.zeros(groups, dtype=bool)
     for signal, applies in table.applies.items():
         _, spread = _centred_and_spread(table, signal)
         several = np.bincount(table.group, weights=applies, minlength=groups) > 1
         if several.any():
-            found[f"group_spread/{signal}"] = float(spread[several].mean())
+            metrics[f"group_spread/{signal}"] = float(spread[several].mean())
         teaches |= several & (spread > 0.0)
-    found["groups_degenerate"] = float(1.0 - teaches.mean())
-    return found
+    metrics["groups_degenerate"] = float(1.0 - teaches.mean())
+    return metrics

@@ -3,7 +3,7 @@
 1. The divergence index is the first position whose token ids differ, padding included.
 2. Token-wise preference losses compare both rows from there to the later of the two ends; the shorter row's padding is
    scored too. The mean over tokens, then over pairs.
-3. DPO's log-probs lie on the shifted axis (index t is token t + 1), but the reference sums from the divergence index to
+3. DPO's log-probs are on the shifted axis (index t is token t + 1), but the reference sums from the divergence index to
    the end index as they are: the first differing token is left out, and in a padded row the first pad is counted.
    The textbook span is one index earlier on both sides.
 
@@ -26,9 +26,9 @@ def divergence_index(first_ids: Tensor, second_ids: Tensor) -> Tensor:
         ValueError: two rows are the same; names the row.
     """
     differs = first_ids != second_ids
-    same = (~differs.any(dim=1)).nonzero().flatten().tolist()
-    if same:
-        raise ValueError(f"rows {same} are the same on both sides: such a pair has no preference")
+    identical_rows = (~differs.any(dim=1)).nonzero().flatten().tolist()
+    if identical_rows:
+        raise ValueError(f"rows {identical_rows} are the same on both sides: such a pair has no preference")
     return differs.int().argmax(dim=1)
 
 

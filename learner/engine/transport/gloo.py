@@ -1,8 +1,8 @@
 """Weight broadcast over gloo: rank 0 is the sender inside a learner rank, ranks 1.. are generators.
 
-The group is its own, over its own TCPStore, beside DeepSpeed's and vLLM's groups. Rank contract: every member joins epoch
+The group has its own TCPStore and is separate from DeepSpeed's and vLLM's groups. Rank contract: every member joins epoch
 ``e`` with the same world size, then all take part in every broadcast, bucket by bucket in the plan's order. When a member is
-lost, others fail at once or at the timeout; the group is then of no more use and is built anew as epoch ``e + 1``.
+lost, others fail at once or at the timeout; the group cannot be used any more and is built again as epoch ``e + 1``.
 """
 
 from __future__ import annotations
@@ -127,18 +127,18 @@ class GlooSender:
         )
         self.epoch = epoch
 
-    def broadcast(self, named: Iterable[tuple[str, Tensor]], plan: BucketPlan, version: int) -> SendReport:
+    def broadcast(self, parameters: Iterable[tuple[str, Tensor]], plan: BucketPlan, version: int) -> SendReport:
         """Send all parameters of the plan.
 
         Args:
-            named: (name, whole tensor) in the plan's order, on any device and in any float dtype. It is always exhausted,
+            parameters: (name, whole tensor) in the plan's order, on any device and in any float dtype. It is always exhausted,
                 also after an error, because iterating may be a collective that other ranks wait in.
 
         Raises:
             TransportError: a member is gone, or the tensors are not the plan's.
         """
         begin = time.perf_counter()
-        stream = iter(named)
+        stream = iter(parameters)
         sums: list[int] = []
         try:
             for index, bucket in enumerate(plan.buckets):

@@ -156,13 +156,13 @@ def folder_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_against(plan: BucketPlan, expected: dict[str, tuple[int, ...]], *, dtype: str, who: str) -> None:
+def check_against(plan: BucketPlan, expected: dict[str, tuple[int, ...]], *, dtype: str, receiver: str) -> None:
     """Compare what will be sent with what an engine was loaded from.
 
     Args:
         expected: name to shape, from `folder_shapes`.
         dtype: the engine's.
-        who: the receiving actor, for the error.
+        receiver: the receiving actor, for the error.
 
     Raises:
         PlanMismatch: lists the names that are missing, unknown, or differ in shape.
@@ -185,13 +185,13 @@ def check_against(plan: BucketPlan, expected: dict[str, tuple[int, ...]], *, dty
         complaints.append(f"sent as {', '.join(other_dtypes)} to an engine in {dtype}")
     if complaints:
         raise PlanMismatch(
-            f"{who} cannot take the learner's weights: {'; '.join(complaints)}; start both from the same model"
+            f"{receiver} cannot take the learner's weights: {'; '.join(complaints)}; start both from the same model"
         )
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ def check_bucket(buffer: np.ndarray, *, epoch: int, version: int, index: int, pl
         TransportError: another bucket, version, epoch or plan than expected, or damaged bytes.
     """
     trailer = Trailer.unpack(buffer[-TRAILER_BYTES:])
-    wanted = Trailer(epoch, version, index, plan.digest, trailer.checksum)
-    if trailer != wanted:
+    expected = Trailer(epoch, version, index, plan.digest, trailer.checksum)
+    if trailer != expected:
         raise TransportError(
             f"expected bucket {index} of weight version {version} in epoch {epoch}, got {trailer}: a bucket was lost"
         )

@@ -42,17 +42,19 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: a file cannot be read, or two hold the same tensor.
     """
-    found: dict[str, Path] = {}
+    file_by_tensor: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} cannot be read ({error}): download or save it again") from error
-        if again := next((name for name in names if name in found), None):
-            raise DataError(f"{path} and {found[again]} both hold {again}: leave one copy of the weights in the folder")
-        found |= dict.fromkeys(names, path)
-    return found
+        if again := next((name for name in names if name in file_by_tensor), None):
+            raise DataError(
+                f"{path} and {file_by_tensor[again]} both hold {again}: leave one copy of the weights in the folder"
+            )
+        file_by_tensor |= dict.fromkeys(names, path)
+    return file_by_tensor
 
 
 def convert_released(source: Path, target: Path) -> Affine:
@@ -82,10 +84,10 @@ def convert_released(source: Path, target: Path) -> Affine:
 
 def _config(source: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{source / 'config.json'} cannot be read ({error}): give a Hugging Face folder") from error
-    return found
+    return config
 
 
 def _affine(source: Path, config: Mapping[str, Any], head: Mapping[str, Tensor]) -> Affine:
@@ -108,14 +110,14 @@ def _affine(source: Path, config: Mapping[str, Any], head: Mapping[str, Tensor])
 
 
 def _moment(source: Path, config: Mapping[str, Any], head: Mapping[str, Tensor], name: str) -> float:
-    """A normaliser's figure: the buffer beside the weights, which the reference loads last, else the configuration's."""
-    found = head[f"{NORMALISER}{name}"] if f"{NORMALISER}{name}" in head else config.get(name)
-    if found is None:
+    """A normaliser's figure: the buffer next to the weights, which the reference loads last, else the configuration's."""
+    figure = head[f"{NORMALISER}{name}"] if f"{NORMALISER}{name}" in head else config.get(name)
+    if figure is None:
         raise DataError(
             f"{source}: do_normalize is true, and neither weights nor config.json have the normaliser's {name}"
         )
     try:
-        value = float(torch.as_tensor(found, dtype=torch.float64).reshape(-1).item())
+        value = float(torch.as_tensor(figure, dtype=torch.float64).reshape(-1).item())
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{source}: the normaliser's {name} is no single number") from error
     if not math.isfinite(value):
@@ -128,11 +130,11 @@ def _move(path: Path, target: Path, names: list[str]) -> dict[str, str]:
     if not any(_dropped(name) or name.startswith(HEAD) for name in names):
         link_file(path, target / path.name)
         return dict.fromkeys(names, path.name)
-    kept = {name.replace(HEAD, "score."): _read(path, name) for name in names if not _dropped(name)}
-    if not kept:
+    tensors = {name.replace(HEAD, "score."): _read(path, name) for name in names if not _dropped(name)}
+    if not tensors:
         return {}
-    save_file(kept, target / path.name, metadata={"format": "pt"})
-    return dict.fromkeys(kept, path.name)
+    save_file(tensors, target / path.name, metadata={"format": "pt"})
+    return dict.fromkeys(tensors, path.name)
 
 
 def _dropped(name: str) -> bool:
@@ -151,7 +153,7 @@ def _plain_config(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     architecture = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(family)
     if architecture is None:
         raise DataError(f"{source}: transformers has no sequence classification model of the family '{family}'")
-    own = {
+    reference_keys = {
         "score_type",
         "score_dim",
         "score_bias",
@@ -162,7 +164,9 @@ def _plain_config(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "mean",
         "var",
     }
-    plain = {name: value for name, value in config.items() if name not in own | {"auto_map", "_name_or_path"}}
+    plain = {
+        name: value for name, value in config.items() if name not in reference_keys | {"auto_map", "_name_or_path"}
+    }
     return plain | {
         "architectures": [architecture],
         "num_labels": 1,

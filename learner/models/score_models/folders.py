@@ -1,4 +1,4 @@
-"""What a reward or cost model's folder holds beside its weights, and how it is loaded whole.
+"""What a reward or cost model's folder holds next to its weights, and how it is loaded whole.
 
 A folder is a plain Hugging Face model. Of an ensemble it is member 0, the others are in ``members/1`` …, and
 ``ensemble.json`` says how their scores become one; who reads the folder as a plain model gets member 0.
@@ -65,10 +65,10 @@ class WholeScoreModel:
     @torch.inference_mode()
     def score(self, input_ids: Tensor, lengths: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Scores float32 ``[B]`` at each row's last token, and the members' disagreement ``[B]`` (None of one model)."""
-        each = [forward_end_scores(member, input_ids, lengths).cpu().numpy() for member in self._members]
+        member_scores = [forward_end_scores(member, input_ids, lengths).cpu().numpy() for member in self._members]
         if self.bound is None:
-            return self._moved(each[0]), None
-        scores, deviation = self.bound.combine(np.stack(each))
+            return self._moved(member_scores[0]), None
+        scores, deviation = self.bound.combine(np.stack(member_scores))
         if self.affine is not None:
             deviation = self.affine.scale * deviation
         return self._moved(scores).astype(np.float32), deviation.astype(np.float32)
@@ -132,8 +132,8 @@ def affine_of(folder: Path) -> Affine | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        affine = Affine(float(found["scale"]), float(found["offset"]))
+        document = json.loads(path.read_text())
+        affine = Affine(float(document["scale"]), float(document["offset"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} gives no scale and offset ({error}): make the model again") from error
     _check_affine(affine, path)
@@ -171,8 +171,8 @@ def load_pair_scores(folder: Path) -> np.ndarray:
     path = folder / SCORES
     if not path.exists():
         raise DataError(f"{path} is missing: train the model again")
-    found = json.loads(path.read_text())
-    return np.array([found["better"], found["worse"]], dtype=np.float64)
+    document = json.loads(path.read_text())
+    return np.array([document["better"], document["worse"]], dtype=np.float64)
 
 
 def pair_scores_document(scores: np.ndarray) -> dict[str, list[float]]:

@@ -45,8 +45,8 @@ def prepare_scorer(path: str, revision: str | None, target: Path, *, key: str) -
         DataError: the hub has it not or cannot be reached, pickles alone, or no score model of one label that is read at
             the last token.
     """
-    found = find_model(path, revision, key=key)
-    source, name = found.folder, f"{key}: {path}"
+    model = find_model(path, revision, key=key)
+    source, name = model.folder, f"{key}: {path}"
     files = tensor_files(source)
     if not files:
         pickles = [*source.glob("*.bin"), *source.glob("*.pt"), *source.glob("*.pth")]
@@ -66,7 +66,7 @@ def prepare_scorer(path: str, revision: str | None, target: Path, *, key: str) -
         moved = affine_of(fresh)
     return {
         "source": path,
-        "revision": found.revision,
+        "revision": model.revision,
         "family": family,
         "layout": layout,
         "affine": None if moved is None else [moved.scale, moved.offset],
@@ -74,7 +74,7 @@ def prepare_scorer(path: str, revision: str | None, target: Path, *, key: str) -
 
 
 def _is_model(file: Path) -> bool:
-    """Weights, their index and the configuration, which of the reference's layout are written anew."""
+    """Weights, their index and the configuration, which of the reference's layout are written again."""
     return file.suffix == ".safetensors" or file.name in ("config.json", INDEX)
 
 
@@ -111,7 +111,7 @@ def _check(folder: Path, name: str) -> str:
             f"{name}: a {family} model does not read its score at the last token with a plain head: wrap it in a Python "
             "function"
         )
-    present, wanted = set(tensor_files(folder)), {name for name, _ in model.named_parameters()}
-    if missing := sorted(wanted - present):
+    present, expected = set(tensor_files(folder)), {name for name, _ in model.named_parameters()}
+    if missing := sorted(expected - present):
         raise DataError(f"{name}: the weights lack {missing[0]} ({len(missing)} missing): give a whole score model")
     return family

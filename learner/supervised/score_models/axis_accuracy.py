@@ -33,20 +33,20 @@ def axis_accuracies(folder: Path, data: Path, risky: Collection[str]) -> dict[st
     table = parquet.read_table(data, columns=["split", "by", "agree", "kind"]).to_pydict()
     scores = load_pair_scores(folder)
     as_ordered = scores[0] > scores[1]
-    agree, held = np.array(table["agree"], dtype=bool), np.array(table["split"]) == "holdout"
-    both = np.array([each is not None for each in table["agree"]])
+    agree, holdout = np.array(table["agree"], dtype=bool), np.array(table["split"]) == "holdout"
+    doubly_ranked = np.array([agreement is not None for agreement in table["agree"]])
     at_risk = np.isin(table["kind"], list(risky))
-    found: dict[str, dict[str, float]] = {}
+    accuracies: dict[str, dict[str, float]] = {}
     for axis in AXES:
-        own = np.array(table["by"]) == axis
-        right = np.where(own | agree, as_ordered, ~as_ordered)
-        rows = (held if axis == AXES[0] else held & at_risk) & (own | both)
-        conflict = held & at_risk & both & ~agree
+        by_axis = np.array(table["by"]) == axis
+        right = np.where(by_axis | agree, as_ordered, ~as_ordered)
+        rows = (holdout if axis == AXES[0] else holdout & at_risk) & (by_axis | doubly_ranked)
+        conflict = holdout & at_risk & doubly_ranked & ~agree
         if rows.any() and conflict.any():
-            found[axis] = {
+            accuracies[axis] = {
                 "accuracy": float(right[rows].mean()),
                 "conflicting": float(right[conflict].mean()),
                 "n": float(rows.sum()),
                 "conflicting_n": float(conflict.sum()),
             }
-    return found
+    return accuracies

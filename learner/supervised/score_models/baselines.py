@@ -68,8 +68,8 @@ class PairShapes:
                     parts.append(np.stack([*sides, group["turns"].to_numpy()]).astype(np.int64))
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error})") from error
-        found = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), dtype=np.int64)
-        return cls(found[:2], found[2])
+        shapes = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), dtype=np.int64)
+        return cls(shapes[:2], shapes[2])
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ class PairWorth:
 
     @property
     def near_chance(self) -> bool:
-        """Whether one half lies in the interval."""
+        """Whether one half is inside the interval."""
         return self.accuracy is None or self.accuracy.low <= 0.5 <= self.accuracy.high
 
     @property
     def beats_length(self) -> bool | None:
         """Whether it is shown to be right more often than the length rule; None: they could not be compared."""
-        found = self.comparison
-        if found is None:
+        comparison = self.comparison
+        if comparison is None:
             return None
-        return found.model_only > found.length_only and found.p_value < SIGNIFICANT
+        return comparison.model_only > comparison.length_only and comparison.p_value < SIGNIFICANT
 
     @property
     def doubtful(self) -> bool:
@@ -133,18 +133,18 @@ class PairWorth:
     @property
     def sentence(self) -> str:
         """``near chance: 53.1 % [46, 60] on 190 held-out pairs; length alone 51.2 %``."""
-        found = self.accuracy
-        if found is None:
+        accuracy = self.accuracy
+        if accuracy is None:
             return "not measured: no held-out pair is ranked; give more pairs, or raise splits.holdout"
-        kind = "near chance: " if self.near_chance else "worse than chance: " if found.high < 0.5 else ""
-        text = f"{kind}{100 * found.value:.1f} % [{100 * found.low:.0f}, {100 * found.high:.0f}] on {found.n} held-out pairs"
+        kind = "near chance: " if self.near_chance else "worse than chance: " if accuracy.high < 0.5 else ""
+        text = f"{kind}{100 * accuracy.value:.1f} % [{100 * accuracy.low:.0f}, {100 * accuracy.high:.0f}] on {accuracy.n} held-out pairs"
         if self.length is None:
             return f"{text}; length alone says nothing ({self.length_missing})"
         text += f"; length alone {100 * self.length.expected_accuracy:.1f} %"
         if self.comparison is None or self.near_chance:
             return text
-        how = "which it beats" if self.beats_length else "which it is not shown to beat"
-        return f"{text}, {how} (p {self.comparison.p_value:.2g})"
+        outcome = "which it beats" if self.beats_length else "which it is not shown to beat"
+        return f"{text}, {outcome} (p {self.comparison.p_value:.2g})"
 
     def document(self) -> dict[str, Any]:
         """For JSON: the fields, ``sentence``, ``near_chance``, ``beats_length`` and ``doubtful``."""
@@ -159,7 +159,7 @@ class PairWorth:
             "length_missing": self.length_missing,
             "comparison": None if self.comparison is None else asdict(self.comparison),
             "calibration_error": self.calibration_error,
-            "reliability": [asdict(each) for each in self.reliability],
+            "reliability": [asdict(bucket) for bucket in self.reliability],
         }
 
 
@@ -185,34 +185,38 @@ def pair_worth(kind: Kind, labels: PairLabels, scores: np.ndarray, shapes: PairS
     """Worth from scores ``[2, n]`` of better and worse responses (of a cost: safer and less safe)."""
     gaps = scores[0] - scores[1] if kind == "reward" else scores[1] - scores[0]
     ranked = labels.rank_weights > 0
-    held, train = labels.holdout & ranked, labels.train & ranked
-    if not held.any():
+    holdout, train = labels.holdout & ranked, labels.train & ranked
+    if not holdout.any():
         return PairWorth(None, length_missing="no held-out pair is ranked")
     right, longer_by = gaps > 0, shapes.lengths[0] - shapes.lengths[1]
     length, missing, comparison = None, "", None
     try:
         length = length_baseline(
-            longer_by[train], np.ones(train.sum()), longer_by[held], np.ones(held.sum()), held_turns=shapes.turns[held]
+            longer_by[train],
+            np.ones(train.sum()),
+            longer_by[holdout],
+            np.ones(holdout.sum()),
+            held_turns=shapes.turns[holdout],
         )
-        comparison = _compare(right[held], longer_by[held], length)
+        comparison = _compare(right[holdout], longer_by[holdout], length)
     except ValueError as error:
         missing = str(error)
-    probabilities = expit(np.abs(gaps[held]))
+    probabilities = expit(np.abs(gaps[holdout]))
     return PairWorth(
-        accuracy=wilson(int(right[held].sum()), int(held.sum())),
-        by_turns=accuracy_by_turns(right[held], shapes.turns[held]),
+        accuracy=wilson(int(right[holdout].sum()), int(holdout.sum())),
+        by_turns=accuracy_by_turns(right[holdout], shapes.turns[holdout]),
         length=length,
         length_missing=missing,
         comparison=comparison,
-        calibration_error=expected_calibration_error(probabilities, right[held]),
-        reliability=equal_bins(probabilities, right[held]),
+        calibration_error=expected_calibration_error(probabilities, right[holdout]),
+        reliability=equal_bins(probabilities, right[holdout]),
     )
 
 
 def _compare(right: np.ndarray, longer_by: np.ndarray, length: LengthBaseline) -> LengthComparison:
     differs = longer_by != 0
-    told = (longer_by[differs] > 0) == (length.winner == "longer")
-    model_only, length_only = int((right[differs] & ~told).sum()), int((~right[differs] & told).sum())
+    length_right = (longer_by[differs] > 0) == (length.winner == "longer")
+    model_only, length_only = int((right[differs] & ~length_right).sum()), int((~right[differs] & length_right).sum())
     discordant = model_only + length_only
     p_value = float(binomtest(model_only, discordant).pvalue) if discordant else 1.0
     return LengthComparison(model_only, length_only, int(differs.sum()), p_value)

@@ -1,7 +1,7 @@
 """The declared zero of a cost model that no safety label trained: fitted on calibration pairs, and kept with the model.
 
 Its raw score has no zero of its own (`learner.statistics.cost_zero`). From here on the folder's score is the raw one minus the
-zero, for whoever loads it whole, and every figure in the folder's documents is of that score.
+zero, for every reader that loads it whole, and every figure in the folder's documents is of that score.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def place_zero(
 
 
 def _move_normaliser(path: Path, value: float) -> None:
-    found: dict[str, Any] = json.loads(path.read_text())
-    write_document(path, found | {"mean": found["mean"] - value})
+    document: dict[str, Any] = json.loads(path.read_text())
+    write_document(path, document | {"mean": document["mean"] - value})
 
 
 def _move_training(path: Path, value: float, metrics: dict[str, float]) -> None:
-    found: dict[str, Any] = json.loads(path.read_text())
-    histogram = found["score_histogram"]
+    document: dict[str, Any] = json.loads(path.read_text())
+    histogram = document["score_histogram"]
     edges = [edge - value for edge in histogram["edges"]]
-    write_document(path, found | {"score_histogram": histogram | {"edges": edges}, "metrics": metrics})
+    write_document(path, document | {"score_histogram": histogram | {"edges": edges}, "metrics": metrics})

@@ -84,7 +84,7 @@ class PairLabels:
                 raise DataError(f"{source}: signs must be +1, -1 or 0, and rank_weight not negative")
         return cls(train, holdout, calibration, signs, rank_weights)
 
-    def known(self, rows: np.ndarray) -> np.ndarray:
+    def with_sign(self, rows: np.ndarray) -> np.ndarray:
         """Bool ``[2, n]``: responses of these rows ``[n]`` whose safety is known."""
         return (self.signs != 0) & rows
 
@@ -116,19 +116,19 @@ def judge(
         ``training.json`` then says why.
     """
     gaps = scores[0] - scores[1] if kind == "reward" else scores[1] - scores[0]
-    ranked, train, held = labels.rank_weights > 0, labels.train, labels.holdout
-    gaps_held = gaps[held & ranked]
+    ranked, train, holdout = labels.rank_weights > 0, labels.train, labels.holdout
+    holdout_gaps = gaps[holdout & ranked]
     metrics = {
-        "holdout_pairs": float(held.sum()),
-        "ranked_holdout_pairs": float(gaps_held.size),
+        "holdout_pairs": float(holdout.sum()),
+        "ranked_holdout_pairs": float(holdout_gaps.size),
         "score_mean": float(scores[:, train].mean()),
         "score_std": float(scores[:, train].std()),
-        "holdout_score_mean": float(scores[:, held].mean()),
-        "holdout_score_std": float(scores[:, held].std()),
+        "holdout_score_mean": float(scores[:, holdout].mean()),
+        "holdout_score_std": float(scores[:, holdout].std()),
     }
-    if gaps_held.size:  # a rare category may have none
-        metrics["pair_accuracy"] = float((gaps_held > 0).mean())
-        metrics["pair_calibration_error"] = expected_calibration_error(expit(np.abs(gaps_held)), gaps_held > 0)
+    if holdout_gaps.size:  # a rare category may have none
+        metrics["pair_accuracy"] = float((holdout_gaps > 0).mean())
+        metrics["pair_calibration_error"] = expected_calibration_error(expit(np.abs(holdout_gaps)), holdout_gaps > 0)
     if (train & ranked).any():
         metrics["train_pair_accuracy"] = float((gaps[train & ranked] > 0).mean())
     counts, edges = np.histogram(scores[:, train], bins=HISTOGRAM_BINS)
@@ -138,11 +138,11 @@ def judge(
         SCORES: pair_scores_document(scores),
     }
     if kind == "cost":
-        for name, rows in (("sign_accuracy", held), ("train_sign_accuracy", train)):
-            known = labels.known(rows)
-            if known.any():
-                metrics[name] = float((scores * labels.signs > 0)[known].mean())
-        metrics["signed_holdout_responses"] = float(labels.known(held).sum())
+        for name, rows in (("sign_accuracy", holdout), ("train_sign_accuracy", train)):
+            labelled = labels.with_sign(rows)
+            if labelled.any():
+                metrics[name] = float((scores * labels.signs > 0)[labelled].mean())
+        metrics["signed_holdout_responses"] = float(labels.with_sign(holdout).sum())
         calibrate_costs(labels, scores, form, metrics, documents)
     return metrics, documents
 
@@ -155,24 +155,24 @@ def calibrate_costs(
     Metrics: ``calibration_slope`` and ``calibration_intercept`` (Platt's), ``calibration_n``; on the hold-out
     ``calibration_error`` (of the chosen form) and ``calibration_error_raw``, ``…_platt``, ``…_isotonic``.
     """
-    fit_on, measured = labels.known(labels.calibration), labels.known(labels.holdout)
+    fit_on, measured = labels.with_sign(labels.calibration), labels.with_sign(labels.holdout)
     unsafe = labels.signs > 0
     try:
-        found = calibrate(scores[fit_on], unsafe[fit_on], scores[measured], unsafe[measured], form)
+        calibration = calibrate(scores[fit_on], unsafe[fit_on], scores[measured], unsafe[measured], form)
     except (ValueError, RuntimeError) as error:
         metrics["calibrated"] = 0.0
         documents["training.json"]["calibration_refused"] = str(error)
         return
     metrics |= {
         "calibrated": 1.0,
-        "calibration_slope": found.platt.slope,
-        "calibration_intercept": found.platt.intercept,
-        "calibration_n": float(found.platt.n),
-        **{f"calibration_error_{name}": value for name, value in found.errors.items()},
+        "calibration_slope": calibration.platt.slope,
+        "calibration_intercept": calibration.platt.intercept,
+        "calibration_n": float(calibration.platt.n),
+        **{f"calibration_error_{name}": value for name, value in calibration.errors.items()},
     }
-    if found.errors:
-        metrics["calibration_error"] = found.errors[form]
-    documents[CALIBRATION] = found.document()
+    if calibration.errors:
+        metrics["calibration_error"] = calibration.errors[form]
+    documents[CALIBRATION] = calibration.document()
 
 
 # --- ensembles and halves ---------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ def finish_ensemble(
         and ``seconds`` of all members.
     """
     bound = EnsembleBound(len(members), settings.ensemble_spread, "lower" if kind == "reward" else "upper")
-    each = np.stack([load_pair_scores(member_folder(folder, index)) for index in range(len(members))])
-    combined, deviation = bound.combine(each)
+    member_scores = np.stack([load_pair_scores(member_folder(folder, index)) for index in range(len(members))])
+    combined, deviation = bound.combine(member_scores)
     table = parquet.read_table(data, columns=label_columns(kind, half))
     metrics, documents = judge(kind, PairLabels.of(table, str(data), kind, half), combined, form_of(settings))
     metrics |= {
@@ -234,17 +234,17 @@ def reward_agreement(first: Path, second: Path, data: Path) -> dict[str, float]:
         (absent where one model's gaps are all equal), ``agreement_pairs``.
     """
     table = parquet.read_table(data, columns=label_columns("reward"))
-    held = PairLabels.of(table, str(data), "reward").holdout
+    holdout = PairLabels.of(table, str(data), "reward").holdout
     gaps = []
     for folder in (first, second):
         scores = load_pair_scores(folder)
-        if scores.shape[1] != held.size:
+        if scores.shape[1] != holdout.size:
             raise DataError(
-                f"{folder} was judged on {scores.shape[1]} pairs and {data} has {held.size}: train both reward models again"
+                f"{folder} was judged on {scores.shape[1]} pairs and {data} has {holdout.size}: train both reward models again"
             )
-        gaps.append((scores[0] - scores[1])[held])
-    same = (gaps[0] > 0) == (gaps[1] > 0)
-    found = {"agreement": float(same.mean()), "agreement_pairs": float(same.size)}
+        gaps.append((scores[0] - scores[1])[holdout])
+    agrees = (gaps[0] > 0) == (gaps[1] > 0)
+    figures = {"agreement": float(agrees.mean()), "agreement_pairs": float(agrees.size)}
     if min(gap.std() for gap in gaps) > 0:
-        found["gap_correlation"] = float(np.corrcoef(gaps[0], gaps[1])[0, 1])
-    return found
+        figures["gap_correlation"] = float(np.corrcoef(gaps[0], gaps[1])[0, 1])
+    return figures

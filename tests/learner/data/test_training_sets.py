@@ -201,7 +201,7 @@ def test_cost_pairs_with_labels_are_read_by_the_trainer(tmp_path: Path) -> None:
     assert {(row["safer_sign"], row["less_safe_sign"], row["rank_weight"]) for row in rows} == {(-1, 1, 1.0)}
     assert all(text(row["better_ids"]).endswith(":It is.<eos>") for row in rows), "better is safer in a cost file"
     labels = Pairs(path, "cost", CONFIG).labels
-    assert labels.known(labels.calibration).sum() == 2 * report.purposes["calibration"]
+    assert labels.with_sign(labels.calibration).sum() == 2 * report.purposes["calibration"]
 
 
 def test_pairs_without_safety_labels_are_ranked_and_nothing_else(tmp_path: Path) -> None:
