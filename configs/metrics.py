@@ -58,8 +58,8 @@ def _line(
     when: str = "",
 ) -> Series:
     """A series read from the step's line; a key without ``*`` and labels may be given alone."""
-    sources = {keys: dict.fromkeys(labels, "*")} if isinstance(keys, str) else keys
-    return Series(f"steelyard_{name}", kind, unit, meaning, "step", labels, sources, when)
+    labels_by_key = {keys: dict.fromkeys(labels, "*")} if isinstance(keys, str) else keys
+    return Series(f"steelyard_{name}", kind, unit, meaning, "step", labels, labels_by_key, when)
 
 
 def _quantiles(stem: str, labels: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from actors.rollout.verdicts import fault_names, judge_row
+from actors.rollout.scored_sample import fault_names, scored_sample
 from actors.scoring.foreign_scorer import ForeignScorer, load_scorer_tokenizer, same_tokens
 from actors.scoring.model_scorer import ModelScorer, ScoreMeta, ScorerModels
 from actors.scoring.python_scorer import PythonOptions, PythonScorer
@@ -117,10 +117,10 @@ def test_a_fault_sets_its_sample_aside_with_its_kind_and_is_never_a_number(folde
     assert set(meta.faults) == set(kinds) and "first things last" in meta.faults["r2"]
     assert [value for value in meta.scores["cost/harm"] if np.isfinite(value)] == [-1.0]
     rollouts = chunk(folder).meta
-    sample, reason = judge_row(rollouts[2], 2, [meta], {"reward", "cost/harm"})
+    sample, reason = scored_sample(rollouts[2], 2, [meta], {"reward", "cost/harm"})
     assert sample is None and "raised" in reason
     assert fault_names("r2", [meta]) == ["cost/harm/raised"] and fault_names("r1", [meta]) == []
-    good, _ = judge_row(rollouts[1], 1, [meta], {"reward", "cost/harm"})
+    good, _ = scored_sample(rollouts[1], 1, [meta], {"reward", "cost/harm"})
     assert good is not None and good.costs == {"harm": -1.0}
 
 

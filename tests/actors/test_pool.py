@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rollout.dispatch import Dispatch, DuplicateRequest
-from actors.rollout.verdicts import judge_row, overlap_efficiency
+from actors.rollout.scored_sample import overlap_efficiency, scored_sample
 from actors.scoring.group import roles_of
 from actors.scoring.model_scorer import ScoreMeta, ScorerModels, find_faults
 from learner.records import GenerationRequest, RolloutMeta, SamplingSettings
@@ -159,13 +159,13 @@ def score_meta(faults: dict[str, str] | None = None, **scores: float) -> ScoreMe
 def test_a_row_needs_every_score_to_be_learned_from() -> None:
     rollout = meta(requests(1)[0])
     signals = {"reward", "cost/harm"}
-    sample, _ = judge_row(rollout, 0, [score_meta(reward=1.5), score_meta(cost_harm=-2.0)], signals)
+    sample, _ = scored_sample(rollout, 0, [score_meta(reward=1.5), score_meta(cost_harm=-2.0)], signals)
     assert sample is not None and sample.reward == 1.5 and dict(sample.costs) == {"harm": -2.0}
-    assert judge_row(rollout, 0, [score_meta(reward=1.5)], signals) == (None, "no score: cost/harm")
+    assert scored_sample(rollout, 0, [score_meta(reward=1.5)], signals) == (None, "no score: cost/harm")
     broken = score_meta({"r0000": "not finite: cost/harm"}, cost_harm=float("nan"))
-    assert judge_row(rollout, 0, [score_meta(reward=1.5), broken], signals) == (None, "not finite: cost/harm")
+    assert scored_sample(rollout, 0, [score_meta(reward=1.5), broken], signals) == (None, "not finite: cost/harm")
     other = ScoreMeta(("r0009",), {"reward": (1.0,)}, {}, 0.1, 10)
-    assert judge_row(rollout, 0, [other], {"reward"})[0] is None
+    assert scored_sample(rollout, 0, [other], {"reward"})[0] is None
 
 
 def test_what_is_neither_reward_nor_cost_is_watched_and_changes_neither() -> None:
@@ -173,10 +173,10 @@ def test_what_is_neither_reward_nor_cost_is_watched_and_changes_neither() -> Non
     whole = ScoreMeta(
         ("r0000",), {"reward": (1.5,), "reward_test": (0.5,), "cost/harm": (-2.0,)}, {}, 0.1, 10, {"reward": (0.25,)}
     )
-    sample, _ = judge_row(rollout, 0, [whole], {"reward", "reward_test", "cost/harm"})
+    sample, _ = scored_sample(rollout, 0, [whole], {"reward", "reward_test", "cost/harm"})
     assert sample is not None and sample.reward == 1.5 and dict(sample.costs) == {"harm": -2.0}
     assert dict(sample.watched) == {"reward_test": 0.5, "spread/reward": 0.25}
-    plain, _ = judge_row(rollout, 0, [score_meta(reward=1.5)], {"reward"})
+    plain, _ = scored_sample(rollout, 0, [score_meta(reward=1.5)], {"reward"})
     assert plain is not None and dict(plain.watched) == {}
 
 

@@ -14,7 +14,7 @@ import pytest
 import cluster.runs.answers.judge_by_models as scored_answers
 from actors.judging.by_models.answers import MODELS, read_answers, write_answers
 from actors.judging.by_models.task import answers_of
-from actors.rollout.pool import Collected, CollectTimings, Quarantined, ScoredRow
+from actors.rollout.collected import Collected, CollectTimings, Quarantined, ScoredRow
 from cluster.inputs.file_prompts import PromptBook
 from cluster.inputs.sampler import Sampler
 from cluster.inputs.sources import FileInputs

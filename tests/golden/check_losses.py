@@ -15,7 +15,9 @@ from learner.algorithms.losses import (
     policy_loss,
     reward_model_loss,
 )
-from learner.algorithms.papers_reference.spans import (
+from learner.models.log_probs import gather_log_probs
+from learner.signals.combine import combine_advantages
+from tests.golden.papers_reference.spans import (
     at,
     divergence_index,
     dpo_span,
@@ -23,9 +25,7 @@ from learner.algorithms.papers_reference.spans import (
     token_wise_cost_loss,
     token_wise_reward_loss,
 )
-from learner.algorithms.papers_reference.step import reference_episode_cost, reference_multiplier, shaped_reward
-from learner.models.log_probs import gather_log_probs
-from learner.signals.combine import combine_advantages
+from tests.golden.papers_reference.step import reference_episode_cost, reference_multiplier, shaped_reward
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, gradient, leaf, mask_of, tensor
 
 

@@ -8,9 +8,9 @@ from typing import get_args
 import torch
 
 from actors.judging.by_judge.arena import arena_counts
-from learner.algorithms.papers_reference.collators import pad_pairs, pad_prompts, pad_supervised
-from learner.algorithms.papers_reference.score_head import ScoreType, head_scores
-from learner.models.score_models.normaliser import Mode, MovingAverage, Normaliser, RunningMoments, fresh_moments
+from tests.golden.papers_reference.collators import pad_pairs, pad_prompts, pad_supervised
+from tests.golden.papers_reference.normaliser import Mode, MovingAverage, Normaliser, RunningMoments, fresh_moments
+from tests.golden.papers_reference.score_head import ScoreType, head_scores
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, mask_of, tensor
 
 FLOAT32 = 1e-5

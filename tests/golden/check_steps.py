@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from learner.algorithms.papers_reference.step import (
+from learner.models.log_probs import gather_log_probs
+from tests.golden.papers_reference.step import (
     ReferenceBatch,
     ReferenceConstants,
     ReferenceStep,
@@ -16,7 +17,6 @@ from learner.algorithms.papers_reference.step import (
     reference_step,
     shaped_reward,
 )
-from learner.models.log_probs import gather_log_probs
 from tests.golden.tools import LOOSE, TIGHT, Case, assert_close, gradient, leaf, tensor
 
 

@@ -23,8 +23,8 @@ from learner.algorithms.losses import (
     sft_loss,
     truncated_importance_weights,
 )
-from learner.algorithms.papers_reference.step import ReferenceBatch, ReferenceConstants, reference_step
 from learner.models.log_probs import gather_log_probs
+from tests.golden.papers_reference.step import ReferenceBatch, ReferenceConstants, reference_step
 
 seeds = st.integers(0, 2**31)
 

@@ -26,7 +26,8 @@ from actors.generation.group import GeneratorGroup
 from actors.generation.start import GeneratorSpec
 from actors.generation.vllm_engine import RequestRefused
 from actors.generation.weight_publisher import WeightPublisher
-from actors.rollout.pool import Collected, RolloutPool
+from actors.rollout.collected import Collected
+from actors.rollout.pool import RolloutPool
 from actors.scoring.group import ScorerGroup
 from actors.scoring.model_scorer import ScorerModels
 from configs.schema.resources import DeadlineSettings, GeneratorSettings, ScorerSettings, TransportSettings

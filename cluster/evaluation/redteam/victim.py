@@ -8,7 +8,8 @@ from typing import Any
 
 from actors.redteam.drive import Answered, Asked
 from actors.redteam.tasks import read_answers
-from actors.rollout.pool import GeneratedRow, RolloutPool
+from actors.rollout.collected import GeneratedRow
+from actors.rollout.pool import RolloutPool
 from cluster.evaluation.redteam.plan import VictimSettings
 from cluster.inputs.sampler import Sampler
 from cluster.resources.engines import Engines

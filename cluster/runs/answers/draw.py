@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from scipy.special import expit
 
 from actors.crowd.tasks import pick_samples
-from actors.rollout.pool import ScoredRow
+from actors.rollout.collected import ScoredRow
 from cluster.inputs.sampler import Sampler, by_id
 from cluster.run_folder.round_names import id_prefix
 from cluster.runs.context import RunContext

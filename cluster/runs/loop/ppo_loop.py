@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.rollout.pool import Collected, RolloutPool
+from actors.rollout.collected import Collected
+from actors.rollout.pool import RolloutPool
 from cluster.inputs.sampler import by_id
 from cluster.inputs.sandbox_prompts import loop_prompts
 from cluster.resources.stopping import STOPPED, finishing_steps

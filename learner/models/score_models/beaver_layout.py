@@ -1,10 +1,9 @@
 """Score models in the layout of the papers' reference, as plain score model folders.
 
-Their head is ``score_head`` with a bias and, where ``do_normalize`` says so, a normaliser after it (facts 1 to 3 of
-`learner/algorithms/papers_reference/score_head.py`): a reward is (x - mean)/(std + eps), a cost x/(std + eps), a
-critic x. Plain transformers would drop all of that without a word. Here the head becomes ``score`` without a bias, and
-bias and normaliser become ``affine.json``. Weights are moved file by file: a model of any size needs no more memory
-than its largest file.
+Their head is ``score_head`` with a bias and, where ``do_normalize`` says so, a normaliser after it: a reward is (x -
+mean)/(std + eps), a cost x/(std + eps), a critic x. Plain transformers drops all of that silently. Here the head
+becomes ``score`` without a bias, and bias and normaliser become ``affine.json``. Weights are moved file by file: a
+model of any size needs no more memory than its largest file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from configs.exits import DataError
 from learner.model_files.folders import link_file
 from learner.models.score_models.folders import Affine, save_affine, write_document
-from learner.models.score_models.normaliser import EPSILON
+
+EPSILON = 1e-8
+"""Added to the spread that the reference's normaliser divides by."""
 
 HEAD, NORMALISER = "score_head.", "normalizer."
 INDEX = "model.safetensors.index.json"

