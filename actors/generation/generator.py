@@ -170,7 +170,7 @@ class Generator:
                 finished = []
             if self._aborted == call:
                 break
-        samples.close()  # type: ignore[attr-defined]
+        samples.close()  # type: ignore[attr-defined]  # a generator at run time, typed as an Iterator
         if finished:
             chunk, metas = _packed(finished)
             yield chunk

@@ -124,7 +124,7 @@ class WeightPublisher:
         members = [(name, group.actor(name)) for name in group.health.reachable()]
         if self._members and members == self._members:
             return True
-        self._members = []
+        self._members = []  # until everyone has joined: a failure on the way must not leave a group that looks whole
         self._plan = plan = self._check_plan(members)
         if group.health.reachable() != [name for name, _ in members]:
             return False
@@ -135,6 +135,7 @@ class WeightPublisher:
             name: actor.join_group.remote(address, self._epoch, rank, world_size, plan, timeout)
             for rank, (name, actor) in enumerate(members, start=1)
         }
+        # After the generators' calls, before waiting for them: each member blocks until all have come.
         sender = self._sender.open_transport(epoch=self._epoch, world_size=world_size)
         outcomes = self._outcomes(calls, f"join_group(epoch {self._epoch})", timeout + GRACE_SECONDS)
         try:
@@ -170,6 +171,7 @@ class WeightPublisher:
         }
         report: SendReport | None = None
         try:
+            # The receivers were asked before this call, which waits: a broadcast needs both sides at once.
             report = self._sender.publish(self._plan, version)
         except RemoteTimeout:
             pass  # a member is silent: the next epoch's group is without it
@@ -180,6 +182,7 @@ class WeightPublisher:
         if report is None or any(outcomes.values()):
             self._members = []
             return None
+        # Only after all have answered: a generator serves a version when it holds the whole of it.
         for name, _ in self._members:
             self._generators.confirmed(name, version)
         return report

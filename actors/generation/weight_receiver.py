@@ -63,7 +63,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GroupInfo, UpdateInfo]):
 
     def init_transfer_engine(self, init_info: GroupInfo) -> None:
         """Join an epoch's group in place of the one before. Blocks until all members have come."""
-        self.shutdown()
+        self.shutdown()  # the old group first: its sender has left it already
         self._group = GlooGroup(
             init_info.address,
             epoch=init_info.epoch,

@@ -20,7 +20,7 @@ PACKAGED = Path(__file__).parent / "suites"
 NEW = "new"
 """Split of a suite's own forms: no model has met them."""
 OTHERS = frozenset({"other_verb", "other_object"})
-"""Placeholders that a sandbox target brings beside its request: a harmless task to begin with."""
+"""Placeholders that a sandbox target brings next to its request: a harmless task to begin with."""
 
 
 @dataclass(frozen=True)

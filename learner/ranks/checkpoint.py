@@ -53,6 +53,7 @@ def commit(path: Path, *, step: int, driver_state: Mapping[str, Any], facts: Map
     _write_through(
         staging / MANIFEST, json.dumps({"format": _FORMAT, "step": step, "facts": facts, "files": files}, indent=1)
     )
+    # The old checkpoint is moved aside and deleted last: at every moment one of the two is whole.
     old = path.with_name(f".{path.name}.old")
     if old.exists():
         shutil.rmtree(old)

@@ -64,6 +64,7 @@ class LearnerGroup:
         try:
             return cls(ranks, deadlines, _introduce(ranks, deadlines))
         except BaseException:
+            # Also those that came up: they wait in a collective for the rank that did not.
             for actor in ranks:
                 ray.kill(actor)
             raise

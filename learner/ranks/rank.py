@@ -212,6 +212,7 @@ class LearnerRank:
         samples = self._fetch(shard, fetch_seconds)
         fetched = time.perf_counter()
         update = update_policy(learner, samples, terms, step)
+        # After the update: a step that was stopped leaves the version of the weights that are still there.
         self._weight_version += 1
         seconds = {"fetch": fetched - start, **update.phase_seconds}
         if rollouts is not None:
@@ -271,7 +272,7 @@ class LearnerRank:
             TransportError: not all came in time.
         """
         address = self.open_store(timeout_seconds)
-        self._sender = None
+        self._sender = None  # first leave the old group: its sockets must not outlive its members
         self._sender = GlooSender(address, world_size=world_size, epoch=epoch, timeout_seconds=timeout_seconds)
 
     def publish(self, plan: BucketPlan, version: int) -> SendReport | None:
@@ -286,6 +287,7 @@ class LearnerRank:
             if self._sender is None:
                 raise TransportError(f"{self._name} is in no weight group: open_transport comes before publish")
             return self._sender.broadcast(stream, plan, version)
+        # Only rank 0 sends, but gathering is collective: every rank goes through the same stream to its end.
         for _ in stream:
             pass
         return None
@@ -309,16 +311,16 @@ class LearnerRank:
         learner = self._loaded()
         if self._rank == 0:
             checkpoint.begin(path)
-        self._barrier()
+        self._barrier()  # the folder is there before any rank writes into it
         staging = checkpoint.staging_folder(path)
         learner.actor.save(staging / "actor")
         for critic in learner.critics:
             critic.engine.save(staging / _folder(critic))
         torch.save({"rng": _rng_state(), "weight_version": self._weight_version}, staging / f"rank-{self._rank}.pt")
-        self._barrier()
+        self._barrier()  # every rank's files are complete before the manifest lists them
         if self._rank == 0:
             checkpoint.commit(path, step=step, driver_state=driver_state, facts=self._facts())
-        self._barrier()
+        self._barrier()  # no rank goes on to change what is not sealed yet
 
     def load_checkpoint(self, path: Path) -> dict[str, Any]:
         """Go on from a checkpoint, after `load` with the same request; returns the driver's state.

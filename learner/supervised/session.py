@@ -79,6 +79,7 @@ def work(config: dict[str, Any]) -> None:
             outcome = Outcome(metrics=_run_task(_ask(envelope.task[0]), context))
         except SteelyardError as error:
             outcome = Outcome(problem=str(error), of_data=isinstance(error, DataError))
+        # Every failure is told, for the driver counts them: only when all ranks failed alike do the workers stay.
         if outcome.metrics is None or ranks.rank == 0:
             mailbox.finish.remote(number, ranks.rank, outcome)
 
@@ -209,6 +210,7 @@ class _Job:
                 step = state.progress.step
                 progress(state.progress)
             if state.ready == self._settings.workers and until is None:
+                # The task's time starts when all workers are up; until then the deadline of the start counts.
                 until = Deadline(self._deadlines.train_seconds)
             self._check(task, state.ready, until)
 
