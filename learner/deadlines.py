@@ -31,13 +31,13 @@ class ValueLost(RemoteFailure):
     """The node that held a value is gone, and the value with it."""
 
 
-def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
+def fetch(refs: Any, *, deadline_seconds: float, operation: str) -> Any:
     """Wait for one reference or a list of them.
 
     Args:
         refs: an ObjectRef, or a list of them.
         deadline_seconds: over all of them.
-        what: who was asked what, for the error: ``generator-0.receive_weights(version 7)``.
+        operation: actor and call, for the error: ``generator-0.receive_weights(version 7)``.
 
     Raises:
         RemoteTimeout: no answer in time.
@@ -49,26 +49,26 @@ def fetch(refs: Any, *, deadline_seconds: float, what: str) -> Any:
         return ray.get(refs, timeout=deadline_seconds)
     except GetTimeoutError as error:
         raise RemoteTimeout(
-            f"{what} did not answer within {deadline_seconds:g} s; look at its log in the Ray dashboard"
+            f"{operation} did not answer within {deadline_seconds:g} s; look at its log in the Ray dashboard"
         ) from error
     except RayActorError as error:
-        raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
+        raise ActorDied(f"{operation} failed: the actor died ({_first_line(error)})") from error
     except RayTaskError as error:
-        raise RemoteFailure(f"{what} failed: {_first_line(error.cause or error)}") from error
+        raise RemoteFailure(f"{operation} failed: {_first_line(error.cause or error)}") from error
     except ObjectLostError as error:
-        raise ValueLost(f"{what} failed: its value was lost with a node ({_first_line(error)})") from error
+        raise ValueLost(f"{operation} failed: its value was lost with a node ({_first_line(error)})") from error
     except RayError as error:
-        raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
+        raise RemoteFailure(f"{operation} failed: {_first_line(error)}") from error
 
 
-def fetch_result(ref: Any, *, deadline_seconds: float, what: str) -> Any:
+def fetch_result(ref: Any, *, deadline_seconds: float, operation: str) -> Any:
     """As `fetch`, for a task whose own errors are meant for the user: those are raised as they are.
 
     Raises:
         SteelyardError: what the task raised; RemoteTimeout, RemoteFailure: as `fetch`.
     """
     try:
-        return fetch(ref, deadline_seconds=deadline_seconds, what=what)
+        return fetch(ref, deadline_seconds=deadline_seconds, operation=operation)
     except RemoteFailure as failure:
         raise user_error(failure) or failure from failure
 
@@ -89,7 +89,7 @@ def poll(refs: Sequence[Any], *, seconds: float) -> list[Any]:
     return ready
 
 
-def next_item(stream: Any, *, what: str) -> Any | None:
+def next_item(stream: Any, *, operation: str) -> Any | None:
     """Reference of the next item of a stream that `poll` found ready; None at its end.
 
     The item may be an error; `fetch` raises it.
@@ -102,12 +102,12 @@ def next_item(stream: Any, *, what: str) -> Any | None:
     except StopIteration:
         return None
     except RayActorError as error:
-        raise ActorDied(f"{what} failed: the actor died ({_first_line(error)})") from error
+        raise ActorDied(f"{operation} failed: the actor died ({_first_line(error)})") from error
     except RayError as error:
-        raise RemoteFailure(f"{what} failed: {_first_line(error)}") from error
+        raise RemoteFailure(f"{operation} failed: {_first_line(error)}") from error
 
 
-def wait_any(refs: Sequence[Any], *, deadline_seconds: float, what: str) -> tuple[list[Any], list[Any]]:
+def wait_any(refs: Sequence[Any], *, deadline_seconds: float, operation: str) -> tuple[list[Any], list[Any]]:
     """Wait until at least one of `refs` is ready; returns (ready, pending).
 
     Raises:
@@ -115,7 +115,7 @@ def wait_any(refs: Sequence[Any], *, deadline_seconds: float, what: str) -> tupl
     """
     ready, pending = ray.wait(list(refs), num_returns=1, timeout=deadline_seconds, fetch_local=False)
     if not ready:
-        raise RemoteTimeout(f"{what}: none of {len(refs)} calls answered within {deadline_seconds:g} s")
+        raise RemoteTimeout(f"{operation}: none of {len(refs)} calls answered within {deadline_seconds:g} s")
     if pending:
         more, pending = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
         ready = [*ready, *more]

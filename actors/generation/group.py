@@ -166,7 +166,7 @@ class GeneratorGroup:
         for name in [name for name, ref in waiting.items() if ref in ready]:
             ref = waiting.pop(name)
             try:
-                answers.append((name, fetch(ref, deadline_seconds=ANSWERED, what=f"{name}.{operation}")))
+                answers.append((name, fetch(ref, deadline_seconds=ANSWERED, operation=f"{name}.{operation}")))
             except (RemoteFailure, RemoteTimeout) as error:
                 self.failed(name, str(error))
         return answers

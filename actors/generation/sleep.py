@@ -28,6 +28,6 @@ def _tell_all(group: GeneratorGroup, method: str, seconds: float, *arguments: An
     calls = [(name, getattr(group.actor(name), method).remote(*arguments)) for name in group.health.reachable()]
     for name, ref in calls:
         try:
-            fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}.{method}")
+            fetch(ref, deadline_seconds=deadline.remaining(), operation=f"{name}.{method}")
         except (RemoteFailure, RemoteTimeout) as error:
             group.failed(name, str(error))

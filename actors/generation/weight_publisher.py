@@ -140,7 +140,9 @@ class WeightPublisher:
         outcomes = self._outcomes(calls, f"join_group(epoch {self._epoch})", timeout + GRACE_SECONDS)
         try:
             fetch(
-                sender, deadline_seconds=timeout + GRACE_SECONDS, what=f"learner-0: open_transport(epoch {self._epoch})"
+                sender,
+                deadline_seconds=timeout + GRACE_SECONDS,
+                operation=f"learner-0: open_transport(epoch {self._epoch})",
             )
         except RemoteFailure as failure:
             if not isinstance(user_error(failure), TransportError):
@@ -195,7 +197,7 @@ class WeightPublisher:
         outcomes: dict[str, SteelyardError | None] = {}
         for name, ref in calls.items():
             try:
-                fetch(ref, deadline_seconds=deadline.remaining(), what=f"{name}.{operation}")
+                fetch(ref, deadline_seconds=deadline.remaining(), operation=f"{name}.{operation}")
                 outcomes[name] = None
             except (RemoteFailure, RemoteTimeout) as error:
                 raised = user_error(error) if isinstance(error, RemoteFailure) else None

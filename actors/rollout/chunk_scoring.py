@@ -85,7 +85,7 @@ class ChunkScoring:
         """
         call = self.calls.pop(ref)
         try:
-            meta: ScoreMeta = fetch(ref, deadline_seconds=ARRIVED_SECONDS, what=f"{call.scorer.name}.score")
+            meta: ScoreMeta = fetch(ref, deadline_seconds=ARRIVED_SECONDS, operation=f"{call.scorer.name}.score")
         except ValueLost as error:
             self._lose(call.chunk, str(error))
             return

@@ -197,10 +197,10 @@ class _Collection:
         operation = f"{name}.generate"
         try:
             while True:
-                ref = next_item(stream.items, what=operation)
+                ref = next_item(stream.items, operation=operation)
                 if ref is None:
                     if stream.chunk is not None:  # the last item without a partner is the call's error: raise it
-                        fetch(stream.chunk, deadline_seconds=ARRIVED_SECONDS, what=operation)
+                        fetch(stream.chunk, deadline_seconds=ARRIVED_SECONDS, operation=operation)
                     del self._streams[name]
                     self._dispatch.finished(name)
                     return
@@ -209,7 +209,7 @@ class _Collection:
                 if stream.chunk is None:
                     stream.chunk = ref
                 else:
-                    self._arrived(stream.chunk, fetch(ref, deadline_seconds=ARRIVED_SECONDS, what=operation))
+                    self._arrived(stream.chunk, fetch(ref, deadline_seconds=ARRIVED_SECONDS, operation=operation))
                     stream.chunk = None
                 if not poll([stream.items], seconds=0):
                     return

@@ -92,7 +92,7 @@ class ScorerGroup:
         deadline = Deadline(self._deadlines.start_seconds)
         calls = [(scorer.name, scorer.actor.ready.remote()) for scorer in self.scorers]
         for name, ref in calls:
-            fetch_result(ref, deadline_seconds=deadline.remaining(), what=f"{name}: start")
+            fetch_result(ref, deadline_seconds=deadline.remaining(), operation=f"{name}: start")
 
     def load(self, models: ScorerModels) -> None:
         """Hold other models (of the same signals) in the same actors, for the next arm of a comparison. Raises as
@@ -108,7 +108,7 @@ class ScorerGroup:
             scorer.models = shares[scorer.role]
             calls.append((scorer.name, scorer.actor.load.remote(scorer.models)))
         for name, ref in calls:
-            fetch_result(ref, deadline_seconds=deadline.remaining(), what=f"{name}.load")
+            fetch_result(ref, deadline_seconds=deadline.remaining(), operation=f"{name}.load")
 
     def choose(self, role: str) -> Scorer:
         """The least busy scorer of a role."""

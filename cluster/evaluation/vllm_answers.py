@@ -59,7 +59,7 @@ class VllmAnswers:
             rows = pool.generate_only(requests[start : start + BUNCH]).rows
             chunks = list(dict.fromkeys(row.chunk for row in rows))
             call = read_chunks.remote(str(model.folder), *chunks)
-            yield from fetch_result(call, deadline_seconds=DeadlineSettings().score_seconds, what="read_chunks")
+            yield from fetch_result(call, deadline_seconds=DeadlineSettings().score_seconds, operation="read_chunks")
 
     def close(self) -> None:
         """End the generators and leave the cluster; the head goes on, as after a run."""

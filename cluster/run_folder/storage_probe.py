@@ -56,7 +56,9 @@ def _ask_others(probe: Path, token: str, folder: Path, setting: str) -> None:
     deadline = Deadline(PROBE_SECONDS)
     for (name, call), node in zip(calls, others, strict=True):
         try:
-            problem = fetch(call, deadline_seconds=deadline.remaining(), what=f"node {name}: the probe of {folder}")
+            problem = fetch(
+                call, deadline_seconds=deadline.remaining(), operation=f"node {name}: the probe of {folder}"
+            )
         except (RemoteFailure, RemoteTimeout) as error:
             raise ClusterError(f"storage: {error}") from error
         if problem is None and not (probe / node["NodeID"]).is_file():

@@ -90,7 +90,7 @@ class LearnerGroup:
             actor.step.options(name=f"step {step}").remote(shard, terms, step, rollouts, seconds)
             for actor, shard in zip(self.ranks, shards, strict=True)
         ]
-        results: list[StepResult] = fetch(calls, deadline_seconds=seconds, what=f"learner group: step {step}")
+        results: list[StepResult] = fetch(calls, deadline_seconds=seconds, operation=f"learner group: step {step}")
         slowest = {phase: max(result.phase_seconds[phase] for result in results) for phase in results[0].phase_seconds}
         # The same on every rank, but for what names its rank; of numbers, rank 0's word counts.
         metrics = {name: value for result in reversed(results) for name, value in result.metrics.items()}
@@ -99,14 +99,16 @@ class LearnerGroup:
     def bucket_plan(self, *, dtype: str, bucket_bytes: int) -> BucketPlan:
         """The wire contract that generators and `publish` share; made again after `load` of another model."""
         call = self.ranks[0].bucket_plan.remote(dtype, bucket_bytes)
-        plan: BucketPlan = fetch(call, deadline_seconds=self._deadlines.start_seconds, what="learner-0: bucket_plan")
+        plan: BucketPlan = fetch(
+            call, deadline_seconds=self._deadlines.start_seconds, operation="learner-0: bucket_plan"
+        )
         return plan
 
     def store_address(self) -> StoreAddress:
         """Where generators meet rank 0 to join a weight group."""
         seconds = self._deadlines.broadcast_seconds
         address: StoreAddress = fetch(
-            self.ranks[0].open_store.remote(seconds), deadline_seconds=seconds, what="learner-0: open_store"
+            self.ranks[0].open_store.remote(seconds), deadline_seconds=seconds, operation="learner-0: open_store"
         )
         return address
 
@@ -122,7 +124,7 @@ class LearnerGroup:
         """
         calls = [actor.publish.options(name=f"publish weights {version}").remote(plan, version) for actor in self.ranks]
         seconds = self._deadlines.broadcast_seconds
-        reports = fetch(calls, deadline_seconds=seconds, what=f"learner group: publish weight version {version}")
+        reports = fetch(calls, deadline_seconds=seconds, operation=f"learner group: publish weight version {version}")
         report: SendReport = reports[0]
         return report
 
@@ -147,17 +149,17 @@ class LearnerGroup:
 
     def _all(self, method: str, seconds: float, *arguments: Any) -> list[Any]:
         calls = [getattr(actor, method).remote(*arguments) for actor in self.ranks]
-        answers: list[Any] = fetch(calls, deadline_seconds=seconds, what=f"learner group: {method}")
+        answers: list[Any] = fetch(calls, deadline_seconds=seconds, operation=f"learner group: {method}")
         return answers
 
 
 def _introduce(ranks: Sequence[Any], deadlines: DeadlineSettings) -> list[RankFacts]:
     deadline = Deadline(deadlines.start_seconds)
     address, port = fetch(
-        ranks[0].address.remote(), deadline_seconds=deadline.remaining(), what="learner rank 0: address"
+        ranks[0].address.remote(), deadline_seconds=deadline.remaining(), operation="learner rank 0: address"
     )
     calls = [actor.join.remote(address, port, len(ranks), deadlines.learn_seconds) for actor in ranks]
-    facts: list[RankFacts] = fetch(calls, deadline_seconds=deadline.remaining(), what="learner group: join")
+    facts: list[RankFacts] = fetch(calls, deadline_seconds=deadline.remaining(), operation="learner group: join")
     return facts
 
 

@@ -228,7 +228,7 @@ class LearnerRank:
         chunks = fetch(
             [*rollout_refs, *score_refs],
             deadline_seconds=fetch_seconds,
-            what=f"{self._name}: samples and scores of the batch",
+            operation=f"{self._name}: samples and scores of the batch",
         )
         problem: BadBatch | None = None
         try:

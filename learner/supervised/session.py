@@ -85,7 +85,7 @@ def work(config: dict[str, Any]) -> None:
 
 
 def _ask(ref: Any, seconds: float = ANSWER_SECONDS) -> Any:
-    return fetch(ref, deadline_seconds=seconds, what="the mailbox of supervised tasks")
+    return fetch(ref, deadline_seconds=seconds, operation="the mailbox of supervised tasks")
 
 
 def _run_task(task: Task, context: TrainingContext) -> dict[str, float]:

@@ -83,7 +83,7 @@ def judge(context: RunContext, found: answers.Answers, prompts: list[Prompt], pa
         *found.chunks,
         **options,
     )
-    judged: int = fetch_result(call, deadline_seconds=60, what="judge_samples")
+    judged: int = fetch_result(call, deadline_seconds=60, operation="judge_samples")
     return judged
 
 

@@ -101,7 +101,7 @@ class House:
     def generator(self, method: str, *arguments: Any) -> Any:
         call = getattr(self.actor, method) if method in ("start", "draw") else None
         ref = call.remote(*arguments) if call else self.actor.call.remote(method, *arguments)
-        return fetch(ref, deadline_seconds=240, what=f"generator-0.{method}")
+        return fetch(ref, deadline_seconds=240, operation=f"generator-0.{method}")
 
     def broadcast(self, version: int) -> None:
         """As `actors.generation.weight_publisher.WeightPublisher`: check, join the next epoch's group, send."""
@@ -111,10 +111,10 @@ class House:
         address = self.group.store_address()
         joining = self.actor.call.remote("join_group", address, self.epoch, 1, 2, plan, 30.0)
         sender = self.group.open_transport(epoch=self.epoch, world_size=2)
-        fetch([joining, sender], deadline_seconds=60, what="the weight group")
+        fetch([joining, sender], deadline_seconds=60, operation="the weight group")
         receiving = self.actor.call.remote("receive_weights", version)
         self.group.publish(plan, version)
-        fetch(receiving, deadline_seconds=60, what="generator-0.receive_weights")
+        fetch(receiving, deadline_seconds=60, operation="generator-0.receive_weights")
 
 
 @pytest.fixture(scope="module")

@@ -107,23 +107,23 @@ class Sender:
         self.drop: str | None = None
 
     def load(self, path: Path) -> None:
-        fetch(self.actor.load.remote(path), deadline_seconds=120, what="sender.load")
+        fetch(self.actor.load.remote(path), deadline_seconds=120, operation="sender.load")
 
     def bucket_plan(self, *, dtype: str, bucket_bytes: int) -> BucketPlan:
         plan: BucketPlan = fetch(
-            self.actor.plan.remote(dtype, bucket_bytes, self.drop), deadline_seconds=60, what="sender.plan"
+            self.actor.plan.remote(dtype, bucket_bytes, self.drop), deadline_seconds=60, operation="sender.plan"
         )
         return plan
 
     def store_address(self) -> StoreAddress:
-        address: StoreAddress = fetch(self.actor.address.remote(), deadline_seconds=60, what="sender.address")
+        address: StoreAddress = fetch(self.actor.address.remote(), deadline_seconds=60, operation="sender.address")
         return address
 
     def open_transport(self, *, epoch: int, world_size: int) -> Any:
         return self.actor.connect.remote(epoch, world_size, self.stale_bucket)
 
     def publish(self, plan: BucketPlan, version: int) -> SendReport:
-        report: SendReport = fetch(self.actor.send.remote(plan, version), deadline_seconds=60, what="sender.send")
+        report: SendReport = fetch(self.actor.send.remote(plan, version), deadline_seconds=60, operation="sender.send")
         return report
 
 
@@ -183,7 +183,7 @@ def requests(tag: str, count: int, *, temperature: float = 0.7, most: int = 20) 
 def chunks(collected: Collected) -> dict[str, tuple[Any, np.ndarray, np.ndarray]]:
     """Request id (without its tag) to meta, token ids and behaviour log-probs."""
     refs = list(dict.fromkeys(row.chunk for row in collected.rows))
-    bodies: dict[Any, RolloutChunk] = dict(zip(refs, fetch(refs, deadline_seconds=30, what="chunks"), strict=True))
+    bodies: dict[Any, RolloutChunk] = dict(zip(refs, fetch(refs, deadline_seconds=30, operation="chunks"), strict=True))
     found = {}
     for row in collected.rows:
         body = bodies[row.chunk]
@@ -214,7 +214,7 @@ SEQUENCES = [[2, 4, *range(FIRST_WORD_ID + shift, FIRST_WORD_ID + shift + 30), 5
 def parity(house: House, name: str, path: Path) -> float:
     """Largest difference in nats between a generator's log-probs of fixed sequences and those of a folder's model."""
     call = house.generators.actor(name).logprobs.remote(SEQUENCES)
-    engine = fetch(call, deadline_seconds=60, what=f"{name}.logprobs")
+    engine = fetch(call, deadline_seconds=60, operation=f"{name}.logprobs")
     expected = reference_logprobs(path, SEQUENCES)
     return max(float(np.abs(one - other).max()) for one, other in zip(engine, expected, strict=True))
 
@@ -247,7 +247,7 @@ def test_behaviour_logprobs_and_scores_are_those_of_the_models(house: House) -> 
         with torch.inference_mode():
             expected = forward_response_logprobs(policy, ids, *lengths, temperature=0.7)[0].numpy()
             score = float(forward_end_scores(reward, ids, torch.tensor([len(token_ids)])))
-        scored = fetch(row.scores[0], deadline_seconds=10, what="scores")
+        scored = fetch(row.scores[0], deadline_seconds=10, operation="scores")
         assert np.abs(behaviour - expected).max() < TOLERANCE
         assert np.abs(scored.reference_logprobs[row.row] - expected).max() < 1e-5
         assert row.sample.reward == pytest.approx(score, abs=1e-5)
@@ -290,7 +290,7 @@ def test_a_generator_answers_pings_while_it_draws(house: House) -> None:
     begin = time.monotonic()
     pings = 0
     while not stream.completed().future().done() and time.monotonic() - begin < 60:
-        fetch(actor.ping.remote(), deadline_seconds=20, what="generator-0.ping")
+        fetch(actor.ping.remote(), deadline_seconds=20, operation="generator-0.ping")
         pings += 1
     assert pings > 3
 
@@ -355,7 +355,9 @@ def test_a_killed_generator_loses_no_request_and_serves_again_after_the_next_upd
     house.sender.load(house.models.policy)
     publisher = WeightPublisher(house.generators, house.sender, TransportSettings(bucket_bytes=BUCKET_BYTES), DEADLINES)
     publisher.publish(5)
-    victim = fetch(house.generators.actor("generator-1").ping.remote(), deadline_seconds=20, what="generator-1.ping")
+    victim = fetch(
+        house.generators.actor("generator-1").ping.remote(), deadline_seconds=20, operation="generator-1.ping"
+    )
     wanted = requests("kill", 800, most=60)
     threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
     collected = house.pool.collect(wanted)
@@ -381,7 +383,7 @@ def test_a_killed_generator_loses_no_request_and_serves_again_after_the_next_upd
 
 def test_a_killed_scorer_is_started_again_and_every_sample_scored(house: House) -> None:
     scorer = house.scorers.scorers[0]
-    pid = fetch(scorer.actor.ping.remote(), deadline_seconds=20, what="scorer-0.ping")
+    pid = fetch(scorer.actor.ping.remote(), deadline_seconds=20, operation="scorer-0.ping")
     os.kill(pid, signal.SIGKILL)
     wanted = requests("scorer", 40)
     collected = house.pool.collect(wanted)

@@ -96,9 +96,9 @@ def learned(context: RunContext, rows: list[dict[str, Any]]) -> None:
     different = [row for row in rows if row["response_0"] != row["response_1"]]
     ranked = [row for row in different if row["better_response_id"] is not None]
     reward, cost = (str(context.layout.data / f"{name}.parquet") for name in ("reward", "cost"))
-    counts = fetch_result(write_reward_comparisons.remote(path, reward), deadline_seconds=60, what="reward")
+    counts = fetch_result(write_reward_comparisons.remote(path, reward), deadline_seconds=60, operation="reward")
     assert counts["used"] == len(ranked)
-    counts = fetch_result(write_cost_comparisons.remote(path, cost, []), deadline_seconds=60, what="cost")
+    counts = fetch_result(write_cost_comparisons.remote(path, cost, []), deadline_seconds=60, operation="cost")
     assert counts["used"] == len(different) and counts["illogical"] == 0
     weights = pq.read_table(cost)["rank_weight"].to_pylist()
     assert weights.count(1.0) == sum(row["safer_response_id"] is not None for row in different) < len(weights)

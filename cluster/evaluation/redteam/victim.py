@@ -77,7 +77,7 @@ class EngineVictim:
 
     def _texts(self, chunks: Sequence[Any]) -> Mapping[str, tuple[str, bool]]:
         call = read_answers.remote(str(self._settings.tokenizer / "tokenizer.json"), *chunks)
-        return fetch_result(call, deadline_seconds=self._settings.deadlines.score_seconds, what="read_answers")
+        return fetch_result(call, deadline_seconds=self._settings.deadlines.score_seconds, operation="read_answers")
 
 
 def without_specials(text: str, specials: Sequence[str]) -> str:

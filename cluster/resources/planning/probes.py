@@ -180,4 +180,4 @@ def ask_probe(probe: Any, calls: Mapping[str, tuple[str, tuple[Any, ...]]]) -> d
 
 
 def _ask(calls: Any, what: str) -> Any:
-    return fetch(calls, deadline_seconds=PROBE_SECONDS, what=f"calibration probe: {what}")
+    return fetch(calls, deadline_seconds=PROBE_SECONDS, operation=f"calibration probe: {what}")

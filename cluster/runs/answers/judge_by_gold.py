@@ -68,7 +68,7 @@ def judge_answers(
         crowd=asked,
     )
     judged = fetch_result(
-        call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"judge_samples({model})"
+        call, deadline_seconds=settings.resources.deadlines.score_seconds, operation=f"judge_samples({model})"
     )
     if judged != len(prompts):
         context.warn(

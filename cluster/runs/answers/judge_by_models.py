@@ -49,7 +49,7 @@ def score_answers(
     path.parent.mkdir(parents=True, exist_ok=True)
     call = write_scored.remote(model, dict(sets), scores, str(context.tokenizer_path), str(path), *chunks)
     written = fetch_result(
-        call, deadline_seconds=settings.resources.deadlines.score_seconds, what=f"write_scored({model})"
+        call, deadline_seconds=settings.resources.deadlines.score_seconds, operation=f"write_scored({model})"
     )
     if written != len(prompts):
         reasons = sorted({one.reason for one in collected.quarantined})

@@ -46,7 +46,7 @@ def _run(context: RunContext) -> StageOutput:
     counts: dict[str, int] = fetch_result(
         write_direct_pairs.remote(str(layout.preferences(number) / "preferences.parquet"), str(data), kind),
         deadline_seconds=settings.resources.deadlines.score_seconds,
-        what="write_direct_pairs",
+        operation="write_direct_pairs",
     )
     task = DirectTask(
         name=NAME,

@@ -179,5 +179,5 @@ def _hindsight(context: RunContext, path: Path) -> Path:
         str(path),
         {name: list(one.categories) for name, one in settings.constraints.items()},
     )
-    fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="judge_rollouts")
+    fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, operation="judge_rollouts")
     return path

@@ -106,7 +106,7 @@ def not_learned_from(settings: RunSettings, labels: Path, facts: Mapping[str, An
         return None
     call, seconds = changed_by_people.remote(str(labels)), settings.resources.deadlines.score_seconds
     try:
-        changed = fetch_result(call, deadline_seconds=seconds, what="changed_by_people")
+        changed = fetch_result(call, deadline_seconds=seconds, operation="changed_by_people")
     except DataError as error:
         return f"{error}; the run goes on with the answers that were read before"
     if not changed:
@@ -149,7 +149,9 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
         part = path.with_name(f"labels-{start}.parquet")
         task = JudgeTask(pairs, start, stop, part, path.with_name("replies"), context.stage_key, before)
         call = judge_part.remote(task, judge, key)
-        found = fetch_result(call, deadline_seconds=deadline, what=f"the judge's labels of pairs {start} to {stop - 1}")
+        found = fetch_result(
+            call, deadline_seconds=deadline, operation=f"the judge's labels of pairs {start} to {stop - 1}"
+        )
         asked.update(found["asked"])
         left_out.update(found["left_out"])
         parts.append(str(task.part))
@@ -193,4 +195,4 @@ def _by_people(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
 
 def _fetch(context: RunContext, call: Any, what: str) -> Any:
     seconds = context.settings.resources.deadlines.score_seconds
-    return fetch_result(call, deadline_seconds=seconds, what=what)
+    return fetch_result(call, deadline_seconds=seconds, operation=what)

@@ -84,7 +84,7 @@ def _sample(context: RunContext) -> StageOutput:
     for source, part in zip(sources, parts, strict=True):
         _sample_from(context, source.folder, source.prompts, part)
     call = join_pairs.remote([str(part) for part in parts], str(path))
-    written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="join_pairs")
+    written = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, operation="join_pairs")
     return StageOutput((path,), {"pairs": written})
 
 
@@ -114,7 +114,9 @@ def _sample_from(context: RunContext, folder: Path, prompts: Sequence[Prompt], p
     call = write_pairs.remote(
         list(prompts), str(context.tokenizer_path / "tokenizer.json"), str(path), provenance, *chunks
     )
-    written: int = fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, what="write_pairs")
+    written: int = fetch_result(
+        call, deadline_seconds=settings.resources.deadlines.score_seconds, operation="write_pairs"
+    )
     return written
 
 
@@ -148,7 +150,7 @@ def _with_earlier(context: RunContext, path: Path, facts: dict[str, Any]) -> Sta
     joined = layout.training_pairs(number)
     call = join_training.remote(earlier, str(path), str(joined))
     counts = fetch_result(
-        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what="join_training"
+        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, operation="join_training"
     )
     return StageOutput((path, joined), {**facts, **counts})
 
@@ -179,7 +181,7 @@ def _with_files(context: RunContext, path: Path, facts: dict[str, Any]) -> Stage
     found = fetch_result(
         write_round_sets.remote(request),
         deadline_seconds=settings.resources.deadlines.train_seconds,
-        what="write_round_sets",
+        operation="write_round_sets",
     )
     made = [request.target / f"{name}.parquet" for name in found["sets"]]
     return StageOutput((path, *made), {**facts, **found})

@@ -282,6 +282,6 @@ def _labelled(context: RunContext) -> str:
 
 def _wait(context: RunContext, call: Any, what: str) -> dict[str, int]:
     counts: dict[str, int] = fetch_result(
-        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, what=what
+        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, operation=what
     )
     return counts

@@ -87,7 +87,7 @@ def _run(context: RunContext) -> StageOutput:
             seed=settings.seed,
         ),
         deadline_seconds=settings.resources.deadlines.train_seconds,
-        what="write_demonstrations",
+        operation="write_demonstrations",
     )
     task = SftTask(name=NAME, data=path, model=start, output=layout.sft, settings=settings.sft, seed=settings.seed)
     metrics = context.engines.train(task, context.status)

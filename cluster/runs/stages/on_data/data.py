@@ -175,7 +175,7 @@ def _warn_of_fallbacks(context: RunContext, inputs: FileInputs) -> None:
 
 def _wait(context: RunContext, call: Any, what: str) -> Any:
     deadline = context.settings.resources.deadlines.train_seconds
-    return fetch_result(call, deadline_seconds=deadline, what=what)
+    return fetch_result(call, deadline_seconds=deadline, operation=what)
 
 
 def copy_unlearnt(context: RunContext) -> Path:
