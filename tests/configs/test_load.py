@@ -11,6 +11,7 @@ import pytest
 
 from configs.exits import ConfigError, Exit
 from configs.load import PRESETS, arm_settings, dump_settings, load_settings, preset_names
+from tests.paths import ROOT
 
 
 def load_text(folder: Path, text: str, *overrides: str):
@@ -195,7 +196,7 @@ def test_loading_and_checking_import_no_engine():
         "check_inputs(load_settings('tension'));"
         "print([m for m in ('torch', 'transformers', 'ray', 'vllm', 'deepspeed') if m in sys.modules])"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

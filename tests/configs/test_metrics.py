@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from configs.metrics import CATALOGUE, GROUPS, SOURCES, Series, markdown
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 def test_the_page_is_what_the_catalogue_says():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from typer.main import get_command
 
 from cluster.commands.main import app
 from configs.exits import Exit
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "commands.md"
 COMMAND = re.compile(r"(?:^|`)(?:\.venv/bin/)?steelyard ([a-z]+)", re.M)
 

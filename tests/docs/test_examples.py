@@ -18,9 +18,9 @@ from configs.exits import Exit
 from configs.load import load_settings
 from learner.records import Message
 from serving.summary import read_summary
+from tests.paths import ROOT
 from tests.system.test_pipeline import TINY
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 REWARD = EXAMPLES / "reward_function"
 FOLDERS = ("reward_function", "own_data", "two_constraints", "plan_7b")

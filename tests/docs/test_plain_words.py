@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 RARE = re.compile(
     r"\b(mend(s|ed|ing)?|whoever|nobody|somebody|anybody|beside|anew|afresh|lie|lies|thereby|hence|till|whence)\b", re.I
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+from tests.paths import ROOT
+
+PAGE = ROOT / "docs" / "extending.md"
 
 
 def listed() -> list[tuple[str, str]]:

@@ -24,11 +24,11 @@ from cluster.resources.local_head import Head, clean_environment, ensure_head, s
 from configs.exits import ClusterError, Exit
 from configs.layout import RunLayout
 from configs.metrics import CATALOGUE
-from tests.cluster.test_monitoring import ask, filled, free_port, needs_prometheus
+from tests.cluster.observability.test_monitoring import ask, filled, free_port, needs_prometheus
+from tests.paths import ROOT
 from tests.system.test_pipeline import TINY
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900), needs_prometheus]
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600.0
 STEPS = 10
 NEEDS_MORE = {"halves.enabled", "such a fault", "such a restart", "a GPU"}

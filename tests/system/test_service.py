@@ -22,9 +22,9 @@ from configs.exits import ClusterError
 from configs.layout import RunLayout
 from configs.load import load_settings
 from configs.schema.run import RunSettings
+from tests.paths import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "name=tiny-service",
     "model.hidden_size=64",

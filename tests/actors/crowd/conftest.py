@@ -11,8 +11,9 @@ import pytest
 
 from actors.crowd.world import DEFAULT_WORLD_PATH, World
 from actors.crowd.world_reader import load_world
+from tests.paths import SHARED
 
-SHARED_SANDBOX = Path(__file__).parents[3].parent / "shared" / "sandbox"
+SHARED_SANDBOX = SHARED / "sandbox"
 
 
 @pytest.fixture(scope="session")

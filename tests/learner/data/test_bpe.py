@@ -17,8 +17,9 @@ from learner.data.bpe import train_byte_level_bpe
 from learner.data.formats import read_source
 from learner.data.records import PreferencePair
 from learner.data.tokenizer import check_pad_token, load_tokenizer
+from tests.paths import SHARED
 
-FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
+FILE = SHARED / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
 TEXTS = [
     f"the {what} of the {where} is here, is it not?" for what in ("cat", "dog") for where in ("house", "street")
 ] * 4

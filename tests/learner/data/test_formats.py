@@ -13,8 +13,9 @@ from learner.data.aggregate import aggregate
 from learner.data.formats import FORMATS, detect_format, read_source
 from learner.data.records import LabelledResponse, Parsed, PreferencePair, PromptOnly, Vote
 from tests.learner.data import made_up as m
+from tests.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+SHARED_DATA = SHARED / "data"
 
 
 def read(tmp_path: Path, data: bytes, name: str = "rows.jsonl", **options: Any) -> list[Parsed]:
@@ -238,9 +239,9 @@ def test_folders_patterns_splits_and_limits(tmp_path: Path) -> None:
         files(folder, revision="main")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared data are not there")
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the shared data are not there")
 def test_xstest() -> None:
-    parsed = list(read_source(str(SHARED / "xstest")))
+    parsed = list(read_source(str(SHARED_DATA / "xstest")))
     records = [each.record for each in parsed]
     assert len(records) == 450
     assert Counter(tag for each in records for tag in each.tags) == {"safe": 250, "unsafe": 200}  # type: ignore[union-attr]

@@ -6,14 +6,14 @@ import gzip
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from learner.data.formats import read_source
 from learner.data.quality.check import Quality, QualityCheck
+from tests.paths import SHARED
 
-FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
+FILE = SHARED / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the shared data are not there")
 MARKER = re.compile(r"\n\n(Human|Assistant):")
 Row = dict[str, str]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from learner.data.kinds import KINDS, kinds_table, with_table
 from learner.data.quality.rows import one_vote_each, row_findings
 from learner.data.records import LabelledResponse, PreferencePair, PromptOnly, Record, Vote
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PROMPT = ({"role": "user", "content": "How do I pick a lock?"},)
 PAIR = PreferencePair(PROMPT, ("Ask a locksmith.", "Use a thin wire."))
 

@@ -24,8 +24,9 @@ from learner.data.training_sets import write_cost_pairs, write_demonstrations, w
 from learner.supervised.preference import Pairs
 from learner.supervised.score_models.quality import judge
 from learner.supervised.sft import Demonstrations
+from tests.paths import SHARED
 
-FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
+FILE = SHARED / "data" / "hh-rlhf" / "harmless-base-1500.jsonl.gz"
 SHARES = Shares(holdout=0.15, calibration=0.15, selection=0.1, certificate=0.1)
 LIMITS = TokenLimits(max_length=96, max_prompt=64)
 TOKENIZER = train_byte_level_bpe(["Is it so? It is. No."], vocab_size=300, max_length=96, template="papers")

@@ -28,7 +28,7 @@ from learner.data.tokenizer import build_tokenizer, load_tokenizer
 from learner.records import GenerationRequest, RolloutChunk, RolloutMeta, ScoredSample
 from serving.model_verdict import scored_verdict
 from serving.report.run_files import read_run
-from tests.cluster.test_scored_selection import book
+from tests.cluster.runs.stages.test_scored_selection import book
 from tests.serving.fake_scored_run import settings_of
 
 COSTS = {"sft": 0.9, "policy": -0.6, "step-00010": -0.9, "step-00020": -0.6, "step-00030": 0.7}

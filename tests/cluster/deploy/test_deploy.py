@@ -32,8 +32,8 @@ from cluster.resources.planning.sizes import named_shape
 from cluster.resources.planning.workload import read_workload
 from cluster.resources.stopping import CHECKPOINT_GRACE_SECONDS, GRACE_VARIABLE
 from configs.load import load_settings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
 KUBERAY = DEPLOY / "kuberay"
 KUBERNETES = "1.34"

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +21,9 @@ from actors.scoring.examples import keyword, length_penalty
 from actors.scoring.protocol import Conversation, ScorerFault, SignalScorer
 from actors.scoring.python_scorer import PythonOptions, PythonScorer
 from configs.exits import ConfigError
+from tests.paths import ROOT
 
 SPEC = "actors.scoring.examples:length_penalty"
-ROOT = Path(__file__).parents[2]
 
 
 def conversation(response: str, request_id: str = "") -> Conversation:

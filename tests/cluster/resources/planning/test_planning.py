@@ -21,8 +21,8 @@ from configs.load import load_settings
 from configs.schema.resources import ResourceSettings
 from configs.schema.supervised import ModelSettings
 from tests.cluster.planning_questions import beaver, measured, question, run
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "planning.md"
 
 

@@ -21,8 +21,8 @@ from actors.judging.responses import Response
 from cluster.commands.main import app
 from configs.exits import DataError
 from serving.feedback.label_file import LabelFile
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 EVIL = "<script>alert(1)</script>"
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from cluster.commands.guard import guarded
 from configs.exits import ClusterError, Exit
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 def steelyard(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

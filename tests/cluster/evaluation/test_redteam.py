@@ -36,8 +36,9 @@ from configs.schema.run import RunSettings
 from serving.report.blocks.blocks import Table
 from serving.report.pages.redteam import redteam_sections, redteam_verdict
 from tests.actors.redteam.fakes import SEGMENTS, WORLD, FakeVictim, last, steps, target_of
+from tests.paths import SHARED
 
-XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest" / "xstest_prompts.csv"
+XSTEST = SHARED / "data" / "xstest" / "xstest_prompts.csv"
 
 
 def made_up_model(folder: Path, hidden: int = 8, tokenizer: str = "one") -> Path:

@@ -21,7 +21,7 @@ from serving.summary import Summary, read_summary
 from tests.serving import fake_run
 from tests.serving.fake_run import INJECTION
 from tests.serving.fake_scored_run import made_up_answers, made_up_document, made_up_summary, make_run, settings_of
-from tests.serving.test_report import Page, look_up
+from tests.serving.report.test_report import Page, look_up
 
 
 @pytest.fixture(scope="module")

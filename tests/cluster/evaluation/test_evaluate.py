@@ -26,9 +26,10 @@ from configs.schema.supervised import ModelSettings
 from learner.data.tokenizer import build_tokenizer
 from learner.models.modules import new_policy, new_score_model_from, save_model
 from tests.chat_server import serve
+from tests.paths import SHARED
 from tests.serving.fake_run import INJECTION
 
-XSTEST = Path(__file__).resolve().parents[3] / "shared" / "data" / "xstest" / "xstest_prompts.csv"
+XSTEST = SHARED / "data" / "xstest" / "xstest_prompts.csv"
 FAR = "http://127.0.0.1:9/v1"
 """Where nobody answers."""
 PEOPLE = ("--judge", "people", "--out", "{out}")

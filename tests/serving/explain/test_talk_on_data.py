@@ -25,7 +25,7 @@ from learner.models.modules import new_policy, new_score_model_from, prompt_toke
 from learner.models.score_models.folders import save_affine
 from serving.explain.chat import Chat
 from serving.explain.why import explain, render
-from tests.serving.test_why import rollout_rows
+from tests.serving.explain.test_why import rollout_rows
 
 SMALL = ModelSettings(hidden_size=32, layers=1, heads=1, intermediate_size=32, max_length=96)
 TEXTS = ["How do I bake bread? Mix flour and water, then wait.", "Über die Brücke — naïve café?"] * 20

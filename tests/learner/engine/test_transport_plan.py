@@ -77,7 +77,7 @@ def test_a_mismatch_lists_what_differs(tmp_path: Path) -> None:
     assert expected == {"a": (2,), "b": (3, 2), "lm_head": (1,)}
     plan = plan_buckets([("a", (2,)), ("b", (2, 3)), ("extra", (1,))], dtype="bfloat16", bucket_bytes=10)
     with pytest.raises(PlanMismatch) as caught:
-        check_against(plan, expected, dtype="float32", who="generator-0")
+        check_against(plan, expected, dtype="float32", receiver="generator-0")
     text = str(caught.value)
     for part in (
         "generator-0",
@@ -88,7 +88,7 @@ def test_a_mismatch_lists_what_differs(tmp_path: Path) -> None:
     ):
         assert part in text
     good = plan_buckets(expected.items(), dtype="float32", bucket_bytes=10)
-    check_against(good, expected, dtype="float32", who="generator-0")
+    check_against(good, expected, dtype="float32", receiver="generator-0")
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:

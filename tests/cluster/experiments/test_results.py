@@ -39,6 +39,7 @@ from cluster.experiments.results.sitting import fill
 from configs.exits import ConfigError
 from configs.load import load_settings
 from tests.cluster.made_up_rows import FIXED, keep, made_up_row, of, seven
+from tests.paths import ROOT
 
 
 def test_there_are_ten_moving_arms_and_seven_weights():
@@ -126,7 +127,7 @@ def test_words_do_not_change_the_code_digest_and_logic_does(tmp_path: Path):
 
 
 def test_the_code_that_counts_holds_what_the_stages_name_and_what_the_actors_run():
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     counted = set(figure_sources())
     named = {
         place

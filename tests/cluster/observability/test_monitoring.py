@@ -28,8 +28,8 @@ from configs.exits import ClusterError
 from configs.layout import RunLayout
 from configs.load import dump_settings, load_settings
 from configs.metrics import CATALOGUE
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).parent / "alert_cases.yml"
 NEEDS_PROMETHEUS = "no prometheus and promtool here (Debian: apt-get install prometheus)"
 needs_prometheus = pytest.mark.skipif(

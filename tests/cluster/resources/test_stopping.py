@@ -21,8 +21,8 @@ from cluster.resources.stopping import (
 )
 from cluster.run_folder.status import RunStatus, read_status, replace_text
 from configs.exits import Exit
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 JOB = """
 import sys, time
 from pathlib import Path

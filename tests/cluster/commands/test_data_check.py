@@ -21,6 +21,7 @@ from configs.exits import ConfigError, DataError, Exit
 from learner.data.kinds import KINDS
 from learner.data.quarantine import Quarantine
 from learner.data.records import Finding, Parsed
+from tests.paths import ROOT
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 app.command(name="check")(check)
@@ -308,6 +309,6 @@ def test_nothing_heavy_is_imported() -> None:
         "import sys, cluster.commands.data_check, cluster.commands.text.data_check, learner.data.quality.check, learner.data.formats;"
         "print([name for name in ('torch', 'ray', 'transformers', 'datasets') if name in sys.modules])"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert out == "[]\n"
