@@ -13,7 +13,7 @@ SEED_OPTION := $(if $(SEED),--seed $(SEED))
 BREAK_OPTION := $(if $(BREAK),--break $(BREAK))
 MINUTES_OPTION := $(if $(MINUTES),--minutes $(MINUTES))
 
-demo: $(STAMP)  ## Run the whole method on the sandbox (FRESH=1 anew, SEED=n another seed, BREAK=generator|constraint)
+demo: $(STAMP)  ## Run the whole method on the sandbox (FRESH=1 from the start, SEED=n another seed, BREAK=generator|constraint)
 	@$(BIN)/python -m cluster.commands.main demo $(FRESH_OPTION) $(SEED_OPTION) $(BREAK_OPTION)
 
 results: $(STAMP)  ## Run what the table of docs/results.md lacks, then write it (MINUTES=n: no new run after that)

@@ -1,4 +1,4 @@
-"""What is said first of a run that nobody labelled: its limits by its own cost models, and that nothing is certified."""
+"""What is said first of a run without labels: its limits by its own cost models, and that nothing is certified."""
 
 from __future__ import annotations
 
@@ -60,25 +60,25 @@ def _missed(scored: Document) -> str:
     constraints, bounds = scored["constraints"], scored["promoted"]["upper_bound"]
     over = [name for name in constraints if bounds[name] > constraints[name]["limit"]]
     judges = " and ".join(dict.fromkeys(str(constraints[name]["judge"]) for name in over))
-    found = ", ".join(
+    bound_texts = ", ".join(
         f"upper bound of {measure_name(name, constraints[name])} {amount(bounds[name], constraints[name])} > "
         f"{limit_text(constraints[name])}"
         for name in over
     )
-    return f"limit not met by the {judges}: {found} on the selection prompts"
+    return f"limit not met by the {judges}: {bound_texts} on the selection prompts"
 
 
 def _measured(scored: Document, name: str) -> str:
-    about, kept = scored["constraints"][name], scored["sets"].get(KEPT, {}).get("all", {})
-    cells = {model: kept.get(model, {}).get(f"measure/{name}") or {} for model in ("sft", "policy")}
-    what = f"{measure_name(name, about)} by its {about['judge']}"
+    about, kept_cells = scored["constraints"][name], scored["sets"].get(KEPT, {}).get("all", {})
+    cells = {model: kept_cells.get(model, {}).get(f"measure/{name}") or {} for model in ("sft", "policy")}
+    subject = f"{measure_name(name, about)} by its {about['judge']}"
     after, before = cells["policy"], cells["sft"].get("value")
     if after.get("value") is None:
-        return f"{what} not measured"
+        return f"{subject} not measured"
     sign = "≤" if after["value"] <= about["limit"] else ">"
     ends = [after["low"], after["high"]]
     interval = "" if None in ends else f" [{', '.join(amount(end, about, unit=False) for end in ends)}]"
-    text = f"{what} {amount(after['value'], about)}{interval} {sign} {limit_text(about)}"
+    text = f"{subject} {amount(after['value'], about)}{interval} {sign} {limit_text(about)}"
     return text if before is None else f"{text}, before {amount(before, about)}"
 
 

@@ -26,8 +26,8 @@ def find_run(run: str, storage: Path | None = None) -> Path:
     for folder in (Path(run), storage / run):
         if folder.is_dir() and _is_run(folder):
             return folder.resolve()
-    known = sorted(path.name for path in storage.iterdir() if _is_run(path)) if storage.is_dir() else []
-    close = difflib.get_close_matches(run, known, n=3) or known[:5]
+    run_names = sorted(path.name for path in storage.iterdir() if _is_run(path)) if storage.is_dir() else []
+    close = difflib.get_close_matches(run, run_names, n=3) or run_names[:5]
     hint = f"did you mean {', '.join(close)}?" if close else "no run is there yet: start one with `steelyard demo`"
     raise ConfigError(f"no run '{run}' here or in {storage}: {hint}")
 
@@ -81,7 +81,7 @@ def labelled_in(manifest: Mapping[str, Any]) -> frozenset[str] | None:
     if data is None:
         return None
     labels = data.get("facts", {}).get("harm-labels", {})
-    return frozenset(name for name, found in labels.items() if found.get("signed"))
+    return frozenset(name for name, label_facts in labels.items() if label_facts.get("signed"))
 
 
 def _is_run(folder: Path) -> bool:

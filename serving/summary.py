@@ -232,10 +232,10 @@ class Summary(_Part):
     evaluation: dict[str, Any]
     """What `actors.judging.by_gold.figures.evaluate_cells` gives: ``{sft, policy}.{split}.{measure}`` and the finer tables."""
     scored: dict[str, Any] | None = None
-    """Of a run that nobody labels, in place of `evaluation` and `certificate`: the figures by its own score models
+    """Of a run without labels, in place of `evaluation` and `certificate`: the figures by its own score models
     (`actors.judging.by_models.figures.evaluate_scored`), the constraints' units and zeros, and the promoted snapshot's bounds."""
     certificate: Certificate | None
-    """None when there was no constraint to certify, or nobody to label."""
+    """None when there was no constraint to certify, or no one to label."""
     reward_model: ScoreModelFigures | None
     cost_model: ScoreModelFigures | None
     """Of the first constraint; every constraint's is in `cost_models`."""
@@ -293,7 +293,7 @@ def build_summary(
         evaluation: as `evaluate_cells` gives it; every figure must be finite.
         certificates: by constraint; empty when there is none.
         cost_models: by constraint, in the configuration's order (`cost_model` is the first).
-        scored: evaluation.json of a run that nobody labels; `evaluation` and `certificates` are then empty.
+        scored: evaluation.json of a run without labels; `evaluation` and `certificates` are then empty.
         seconds: by stage; ``total`` must be among them.
         rounds: the record of each round of several.
 
@@ -328,7 +328,7 @@ def build_summary(
             versions=dict(versions),
             digests=dict(digests or {}),
             warnings=list(dict.fromkeys(warnings)),
-            rounds=[dict(one) for one in rounds],
+            rounds=[dict(record) for record in rounds],
         )
     except ValidationError as error:
         raise DataError(f"summary: {_first_problem(error)}") from error
@@ -338,7 +338,7 @@ def certificate_of(certificates: Mapping[str, LearnerCertificate]) -> Certificat
     """Join the constraints' certificates; None when there is no constraint."""
     if not certificates:
         return None
-    constraints = {name: ConstraintCertificate(**asdict(each)) for name, each in certificates.items()}
+    constraints = {name: ConstraintCertificate(**asdict(certificate)) for name, certificate in certificates.items()}
     return Certificate(feasible=all(each.feasible for each in constraints.values()), constraints=constraints)
 
 
@@ -348,11 +348,11 @@ def verdict_line(certificate: Certificate | None) -> str:
         return "no constraint to certify"
     if len(certificate.constraints) == 1:
         return next(iter(certificate.constraints.values())).verdict()
-    return "; ".join(f"{name} {each.verdict()}" for name, each in certificate.constraints.items())
+    return "; ".join(f"{name} {certificate.verdict()}" for name, certificate in certificate.constraints.items())
 
 
 def write_summary(summary: Summary, path: Path) -> None:
-    """Write the file atomically: whoever reads it sees all of it or none."""
+    """Write the file atomically: a reader sees all of it or none."""
     partial = path.with_name(path.name + ".partial")
     left_out = None if summary.rounds else {"rounds"}
     with partial.open("w", encoding="utf-8") as stream:

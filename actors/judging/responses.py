@@ -1,4 +1,4 @@
-"""What is known of an evaluated response, whoever gave it and whoever judges it; and the Parquet files of both.
+"""What is known of an evaluated response, from any model and for any judge; and the Parquet files of both.
 
 A `Response` holds no score: judges say theirs apart, as `Judgement` of one response and `Comparison` of two.
 """
@@ -86,7 +86,7 @@ class Response:
 
     @property
     def side(self) -> Side | None:
-        """Whether the prompt should be answered; None where nobody says."""
+        """Whether the prompt should be answered; None where no source says."""
         return side_of(self.tags)
 
 
@@ -126,8 +126,8 @@ class Comparison:
 
 def side_of(tags: Iterable[str]) -> Side | None:
     """Whether prompts with these tags should be answered; None where no tag says so, or they contradict each other."""
-    found = set(tags)
-    safe, unsafe = bool(found & SAFE_TAGS), bool(found & UNSAFE_TAGS)
+    tag_set = set(tags)
+    safe, unsafe = bool(tag_set & SAFE_TAGS), bool(tag_set & UNSAFE_TAGS)
     return None if safe == unsafe else "safe" if safe else "unsafe"
 
 
@@ -152,25 +152,25 @@ def response_of(
 
 def write_responses(responses: Iterable[Response], path: Path) -> None:
     """Write ``responses.parquet``, whole or not at all."""
-    _write([_plain(asdict(each), "messages", "tags") for each in responses], RESPONSE_SCHEMA, path)
+    _write([_plain(asdict(response), "messages", "tags") for response in responses], RESPONSE_SCHEMA, path)
 
 
 def write_judgements(labels: Iterable[Judgement], comparisons: Iterable[Comparison], path: Path) -> None:
     """Write ``judgements.parquet``, whole or not at all: a row per label, and per comparison with blue as its model."""
-    rows: list[dict[str, Any]] = [{**_plain(asdict(each), "harm_categories"), "kind": "label"} for each in labels]
+    rows: list[dict[str, Any]] = [{**_plain(asdict(label), "harm_categories"), "kind": "label"} for label in labels]
     rows += [
         {
-            "judge": each.judge,
-            "kind": each.axis,
-            "prompt_id": each.prompt_id,
-            "model": each.blue,
-            "against": each.red,
-            "points": each.points,
-            "shown_first": each.verdicts[0],
-            "shown_second": each.verdicts[1],
-            "fault": each.fault,
+            "judge": comparison.judge,
+            "kind": comparison.axis,
+            "prompt_id": comparison.prompt_id,
+            "model": comparison.blue,
+            "against": comparison.red,
+            "points": comparison.points,
+            "shown_first": comparison.verdicts[0],
+            "shown_second": comparison.verdicts[1],
+            "fault": comparison.fault,
         }
-        for each in comparisons
+        for comparison in comparisons
     ]
     _write(rows, JUDGEMENT_SCHEMA, path)
 

@@ -91,13 +91,13 @@ def _write(
     left_out: Counter[str] = Counter()
 
     def made(rows: Sequence[Row]) -> pa.Table:
-        found = list(_rows(rows, schema, request.by, categories, left_out))
-        return pa.Table.from_pylist(found, schema=schema)
+        table_rows = list(_rows(rows, schema, request.by, categories, left_out))
+        return pa.Table.from_pylist(table_rows, schema=schema)
 
     base = pq.read_table(request.files / f"{name}.parquet")
     base = base.filter(pc.equal(base["split"], TRAIN)).select(schema.names).cast(schema)
-    before, now = made(earlier), made(current)
-    table = pa.concat_tables([base, before, now])
+    before, new_rows = made(earlier), made(current)
+    table = pa.concat_tables([base, before, new_rows])
     purposes = Counter(table["split"].to_pylist())
     if not purposes[TRAIN]:
         raise DataError(f"{name}: no labelled pair of any round can be trained on ({dict(left_out)})")
@@ -105,12 +105,12 @@ def _write(
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(path)
-    trained = Counter(now["split"].to_pylist())[TRAIN]
+    trained = Counter(new_rows["split"].to_pylist())[TRAIN]
     return {
         "written": table.num_rows,
         "cut": 0,
         "purposes": dict(purposes),
-        "new": now.num_rows,
+        "new": new_rows.num_rows,
         "new_training": trained,
         "left_out": dict(left_out),
         "path": path.name,

@@ -57,12 +57,12 @@ def train_tokenizer(sources: Sequence[FoundSource], settings: ModelSettings, see
     )
     model = new_policy(settings, tokenizer, seed)
     save_model(model, tokenizer, Path(target))
-    return {"vocabulary": len(tokenizer), "parameters": sum(one.numel() for one in model.parameters())}
+    return {"vocabulary": len(tokenizer), "parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
 @ray.remote(num_cpus=0)
 def write_training_set(request: SetRequest) -> dict[str, Any]:
-    """Make one file; bad rows go to ``quarantine-<file>`` beside it.
+    """Make one file; bad rows go to ``quarantine-<file>`` next to it.
 
     Returns:
         `SetReport.document`; of a cost also ``labels``: ``signed`` responses (whose safety is labelled), ``unsafe`` ones
@@ -71,8 +71,8 @@ def write_training_set(request: SetRequest) -> dict[str, Any]:
     path = request.path
     with Quarantine(path.with_name(f"quarantine-{path.name}")) as quarantine:
         report = _write(request, rows_of(request.sources, quarantine))
-    found = report.document() | {"path": path.name}
-    return found | {"labels": cost_labels(path)} if request.kind == "cost" else found
+    facts = report.document() | {"path": path.name}
+    return facts | {"labels": cost_labels(path)} if request.kind == "cost" else facts
 
 
 def _write(request: SetRequest, rows: Iterator[Parsed]) -> SetReport:
@@ -99,18 +99,18 @@ def cost_labels(path: Path) -> dict[str, int]:
 
 def _texts(sources: Sequence[FoundSource]) -> Iterator[str]:
     """Every turn and response of the good rows."""
-    some = False
+    any_text = False
     for parsed in rows_of(sources):
         record = parsed.record
         if record is None or parsed.error is not None:
             continue
-        some = True
+        any_text = True
         yield from (turn["content"] for turn in record.prompt)
         if isinstance(record, PreferencePair):
             yield from record.responses
         elif isinstance(record, LabelledResponse):
             yield record.response
-    if not some:
+    if not any_text:
         raise DataError("no source has a good row to train a tokenizer on; see: steelyard data check")
 
 

@@ -47,8 +47,10 @@ class LabelCounts:
         """
         labels, safe, categories = self._counts[_key(record)]
         is_safe = 2 * safe > labels
-        kept = () if is_safe else tuple(sorted(name for name, count in categories.items() if 2 * count > labels))
-        return Aggregated(replace(record, safe=is_safe, categories=kept), labels, safe, dict(categories))
+        majority_categories = (
+            () if is_safe else tuple(sorted(name for name, count in categories.items() if 2 * count > labels))
+        )
+        return Aggregated(replace(record, safe=is_safe, categories=majority_categories), labels, safe, dict(categories))
 
     def first(self, record: LabelledResponse) -> bool:
         """Whether this response is asked about for the first time."""

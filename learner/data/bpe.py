@@ -41,10 +41,10 @@ def train_byte_level_bpe(
     """
     form = named_template(template)
     specials = _special_tokens(form)
-    least = len(specials) + _BYTES + len(form.markers)
-    if vocab_size < least:
+    smallest_size = len(specials) + _BYTES + len(form.markers)
+    if vocab_size < smallest_size:
         raise ConfigError(
-            f"a vocabulary of {vocab_size} has no room for bytes and special tokens: give at least {least}"
+            f"a vocabulary of {vocab_size} has no room for bytes and special tokens: give at least {smallest_size}"
         )
     if max_length < 1:
         raise ConfigError(f"a model of {max_length} positions cannot be: give at least 1")
@@ -58,9 +58,9 @@ def train_byte_level_bpe(
         special_tokens=specials,
         initial_alphabet=ByteLevel.alphabet(),
     )
-    read = _Texts(texts)
-    inner.train_from_iterator(read.batches(), trainer)
-    if not read.characters:
+    corpus = _Texts(texts)
+    inner.train_from_iterator(corpus.batches(), trainer)
+    if not corpus.characters:
         raise DataError("the tokenizer has no text to be trained on: give it a source with at least one good row")
     inner.add_tokens([AddedToken(marker, normalized=False) for marker in form.markers])
     return PreTrainedTokenizerFast(
@@ -79,8 +79,8 @@ def train_byte_level_bpe(
 
 
 def _special_tokens(form: Template) -> list[str]:
-    own = [PAD, UNK, BOS, *([] if form.end else [EOS])]
-    return [*own, *form.specials]
+    specials = [PAD, UNK, BOS, *([] if form.end else [EOS])]
+    return [*specials, *form.specials]
 
 
 class _Texts:

@@ -100,7 +100,7 @@ def convert(
 
     The target appears when it is whole. A conversion that was interrupted goes on from its last part when it is called
     again with the same arguments and an unchanged source. Bad rows, and rows that the target has no place for, go to
-    ``quarantine.parquet`` beside the target, which replaces an older one.
+    ``quarantine.parquet`` next to the target, which replaces an older one.
 
     Args:
         rank: which ranking targets that hold one take; needed where pairs have both.
@@ -209,10 +209,10 @@ def _nothing(opened: Opened, job: _Job, state: State, refused: Sequence[tuple[Pa
 def _count_labels(opened: Opened, name: str, state: State) -> LabelCounts:
     """A first pass that counts; responses of the rows that are done already have been given."""
     counts = LabelCounts()
-    for done, parsed in enumerate(read_opened(opened, format=name)):
+    for index, parsed in enumerate(read_opened(opened, format=name)):
         if isinstance(parsed.record, LabelledResponse):
             counts.add(parsed.record)
-            if done < state.rows:
+            if index < state.rows:
                 counts.first(parsed.record)
     return counts
 

@@ -31,9 +31,9 @@ class Notes:
         """Note a finding of a known kind."""
         self.keep(finding(kind, message, severity))
 
-    def keep(self, found: Finding) -> None:
+    def keep(self, finding: Finding) -> None:
         """Note a finding unless there is one of its kind."""
-        self._found.setdefault(found.kind, found)
+        self._found.setdefault(finding.kind, finding)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -43,7 +43,7 @@ class Notes:
     @property
     def failed(self) -> bool:
         """Whether one of them is an error."""
-        return any(found.severity == "error" for found in self._found.values())
+        return any(finding.severity == "error" for finding in self._found.values())
 
 
 class Fields:
@@ -84,24 +84,24 @@ class Fields:
         """A whole number in a range."""
         return checked_integer(self.name(key), self.get(key), low, high)
 
-    def items(self, key: str, read: Callable[[str, Any], Any], *, count: int | None = None) -> tuple[Any, ...]:
-        """A list; ``read`` takes the place's name and its value."""
+    def items(self, key: str, read_entry: Callable[[str, Any], Any], *, count: int | None = None) -> tuple[Any, ...]:
+        """A list; ``read_entry`` takes the place's name and its value."""
         value = self.get(key)
         if not isinstance(value, list | tuple):
             raise wrong_type(self.name(key), value, "a list")
         if count is not None and len(value) != count:
             raise RowError("wrong_type", f"{self.name(key)} has {len(value)} entries, not {count}")
-        return tuple(read(f"'{self._where}{key}[{index}]'", entry) for index, entry in enumerate(value))
+        return tuple(read_entry(f"'{self._where}{key}[{index}]'", entry) for index, entry in enumerate(value))
 
-    def flags(self, key: str, known: Sequence[str]) -> tuple[str, ...]:
+    def flags(self, key: str, flag_names: Sequence[str]) -> tuple[str, ...]:
         """The names that are true in an object that has every known name, and no other, as true or false."""
         value = self.get(key)
         if not isinstance(value, Mapping):
             raise wrong_type(self.name(key), value, "an object of true and false")
         inner = Fields(value, f"{self._where}{key}.")
-        if unknown := sorted(str(name) for name in value if name not in known):
+        if unknown := sorted(str(name) for name in value if name not in flag_names):
             raise RowError("wrong_type", f"{self.name(key)} has the unknown category '{shorten(unknown[0])}'")
-        return tuple(name for name in known if inner.boolean(name))
+        return tuple(name for name in flag_names if inner.boolean(name))
 
 
 def checked_text(name: str, value: Any) -> str:
@@ -127,15 +127,15 @@ def checked_integer(name: str, value: Any, low: int, high: int) -> int:
     Raises:
         RowError: something else.
     """
-    wanted = " or ".join(map(str, range(low, high + 1))) if high - low < 2 else f"a whole number from {low} to {high}"
+    expected = " or ".join(map(str, range(low, high + 1))) if high - low < 2 else f"a whole number from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise wrong_type(name, value, wanted)
+        raise wrong_type(name, value, expected)
     return value
 
 
-def wrong_type(name: str, value: Any, wanted: str) -> RowError:
+def wrong_type(name: str, value: Any, expected: str) -> RowError:
     """The error for a value of another type or out of range."""
-    return RowError("wrong_type", f"{name} is {described(value)}, not {wanted}")
+    return RowError("wrong_type", f"{name} is {described(value)}, not {expected}")
 
 
 def described(value: Any) -> str:

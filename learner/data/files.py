@@ -43,12 +43,12 @@ def hub_name(source: str, revision: str | None = None) -> HubName | None:
         if revision is not None:
             raise ConfigError(f"{source}: a revision is for sources on the hub ({HUB}owner/name)")
         return None
-    found = _HUB_NAME.fullmatch(source.removeprefix(HUB))
-    if found is None or ".." in source:
+    match = _HUB_NAME.fullmatch(source.removeprefix(HUB))
+    if match is None or ".." in source:
         raise ConfigError(f"{source}: no name on the hub; write {HUB}owner/name[/folder][:config][@revision]")
-    if revision is not None and found["revision"] not in (None, revision):
-        raise ConfigError(f"{source}: two revisions are asked for, {found['revision']} and {revision}")
-    return HubName(found["name"], found["folder"].strip("/") or None, found["config"], found["revision"] or revision)
+    if revision is not None and match["revision"] not in (None, revision):
+        raise ConfigError(f"{source}: two revisions are asked for, {match['revision']} and {revision}")
+    return HubName(match["name"], match["folder"].strip("/") or None, match["config"], match["revision"] or revision)
 
 
 def local_files(source: str, split: str | None = None) -> list[Path]:
@@ -63,26 +63,26 @@ def local_files(source: str, split: str | None = None) -> list[Path]:
     path = Path(source)
     try:
         if path.is_dir():
-            found, root = _below(path), path
+            files, root = _below(path), path
         elif path.exists() or not _GLOB & set(source):
             if split is not None:
                 raise ConfigError(f"{source}: a split is for folders, patterns and the hub; this is one file")
             return [_checked_file(path)]
         else:
-            named = (Path(name) for name in glob.glob(source, recursive=True))
-            found, root = sorted({file for each in named for file in _matched(each)}), Path()
+            matches = (Path(name) for name in glob.glob(source, recursive=True))
+            files, root = sorted({file for match in matches for file in _matched(match)}), Path()
     except (OSError, ValueError) as error:
         raise DataError(f"{source}: cannot be read ({error})") from error
-    data = [each for each in found if is_data(each)]
+    data = [file for file in files if is_data(file)]
     if not data:
         fix = f"give files that end in {', '.join(SUFFIXES)}"
         raise DataError(
             f"{source}: no data file in this folder: {fix}" if path.is_dir() else f"{source}: no such file: {fix}"
         )
-    kept = [each for each in data if split is None or split in _words(each, root)]
-    if not kept:
+    of_split = [file for file in data if split is None or split in _words(file, root)]
+    if not of_split:
         raise DataError(f"{source}: none of its {len(data)} files has '{split}' in its name")
-    return kept
+    return of_split
 
 
 def is_data(path: Path) -> bool:
@@ -99,15 +99,15 @@ def _matched(path: Path) -> list[Path]:
 
 def _below(folder: Path) -> list[Path]:
     """Files below a folder; hidden ones and those behind linked folders are left alone."""
-    found: list[Path] = []
-    for each in sorted(folder.iterdir()):
-        if each.name.startswith("."):
+    files: list[Path] = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
             continue
-        if each.is_dir():
-            found += [] if each.is_symlink() else _below(each)
-        elif each.is_file():
-            found.append(each)
-    return found
+        if entry.is_dir():
+            files += [] if entry.is_symlink() else _below(entry)
+        elif entry.is_file():
+            files.append(entry)
+    return files
 
 
 def _checked_file(path: Path) -> Path:

@@ -112,12 +112,14 @@ def format_of(opened: Opened) -> str:
     if not fitting:
         file, row, _name = sample.fits[0]
         raise DataError(f"{file}: row {row}: no format fits the fields {sample.fields}; name one with --format")
-    (name, most), *others = fitting.most_common()
-    if others and others[0][1] == most:
-        one, two = (next((f, r) for f, r, n in sample.fits if n == each) for each in (name, others[0][0]))
+    (name, most_rows), *runners_up = fitting.most_common()
+    if runners_up and runners_up[0][1] == most_rows:
+        first, second = (
+            next((f, r) for f, r, n in sample.fits if n == format_name) for format_name in (name, runners_up[0][0])
+        )
         raise DataError(
-            f"{opened.source}: which format? row {one[1]} of {one[0]} looks like {name}, row {two[1]} of {two[0]} like "
-            f"{others[0][0]}; name it with --format"
+            f"{opened.source}: which format? row {first[1]} of {first[0]} looks like {name}, row {second[1]} of {second[0]} like "
+            f"{runners_up[0][0]}; name it with --format"
         )
     return name
 
@@ -143,7 +145,7 @@ def _sample(opened: Opened) -> _Sample:
             except RowError as error:
                 sample.problem = sample.problem or (file, raw.row, error.finding)
                 continue
-            fit = next((each.name for each in FORMATS.values() if each.fits(row)), None)
+            fit = next((layout.name for layout in FORMATS.values() if layout.fits(row)), None)
             sample.fields = sample.fields or ", ".join(shorten(str(key)) for key in itertools.islice(row, 12))
             sample.fits.append((file, raw.row, fit))
         if len(sample.fits) >= _SAMPLE:
@@ -201,9 +203,9 @@ class _FileReader:
 
     def __init__(self, file: str, layout: Format, ranking: Ranking | None) -> None:
         self._file, self._layout = file, layout
-        named = _ranking_by_name(file)
-        self._ranking: Ranking = ranking or named or "better"
-        self._assumed = layout is HH_RLHF and ranking is None and named is None
+        ranking_in_name = _ranking_by_name(file)
+        self._ranking: Ranking = ranking or ranking_in_name or "better"
+        self._assumed = layout is HH_RLHF and ranking is None and ranking_in_name is None
         self._noted: set[str] = set()
         self.hopeless = False
         """No row of a table that lacks a needed column can be read: it is said once."""
@@ -248,7 +250,7 @@ class _FileReader:
         elif fresh := unknown - self._noted:
             if len(self._noted) < 1000:  # a file of ever new names
                 self._noted |= fresh
-            names = ", ".join(f"'{shorten(str(each))}'" for each in sorted(fresh, key=str)[:5])
+            names = ", ".join(f"'{shorten(str(column))}'" for column in sorted(fresh, key=str)[:5])
             notes.add("unknown_column", f"{names} {'is' if len(fresh) == 1 else 'are'} not read")
 
 

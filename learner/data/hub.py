@@ -29,12 +29,14 @@ def hub_split(place: HubName, split: str | None) -> str:
             revision=place.revision,
             download_config=datasets.DownloadConfig(max_retries=_TRIES),
         )
-        splits = [str(each) for each in builder.info.splits or getattr(builder.config, "data_files", None) or ()]
-    known = ", ".join(splits) or "none that its card names"
+        splits = [
+            str(split_name) for split_name in builder.info.splits or getattr(builder.config, "data_files", None) or ()
+        ]
+    split_names = ", ".join(splits) or "none that its card names"
     if split is None and len(splits) != 1:
-        raise ConfigError(f"{place}: which split? it has {known}; give --split")
+        raise ConfigError(f"{place}: which split? it has {split_names}; give --split")
     if split is not None and splits and split not in splits:
-        raise ConfigError(f"{place}: no split '{split}'; it has {known}")
+        raise ConfigError(f"{place}: no split '{split}'; it has {split_names}")
     return split or splits[0]
 
 

@@ -28,7 +28,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        # The file, and the row as it lies in it.
+        # The file, and the row as it is in it.
         "unreadable": Kind(
             "error",
             "The source cannot be opened, or its format cannot be told.",
@@ -164,7 +164,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "length_bias": Kind(
             "warning",
             "The longer response wins so often, or so seldom, that length alone predicts the label.",
-            "Report the length-only baseline beside your model.",
+            "Report the length-only baseline next to your model.",
         ),
         "one_sided_order": Kind(
             "warning",
@@ -206,8 +206,8 @@ def with_table(page: str) -> str:
     Raises:
         ValueError: the page lacks a marker.
     """
-    before, opening, rest = page.partition(OPENING)
-    _old, closing, after = rest.partition(CLOSING)
+    before, opening, remainder = page.partition(OPENING)
+    _old, closing, after = remainder.partition(CLOSING)
     if not (opening and closing):
         raise ValueError(f"the page needs the lines {OPENING} and {CLOSING}")
     return f"{before}{OPENING}\n{kinds_table()}\n{CLOSING}{after}"

@@ -1,4 +1,4 @@
-"""What a format is: how its rows become records, and records its rows. The formats themselves are beside this file."""
+"""What a format is: how its rows become records, and records its rows. The formats themselves are next to this file."""
 
 from __future__ import annotations
 
@@ -84,35 +84,35 @@ def as_pair(record: Record, target: str) -> PreferencePair:
         RowError: it is something else.
     """
     if not isinstance(record, PreferencePair):
-        what = "one response" if isinstance(record, LabelledResponse) else "a prompt alone"
-        raise RowError("not_expressible", f"{target} holds pairs of responses, and this is {what}")
+        record_kind = "one response" if isinstance(record, LabelledResponse) else "a prompt alone"
+        raise RowError("not_expressible", f"{target} holds pairs of responses, and this is {record_kind}")
     return record
 
 
-def ranking_of(pair: PreferencePair, asked: Ranking | None) -> Ranking:
+def ranking_of(pair: PreferencePair, requested: Ranking | None) -> Ranking:
     """The ranking to use of a pair: the one that is asked for, or the only one there is.
 
     Raises:
         RowError: the pair lacks it.
         ConfigError: it has both, and none is asked for.
     """
-    there: list[Ranking] = []
+    rankings: list[Ranking] = []
     if pair.better is not None:
-        there.append("better")
+        rankings.append("better")
     if pair.safer is not None:
-        there.append("safer")
-    if asked is not None and asked not in there:
-        raise RowError("not_expressible", f"the pair has no label '{asked}'")
-    if not there:
+        rankings.append("safer")
+    if requested is not None and requested not in rankings:
+        raise RowError("not_expressible", f"the pair has no label '{requested}'")
+    if not rankings:
         raise RowError("not_expressible", "the pair has no label 'better' and none 'safer'")
-    if asked is None and len(there) == 2:
+    if requested is None and len(rankings) == 2:
         raise ConfigError("pairs are ranked by 'better' and by 'safer', and the target holds one: give --rank")
-    return asked or there[0]
+    return requested or rankings[0]
 
 
-def winner_of(pair: PreferencePair, asked: Ranking | None) -> int:
+def winner_of(pair: PreferencePair, requested: Ranking | None) -> int:
     """Index of the response that ranks higher; errors as of `ranking_of`."""
-    index = pair.better if ranking_of(pair, asked) == "better" else pair.safer
+    index = pair.better if ranking_of(pair, requested) == "better" else pair.safer
     assert index is not None
     return index
 

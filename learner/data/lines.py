@@ -37,19 +37,19 @@ Line = tuple[int, bytes, bool]
 
 def read_jsonl(path: Path) -> Iterator[RawRow]:
     """The lines of a JSONL file that are not blank; errors are rows too. Nothing is decoded yet."""
-    found = False
+    has_rows = False
     for line in read_lines(path):
         if isinstance(line, RawRow):
-            found = True
+            has_rows = True
             yield line
         elif line[0] == 1 and line[1].lstrip().startswith(b"["):
             why = "it is one JSON array, not one object a line: `jq -c '.[]'` writes it as lines"
             yield unusable(1, "not_data", why, line[1][:4096])
             return
         elif line[1].strip():
-            found = True
+            has_rows = True
             yield RawRow(line[0], line[1], last=line[2])
-    if not found:
+    if not has_rows:
         yield unusable(1, "not_data", "the file has blank lines alone")
 
 
@@ -97,8 +97,8 @@ def _lines(stream: BufferedIOBase) -> Iterator[Line | RawRow]:
             yield number, line, not line.endswith(b"\n")
             continue
         whole = _skip_line(stream)
-        rest = "" if whole else f", and goes on after {GIVE_UP // 2**20} MiB: the rest of the file is not read"
-        yield unusable(number, "too_long_row", f"the line is longer than {MAX_ROW // 2**20} MiB{rest}", line[:4096])
+        ending = "" if whole else f", and goes on after {GIVE_UP // 2**20} MiB: the rest of the file is not read"
+        yield unusable(number, "too_long_row", f"the line is longer than {MAX_ROW // 2**20} MiB{ending}", line[:4096])
         if not whole:
             return
     if number == 0:
@@ -122,8 +122,8 @@ def _wrong_file(path: Path) -> Finding | None:
         head = stream.read(_HEAD)
     if packed(path) and head and not head.startswith(_GZIP):
         problem = _wrong_text(head)
-        what = problem.message if problem else "it is not gzip: take .gz off its name, or pack it"
-        return finding("not_data", what)
+        reason = problem.message if problem else "it is not gzip: take .gz off its name, or pack it"
+        return finding("not_data", reason)
     if not packed(path) and head.startswith(_GZIP):
         return finding("not_data", "it is gzip: add .gz to its name")
     return None
@@ -131,9 +131,9 @@ def _wrong_file(path: Path) -> Finding | None:
 
 def _wrong_text(head: bytes) -> Finding | None:
     """What the first bytes say against lines of UTF-8 text."""
-    for magic, what in _MAGICS:
+    for magic, file_type in _MAGICS:
         if head.startswith(magic):
-            return finding("not_data", f"it is {what}")
+            return finding("not_data", f"it is {file_type}")
     start = head[:_HEAD]
     if start.startswith(_UTF16_BOMS) or start.count(0) > len(start) // 4:
         return finding("bad_encoding", "it is UTF-16 or binary, not UTF-8: save it as UTF-8")

@@ -44,7 +44,14 @@ def _read_hh(fields: Fields, notes: Notes, ranking: Ranking) -> Record | None:
 
 
 def _where_prompts_part(chosen: list[Turn], rejected: list[Turn]) -> str:
-    shared = next((at for at, (one, two) in enumerate(zip(chosen, rejected, strict=False)) if one != two), None)
+    shared = next(
+        (
+            at
+            for at, (chosen_turn, rejected_turn) in enumerate(zip(chosen, rejected, strict=False))
+            if chosen_turn != rejected_turn
+        ),
+        None,
+    )
     if shared is None:
         return f"the prompt of 'chosen' has {len(chosen)} turns, that of 'rejected' {len(rejected)}"
     return f"the prompts of 'chosen' and 'rejected' differ at turn {shared + 1}"
@@ -136,10 +143,10 @@ def _write_pku_2024(record: Record, rank: Ranking | None) -> list[Row]:
     return [row]
 
 
-def _as_flags(names: Collection[str], known: Collection[str]) -> dict[str, bool]:
-    if unknown := sorted(set(names) - set(known)):
+def _as_flags(names: Collection[str], all_names: Collection[str]) -> dict[str, bool]:
+    if unknown := sorted(set(names) - set(all_names)):
         raise RowError("not_expressible", f"the format has no category '{unknown[0]}'")
-    return {name: name in names for name in known}
+    return {name: name in names for name in all_names}
 
 
 _PKU_SCHEMA = pa.schema(

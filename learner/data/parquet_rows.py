@@ -31,22 +31,22 @@ def parquet_columns(path: Path) -> list[str]:
         return []
 
 
-def read_parquet(path: Path, known: Collection[str]) -> Iterator[RawRow]:
-    """The rows with the ``known`` columns, the others as None; errors are rows too."""
+def read_parquet(path: Path, column_names: Collection[str]) -> Iterator[RawRow]:
+    """The rows with the ``column_names`` columns, the others as None; errors are rows too."""
     row = 0
     try:
         if problem := _not_parquet(path):
             yield problem
             return
-        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=_text_columns(path, known)) as file:
+        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=_text_columns(path, column_names)) as file:
             names = list(file.schema_arrow.names)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 yield unusable(1, "wrong_type", f"the column '{shorten(twice[0])}' is there twice")
                 return
-            wanted = [name for name in names if name in known]
-            unread = dict.fromkeys(name for name in names if name not in known)
+            columns = [name for name in names if name in column_names]
+            unread = dict.fromkeys(name for name in names if name not in column_names)
             for group in range(file.metadata.num_row_groups):
-                size = _decoded_size(file.metadata.row_group(group), wanted)
+                size = _decoded_size(file.metadata.row_group(group), columns)
                 rows = file.metadata.row_group(group).num_rows
                 if size > _ROW_GROUP_BYTES:
                     why = (
@@ -55,7 +55,7 @@ def read_parquet(path: Path, known: Collection[str]) -> Iterator[RawRow]:
                     yield unusable(row + 1, "too_long_row", why)
                     return
                 at_once = max(1, min(_AT_ONCE, _BATCH_BYTES * rows // max(size, 1)))
-                for batch in file.iter_batches(at_once, row_groups=[group], columns=wanted, use_threads=False):
+                for batch in file.iter_batches(at_once, row_groups=[group], columns=columns, use_threads=False):
                     for raw in _rows(batch, row, unread):
                         row = raw.row
                         yield raw
@@ -78,18 +78,26 @@ def _rows(batch: pa.RecordBatch, before: int, unread: dict[str, None]) -> Iterat
             yield RawRow(number, fields | unread)
 
 
-def _text_columns(path: Path, known: Collection[str]) -> list[str]:
+def _text_columns(path: Path, column_names: Collection[str]) -> list[str]:
     """Paths of texts, at any depth. Their values stay shared while they are read: a text that a small file repeats for
     every row would fill the memory otherwise.
     """
     schema = pq.read_metadata(path).schema
     columns = (schema.column(at) for at in range(len(schema)))
-    return [each.path for each in columns if each.physical_type == "BYTE_ARRAY" and each.path.split(".")[0] in known]
+    return [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY" and column.path.split(".")[0] in column_names
+    ]
 
 
-def _decoded_size(group: Any, wanted: Collection[str]) -> int:
+def _decoded_size(group: Any, column_names: Collection[str]) -> int:
     columns = (group.column(at) for at in range(group.num_columns))
-    return sum(max(0, each.total_uncompressed_size) for each in columns if each.path_in_schema.split(".")[0] in wanted)
+    return sum(
+        max(0, column.total_uncompressed_size)
+        for column in columns
+        if column.path_in_schema.split(".")[0] in column_names
+    )
 
 
 def _not_parquet(path: Path) -> RawRow | None:

@@ -1,4 +1,4 @@
-"""Output that is written in parts beside its place: a conversion that stops goes on, and half a file is never left."""
+"""Output that is written in parts next to its place: a conversion that stops goes on, and half a file is never left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class State:
     """How far a conversion is; saved after every part."""
 
     identity: str
-    """Digest of the source and the options: another one starts anew."""
+    """Digest of the source and the options: another one starts again."""
     file: int = 0
     """Index of the source's file that is being read."""
     file_rows: int = 0
@@ -81,9 +81,9 @@ class Parts:
     def state(self, identity: str) -> State:
         """Where an earlier try stopped, or the beginning."""
         try:
-            found = State(**json.loads((self._folder / "state.json").read_text(encoding="utf-8")))
-            if found.identity == identity and self._complete(found):
-                return found
+            state = State(**json.loads((self._folder / "state.json").read_text(encoding="utf-8")))
+            if state.identity == identity and self._complete(state):
+                return state
         except (OSError, ValueError, TypeError):
             pass  # none, or none that can be trusted
         return State(identity)
@@ -127,7 +127,7 @@ class Parts:
             stream.write(gzip.compress(lines, mtime=0) if self._ending == ".jsonl.gz" else lines)
 
     def finish(self, state: State) -> Path | None:
-        """Put the parts together under the target's name, and the bad rows beside it; returns where those are."""
+        """Put the parts together under the target's name, and the bad rows next to it; returns where those are."""
         with _disk(self._target):
             bad = self._join(self._bad_of(state), QUARANTINE_SCHEMA, self._bad_target, ".parquet")
             self._join(self._rows_of(state), self._schema, self._target, self._ending)
@@ -179,10 +179,10 @@ def ending_of(target: Path) -> str:
     Raises:
         ConfigError: none.
     """
-    found = next((each for each in reversed(ENDINGS) if target.name.lower().endswith(each)), None)
-    if found is None:
+    target_ending = next((ending for ending in reversed(ENDINGS) if target.name.lower().endswith(ending)), None)
+    if target_ending is None:
         raise ConfigError(f"{target}: the name does not say what to write: end it in {', '.join(ENDINGS)}")
-    return found
+    return target_ending
 
 
 def _write_bad(stream: IO[bytes], bad: Sequence[Row]) -> None:
@@ -193,12 +193,12 @@ def _csv_lines(names: Sequence[str], rows: Sequence[Row] | None) -> bytes:
     """Records of prompts, or the heading."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
-    kept = [name for name in names if name != "messages"]
+    columns = [name for name in names if name != "messages"]
     if rows is None:
-        writer.writerow(kept)
+        writer.writerow(columns)
     for row in rows or ():
         cells = {**row, "tags": SEPARATOR.join(row["tags"])}
-        writer.writerow(["" if cells[name] is None else cells[name] for name in kept])
+        writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return text.getvalue().encode("utf-8")
 
 

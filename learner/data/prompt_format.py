@@ -22,8 +22,8 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 def _read(fields: Fields, notes: Notes, _ranking: Ranking) -> Record:
     has_text, has_messages = fields.has("prompt"), fields.has("messages")
     if has_text == has_messages:
-        what = "both are there" if has_text else "neither is there"
-        raise RowError("missing_field", f"a prompt is in 'prompt' or in 'messages', and {what}")
+        problem = "both are there" if has_text else "neither is there"
+        raise RowError("missing_field", f"a prompt is in 'prompt' or in 'messages', and {problem}")
     if has_text and isinstance(fields.raw["prompt"], str):
         turns = [("user", fields.text("prompt"))]
     else:

@@ -1,4 +1,4 @@
-"""One row as it lies in its file, before any format has looked at it."""
+"""One row as it is in its file, before any format has looked at it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _value in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        earlier_keys: set[str] = set()
+        twice = next(key for key, _value in pairs if key in earlier_keys or earlier_keys.add(key))  # type: ignore[func-returns-value]
         raise RowError("bad_json", f"the key '{shorten(twice)}' is there twice")
     return fields

@@ -72,8 +72,8 @@ def write_set(
     count = _Count(by)
     with RowGroups(path, schema) as file:
         for parsed in rows:
-            for made in count.made(parsed, make):
-                file.add(made.columns, made.values)
+            for made_row in count.made(parsed, make):
+                file.add(made_row.columns, made_row.values)
             if count.rows % ROWS == 0:
                 progress(count.rows)
         if not file.rows:
@@ -101,23 +101,25 @@ class _Count:
             self._quarantined += 1
             return ()
         try:
-            found = make(parsed.record, _name(parsed))
+            made_rows = make(parsed.record, _name(parsed))
         except UnusableRow as error:
             self._left_out[error.kind] += 1
             self._examples.setdefault(error.kind, f"{parsed.file}: row {parsed.row}: {error}")
             return ()
-        for each in found:
-            self._cut += each.cut
-            self._purposes[each.purpose] += 1
-            self._tally.add(each.purpose, each.prompt)
-        return found
+        for made_row in made_rows:
+            self._cut += made_row.cut
+            self._purposes[made_row.purpose] += 1
+            self._tally.add(made_row.purpose, made_row.prompt)
+        return made_rows
 
     def nothing(self, path: Path) -> str:
         """Why there is no file."""
         if not self._left_out:
             return f"{path.name}: none of {self.rows} rows of the source can be read; see: steelyard data check"
-        (kind, most), *_others = self._left_out.most_common(1)
-        return f"{path.name}: none of {self.rows} rows has a place in it; {most} because of: {self._examples[kind]}"
+        (kind, most_rows), *_others = self._left_out.most_common(1)
+        return (
+            f"{path.name}: none of {self.rows} rows has a place in it; {most_rows} because of: {self._examples[kind]}"
+        )
 
     def report(self, path: Path, written: int) -> SetReport:
         """The whole of it."""
@@ -137,6 +139,6 @@ class _Count:
 def _name(parsed: Parsed) -> str:
     """How messages call a row's prompt."""
     record = parsed.record
-    given = record.pair_id if isinstance(record, PreferencePair) else None
-    given = record.prompt_id if isinstance(record, PromptOnly) else given
-    return given or str(parsed.row)
+    identity = record.pair_id if isinstance(record, PreferencePair) else None
+    identity = record.prompt_id if isinstance(record, PromptOnly) else identity
+    return identity or str(parsed.row)

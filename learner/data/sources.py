@@ -38,15 +38,13 @@ class FoundSource:
 
     def digest(self) -> str:
         """sha256 of what is read and how; of the hub its name and revision stand for the content."""
-        found = hashlib.sha256(
-            repr((self.settings.model_dump(exclude={"source", "otherwise"}), self.replaced)).encode()
-        )
+        sha = hashlib.sha256(repr((self.settings.model_dump(exclude={"source", "otherwise"}), self.replaced)).encode())
         if self.on_hub:
-            found.update(self.place.encode())
-            return found.hexdigest()
+            sha.update(self.place.encode())
+            return sha.hexdigest()
         for path in local_files(self.place, self.settings.split):
-            add_fingerprint(found, path)
-        return found.hexdigest()
+            add_fingerprint(sha, path)
+        return sha.hexdigest()
 
     def rows(self) -> Iterator[Parsed]:
         """Every row, good or bad, its record tagged as the settings say.
@@ -54,15 +52,15 @@ class FoundSource:
         Raises:
             DataError: the source cannot be read.
         """
-        asked = self.settings
+        settings = self.settings
         for parsed in read_source(
-            self.place, format=asked.format, split=asked.split, limit=asked.rows, ranking=asked.ranking
+            self.place, format=settings.format, split=settings.split, limit=settings.rows, ranking=settings.ranking
         ):
             record = parsed.record
-            if record is None or not asked.tags:
+            if record is None or not settings.tags:
                 yield parsed
             else:
-                tags = tuple(dict.fromkeys((*record.tags, *asked.tags)))
+                tags = tuple(dict.fromkeys((*record.tags, *settings.tags)))
                 yield replace(parsed, record=replace(record, tags=tags))
 
 
@@ -110,7 +108,7 @@ def _place(name: str, split: str | None, root: Path) -> str:
 
 
 def _packaged(name: str) -> Path:
-    known = sorted(path.stem for path in FIXTURES.glob("*.jsonl"))
-    if name not in known:
-        raise ConfigError(f"no packaged set '{name}'; {suggestion(name, known)}")
+    packaged_names = sorted(path.stem for path in FIXTURES.glob("*.jsonl"))
+    if name not in packaged_names:
+        raise ConfigError(f"no packaged set '{name}'; {suggestion(name, packaged_names)}")
     return FIXTURES / f"{name}.jsonl"

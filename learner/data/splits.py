@@ -40,12 +40,12 @@ class Shares:
     by: Unit = "prompt"
 
     def __post_init__(self) -> None:
-        kept = self.kept
-        if not all(share >= 0 for share in kept.values()):
-            raise ConfigError(f"a share of the prompts is negative ({kept}): give numbers from 0 on")
-        if not sum(kept.values()) <= _MOST_KEPT:
+        held_out_shares = self.kept
+        if not all(share >= 0 for share in held_out_shares.values()):
+            raise ConfigError(f"a share of the prompts is negative ({held_out_shares}): give numbers from 0 on")
+        if not sum(held_out_shares.values()) <= _MOST_KEPT:
             raise ConfigError(
-                f"the shares kept from training add up to {sum(kept.values()):g}: more than half is left out; lower them"
+                f"the shares kept from training add up to {sum(held_out_shares.values()):g}: more than half is left out; lower them"
             )
 
     @property

@@ -104,19 +104,21 @@ def with_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> PreTr
         return tokenizer
     template, vocabulary = named_template(name), tokenizer.get_vocab()
     if missing := [token for token in template.specials if token not in vocabulary]:
-        others = ", ".join(other for other, each in TEMPLATES.items() if not each.specials)
+        without_specials = ", ".join(
+            other_name for other_name, other_template in TEMPLATES.items() if not other_template.specials
+        )
         raise ConfigError(
             f"the template '{name}' needs the token {missing[0]}, and the tokenizer {tokenizer.name_or_path} has no such "
-            f"token: use {others}, or a model that was trained with it"
+            f"token: use {without_specials}, or a model that was trained with it"
         )
-    found = copy.deepcopy(tokenizer)
+    templated = copy.deepcopy(tokenizer)
     # A token in the vocabulary that is not marked special could be written by a user and would forge a turn.
-    if plain := [token for token in template.specials if token not in found.all_special_tokens]:
-        found.add_special_tokens({"additional_special_tokens": plain}, replace_extra_special_tokens=False)
-    if template.end is not None and found.eos_token != template.end:
-        found.eos_token = template.end
-        check_pad_token(found)
-    if found.eos_token is None:
+    if plain := [token for token in template.specials if token not in templated.all_special_tokens]:
+        templated.add_special_tokens({"additional_special_tokens": plain}, replace_extra_special_tokens=False)
+    if template.end is not None and templated.eos_token != template.end:
+        templated.eos_token = template.end
+        check_pad_token(templated)
+    if templated.eos_token is None:
         raise ConfigError(f"the tokenizer {tokenizer.name_or_path} has no end token: a response could never end")
-    found.chat_template = template.jinja
-    return found
+    templated.chat_template = template.jinja
+    return templated

@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 """A system turn reads as a user turn: the small vocabulary has no role for it."""
 
 
-def build_tokenizer(words: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary_words: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
     """A tokenizer that knows exactly these words, split on whitespace; ids follow the given order.
 
     Args:
@@ -42,8 +42,10 @@ def build_tokenizer(words: Iterable[str], max_length: int) -> PreTrainedTokenize
     Raises:
         ConfigError: no word, or a word that holds whitespace or is a special token.
     """
-    unique = list(dict.fromkeys(words))
-    wrong = [word for word in unique if not word or word.split() != [word] or any(s in word for s in SPECIAL_TOKENS)]
+    unique = list(dict.fromkeys(vocabulary_words))
+    wrong = [
+        entry for entry in unique if not entry or entry.split() != [entry] or any(s in entry for s in SPECIAL_TOKENS)
+    ]
     if not unique or wrong:
         raise ConfigError(f"the tokenizer needs words, without spaces and special tokens; wrong: {wrong[:5]}")
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *unique])}

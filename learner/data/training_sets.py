@@ -86,12 +86,12 @@ def write_demonstrations(
         purpose = _purpose(record.prompt, shares, (TRAIN, HOLDOUT))
         texts = shown_responses(record, choose)
         prompt = prompt_tokens(tokenizer, record.prompt, limits, name)
-        made = []
+        made_rows = []
         for text in texts:
             tokens = with_response(tokenizer, prompt, text, limits, name)
             columns = {"input_ids": _ids(tokens), "prompt_length": len(prompt), "holdout": purpose == HOLDOUT}
-            made.append(Made(columns, purpose, record.prompt, len(tokens.ids), int(tokens.cut)))
-        return made
+            made_rows.append(Made(columns, purpose, record.prompt, len(tokens.ids), int(tokens.cut)))
+        return made_rows
 
     return write_set(rows, path, DEMONSTRATIONS, shares.by, make, progress)
 
@@ -121,9 +121,9 @@ def write_reward_pairs(
         if winner is None:
             raise UnusableRow("unranked", f"prompt {name}: the pair has no label '{ranking}'")
         purpose = _purpose(pair.prompt, shares, _PAIR_SPLITS)
-        made = _sides(tokenizer, pair, winner, limits, name, purpose)
-        made.columns.update(split=purpose, half=half_of(pair.prompt, shares.by))
-        return [made]
+        made_row = _sides(tokenizer, pair, winner, limits, name, purpose)
+        made_row.columns.update(split=purpose, half=half_of(pair.prompt, shares.by))
+        return [made_row]
 
     return write_set(rows, path, REWARD_PAIRS, shares.by, make, progress)
 
@@ -153,9 +153,11 @@ def write_cost_pairs(
         pair = pair_of(record)
         safer, signs, weight = safety_order(pair, categories)
         purpose = _purpose(pair.prompt, shares, _PAIR_SPLITS)
-        made = _sides(tokenizer, pair, safer, limits, name, purpose)
-        made.columns.update(safer_sign=signs[safer], less_safe_sign=signs[1 - safer], rank_weight=weight, split=purpose)
-        return [made]
+        made_row = _sides(tokenizer, pair, safer, limits, name, purpose)
+        made_row.columns.update(
+            safer_sign=signs[safer], less_safe_sign=signs[1 - safer], rank_weight=weight, split=purpose
+        )
+        return [made_row]
 
     return write_set(rows, path, COST_PAIRS, shares.by, make, progress)
 
@@ -176,19 +178,19 @@ def write_prompts(
     Raises:
         DataError: as `write_demonstrations`.
     """
-    known: set[int] = set()
+    prompt_keys: set[int] = set()
     names: set[str] = set()
 
     def make(record: Record, name: str) -> list[Made]:
         key = prompt_key(record.prompt)
-        if key in known:
+        if key in prompt_keys:
             raise UnusableRow("repeated_prompt", f"prompt {name}: an earlier row has the same prompt")
-        given = record.prompt_id if isinstance(record, PromptOnly) else None
-        identity = given or f"{key:016x}"
+        prompt_id = record.prompt_id if isinstance(record, PromptOnly) else None
+        identity = prompt_id or f"{key:016x}"
         if identity in names:
             raise UnusableRow("repeated_id", f"prompt {name}: an earlier, other prompt has the same id")
         tokens = len(prompt_tokens(tokenizer, record.prompt, limits, name))
-        known.add(key)
+        prompt_keys.add(key)
         names.add(identity)
         purpose = purpose_of(record.prompt, shares)
         columns = {
@@ -204,9 +206,9 @@ def write_prompts(
     return write_set(rows, path, PROMPTS, shares.by, make, progress)
 
 
-def _purpose(prompt: Sequence[Message], shares: Shares, wanted: Collection[str]) -> str:
+def _purpose(prompt: Sequence[Message], shares: Shares, allowed: Collection[str]) -> str:
     purpose = purpose_of(prompt, shares)
-    if purpose not in wanted:
+    if purpose not in allowed:
         raise UnusableRow(f"kept_for_{purpose}", f"the prompt is kept for {purpose}")
     return purpose
 

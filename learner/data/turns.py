@@ -68,9 +68,9 @@ def merged(turns: Sequence[Turn], notes: Notes) -> list[Turn]:
 def note_role_words(turns: Sequence[Turn], notes: Notes) -> None:
     """Note an assistant turn that holds a role's marker; earlier turns count, for they are answers too."""
     for number, (role, text) in enumerate(turns, 1):
-        if role == "assistant" and (found := _ROLE_WORD.search(text)):
+        if role == "assistant" and (match := _ROLE_WORD.search(text)):
             place = "the answer" if number == len(turns) else f"turn {number} (assistant)"
-            notes.add("role_word_in_answer", f"{place} holds '{found.group()}'")
+            notes.add("role_word_in_answer", f"{place} holds '{match.group()}'")
             return
 
 
@@ -87,10 +87,10 @@ def checked_prompt(turns: Sequence[Turn], notes: Notes) -> tuple[Message, ...]:
         if not text.strip():
             raise RowError("empty_prompt", f"turn {number} ({role}) of the prompt has no text")
     talk = clean[1:] if clean[0][0] == "system" else clean
-    wanted = [("user", "assistant")[index % 2] for index in range(len(talk))]
-    if [role for role, _text in talk] != wanted:
-        found = ", ".join(role for role, _text in clean[:8])
-        raise RowError("broken_order", f"user and assistant do not take turns from a user turn on ({found})")
+    alternating = [("user", "assistant")[index % 2] for index in range(len(talk))]
+    if [role for role, _text in talk] != alternating:
+        role_order = ", ".join(role for role, _text in clean[:8])
+        raise RowError("broken_order", f"user and assistant do not take turns from a user turn on ({role_order})")
     if len(talk) % 2 == 0:
         raise RowError("broken_order", "the prompt does not end with a user turn")
     return tuple({"role": role, "content": text} for role, text in clean)

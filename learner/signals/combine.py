@@ -53,7 +53,7 @@ def combine_advantages(
     return numerator / denominator
 
 
-def _column(subset_mask: Tensor | None, like: Tensor) -> Tensor:
+def _column(subset_mask: Tensor | None, values: Tensor) -> Tensor:
     if subset_mask is None:
-        return torch.ones_like(like, dtype=torch.bool)
-    return subset_mask.to(device=like.device, dtype=torch.bool).reshape(-1, 1)
+        return torch.ones_like(values, dtype=torch.bool)
+    return subset_mask.to(device=values.device, dtype=torch.bool).reshape(-1, 1)

@@ -184,12 +184,12 @@ class PidMultiplier(_DelayedMultiplier):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Multiplier`."""
-        own = {
+        state = {
             "integral": self.integral,
             "gap_average": self._gap_average,
             "measure_averages": list(self._measure_averages),
         }
-        return {**super().state_dict(), **own}
+        return {**super().state_dict(), **state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Multiplier`."""

@@ -115,10 +115,10 @@ def _alpha(table: Counts, weights: Counts) -> Counts:
     matching = weights @ ((table * (table - 1.0)).sum(axis=1) / (ratings - 1.0))
     margins = weights @ table
     total = margins.sum(axis=1)
-    same = (margins * (margins - 1.0)).sum(axis=1)
-    room = total * (total - 1.0) - same
+    chance = (margins * (margins - 1.0)).sum(axis=1)
+    room = total * (total - 1.0) - chance
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(room > 0, ((total - 1.0) * matching - same) / room, np.nan))
+        return np.asarray(np.where(room > 0, ((total - 1.0) * matching - chance) / room, np.nan))
 
 
 def _phi(tables: Counts) -> Counts:
@@ -144,5 +144,5 @@ def _rated(counts: ArrayLike, weights: ArrayLike | None) -> tuple[Counts, Counts
     weight = np.ones(len(table)) if weights is None else np.asarray(weights, dtype=np.float64)
     if weight.shape != (len(table),) or (weight < 0).any():
         raise ValueError(f"{len(table)} units need as many weights, each at least 0")
-    kept = (table.sum(axis=1) >= 2) & (weight > 0)
-    return table[kept], weight[kept]
+    usable = (table.sum(axis=1) >= 2) & (weight > 0)
+    return table[usable], weight[usable]

@@ -106,28 +106,28 @@ class CalibrationDocument:
                 "n": self.isotonic.n,
             },
             "ece": dict(self.errors),
-            "reliability": [asdict(each) for each in self.reliability],
+            "reliability": [asdict(reliability_bin) for reliability_bin in self.reliability],
         }
 
     @classmethod
-    def from_document(cls, found: Mapping[str, Any]) -> CalibrationDocument:
+    def from_document(cls, document: Mapping[str, Any]) -> CalibrationDocument:
         """The inverse of `document`.
 
         Raises:
             ValueError: the content is of another version, or is not such a document.
         """
-        if found.get("version") != VERSION:
-            raise ValueError(f"version {found.get('version')} is not {VERSION}: train the cost model again")
+        if document.get("version") != VERSION:
+            raise ValueError(f"version {document.get('version')} is not {VERSION}: train the cost model again")
         try:
-            isotonic = found["isotonic"]
+            isotonic = document["isotonic"]
             return cls(
-                form=found["form"],
-                platt=Calibration(**found["platt"]),
+                form=document["form"],
+                platt=Calibration(**document["platt"]),
                 isotonic=IsotonicCalibration(
                     tuple(isotonic["costs"]), tuple(isotonic["probabilities"]), int(isotonic["n"])
                 ),
-                errors=dict(found["ece"]),
-                reliability=tuple(ReliabilityBin(**each) for each in found["reliability"]),
+                errors=dict(document["ece"]),
+                reliability=tuple(ReliabilityBin(**reliability_bin) for reliability_bin in document["reliability"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is no calibration ({error}): train the cost model again") from error
@@ -152,7 +152,7 @@ class Drift:
 
     @property
     def holds(self) -> bool:
-        """Whether the expected share lies in the labels' interval."""
+        """Whether the expected share is in the labels' interval."""
         return self.unsafe_share.low <= self.mean_probability <= self.unsafe_share.high
 
     def document(self) -> dict[str, Any]:
@@ -184,11 +184,11 @@ def calibrate(
         ValueError, RuntimeError: as `fit_platt`.
     """
     platt, isotonic = fit_platt(costs, unsafe), fit_isotonic(costs, unsafe)
-    held, labels = np.asarray(held_costs, dtype=np.float64), np.asarray(held_unsafe, dtype=bool)
-    if held.size == 0:
+    held_out, labels = np.asarray(held_costs, dtype=np.float64), np.asarray(held_unsafe, dtype=bool)
+    if held_out.size == 0:
         return CalibrationDocument(form, platt, isotonic, {}, ())
-    forms = {"raw": expit(held), "platt": platt.probability(held), "isotonic": isotonic.probability(held)}
-    errors = {name: expected_calibration_error(each, labels) for name, each in forms.items()}
+    forms = {"raw": expit(held_out), "platt": platt.probability(held_out), "isotonic": isotonic.probability(held_out)}
+    errors = {name: expected_calibration_error(probabilities, labels) for name, probabilities in forms.items()}
     return CalibrationDocument(form, platt, isotonic, errors, tuple(reliability_bins(forms[form], labels)))
 
 
@@ -304,7 +304,7 @@ def reliability_bins(probabilities: ArrayLike, unsafe: ArrayLike, bins: int = 10
             f"reliability needs equally many probabilities and labels and a bin, got {p.size}, {y.size}, {bins}"
         )
     if not ((p >= 0.0) & (p <= 1.0)).all():
-        raise ValueError("probabilities must lie in [0, 1]")
+        raise ValueError("probabilities must be in [0, 1]")
     index = np.minimum((p * bins).astype(np.int64), bins - 1)
     result = []
     for b in range(bins):
@@ -324,8 +324,8 @@ def expected_calibration_error(probabilities: ArrayLike, unsafe: ArrayLike, bins
     """ECE in [0, 1]: mean over samples of |mean probability - unsafe share| of their bin (Guo et al. 2017, eq. 3)."""
     total = 0.0
     samples = 0
-    for each in reliability_bins(probabilities, unsafe, bins):
-        samples += each.n
-        if each.mean_probability is not None and each.unsafe_share is not None:
-            total += each.n * abs(each.mean_probability - each.unsafe_share)
+    for reliability_bin in reliability_bins(probabilities, unsafe, bins):
+        samples += reliability_bin.n
+        if reliability_bin.mean_probability is not None and reliability_bin.unsafe_share is not None:
+            total += reliability_bin.n * abs(reliability_bin.mean_probability - reliability_bin.unsafe_share)
     return total / samples

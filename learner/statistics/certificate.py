@@ -19,7 +19,7 @@ from learner.statistics.intervals import Interval
 from learner.statistics.prediction_powered import prediction_powered
 
 ScoreBound = Literal["empirical_bernstein", "betting"]
-"""The bound of a mean whose values lie in a known range; betting is the tighter one."""
+"""The bound of a mean whose values are in a known range; betting is the tighter one."""
 
 REPORTED_CONFIDENCE = 0.95
 """Confidence of the two-sided interval that is printed, whatever confidence decides."""
@@ -164,8 +164,8 @@ def _powered_bounds(x: NDArray[np.float64], predictions: ArrayLike, measure: str
     f = np.asarray(predictions, dtype=np.float64).reshape(-1)
     if f.size < x.size:
         raise ValueError(f"needs a prediction for each of the {x.size} labelled samples first, got {f.size}")
-    found = prediction_powered(x, f[: x.size], f[x.size :])
-    return found.interval(REPORTED_CONFIDENCE), found.upper(confidence), found.method
+    estimate = prediction_powered(x, f[: x.size], f[x.size :])
+    return estimate.interval(REPORTED_CONFIDENCE), estimate.upper(confidence), estimate.method
 
 
 def _bounds(

@@ -21,7 +21,7 @@ POINTS_PER_NAT = 400.0 / math.log(10.0)
 MEAN = 1000.0
 """Of all ratings, where no model is the anchor."""
 RIDGE = 0.05
-"""Of whoever asks for some: the penalty is RIDGE / 2 * strength², in nats; about a twentieth of a game per model."""
+"""Where a ridge is asked for: the penalty is RIDGE / 2 * strength², in nats; about a twentieth of a game per model."""
 _STEPS, _LONGEST, _TOLERANCE = 200, 1.0, 1e-9
 
 Wins = NDArray[np.float64]
@@ -62,9 +62,9 @@ class Ladder:
         return {**asdict(self), "ratings": [rating.document() for rating in self.ratings]}
 
 
-def expected_score(own: float, other: float) -> float:
-    """The chance that `own` beats `other`, both ratings."""
-    return float(1.0 / (1.0 + 10.0 ** ((other - own) / 400.0)))
+def expected_score(rating: float, opponent: float) -> float:
+    """The chance that `rating` beats `opponent`, both ratings."""
+    return float(1.0 / (1.0 + 10.0 ** ((opponent - rating) / 400.0)))
 
 
 def strengths(wins: ArrayLike, ridge: float = 0.0) -> Wins:
@@ -82,7 +82,7 @@ def strengths(wins: ArrayLike, ridge: float = 0.0) -> Wins:
         raise ValueError("points and the ridge are finite and not negative")
     table = table * (1.0 - np.eye(n))
     flat = table.reshape(-1, n, n)
-    if ridge == 0.0 and any(_separated(one) for one in flat):
+    if ridge == 0.0 and any(_separated(points) for points in flat):
         raise Separated(
             "some models lost no point to the others, or never met them: their lead has no upper end; ask for a ridge"
         )
@@ -142,12 +142,12 @@ def _interval(
         return None, None
     counts = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1.0 / prompts), size=resamples)
     drawn = np.tensordot(counts.astype(np.float64), table, axes=1)
-    alone = np.array([ridge == 0.0 and _separated(one) for one in drawn])
-    found = np.empty((resamples, len(names)))
+    alone = np.array([ridge == 0.0 and _separated(resample) for resample in drawn])
+    log_strengths = np.empty((resamples, len(names)))
     for mask, penalty in ((alone, RIDGE), (~alone, ridge)):
         if mask.any():
-            found[mask] = strengths(drawn[mask], penalty)
-    rated = _rated(found, names, anchor)
+            log_strengths[mask] = strengths(drawn[mask], penalty)
+    rated = _rated(log_strengths, names, anchor)
     low, high = np.quantile(rated, [0.5 - confidence / 2.0, 0.5 + confidence / 2.0], axis=0)
     return low, high
 

@@ -151,7 +151,7 @@ def bounded_sample(values: ArrayLike, low: float, high: float) -> NDArray[np.flo
     """
     x = _sample(values, 2)
     if x.min() < low or x.max() > high:
-        raise ValueError(f"values must lie in [{low}, {high}], got [{x.min()}, {x.max()}]: the bound holds only there")
+        raise ValueError(f"values must be in [{low}, {high}], got [{x.min()}, {x.max()}]: the bound holds only there")
     return x
 
 
@@ -170,10 +170,10 @@ def _mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(x.mean(axis=-1))
 
 
-def _sample(values: ArrayLike, least: int) -> NDArray[np.float64]:
+def _sample(values: ArrayLike, at_least: int) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64).reshape(-1)
-    if x.size < least:
-        raise ValueError(f"an interval needs at least {least} values, got {x.size}")
+    if x.size < at_least:
+        raise ValueError(f"an interval needs at least {at_least} values, got {x.size}")
     if not np.isfinite(x).all():
         raise ValueError("a value is not finite: an interval over it would mean nothing")
     return x

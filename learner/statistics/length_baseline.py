@@ -61,24 +61,24 @@ def length_baseline(
         ValueError: lengths differ, a difference is not finite, or one side has no pair of different lengths.
     """
     longer_won = _longer_won(*_checked(train_diffs, train_labels, "training"))
-    held, labels = _checked(held_diffs, held_labels, "held-out")
+    held_out, labels = _checked(held_diffs, held_labels, "held-out")
     longer = int(longer_won.sum()) * 2 >= longer_won.size
     wins = int(longer_won.sum()) if longer else int((~longer_won).sum())
-    differs = held != 0
-    correct = _longer_won(held, labels) == longer
-    ties = int(held.size - correct.size)
+    differs = held_out != 0
+    correct = _longer_won(held_out, labels) == longer
+    ties = int(held_out.size - correct.size)
     by_turns: Mapping[int, Interval] = {}
     if held_turns is not None:
         turns = np.asarray(held_turns)
-        if turns.shape != held.shape:
-            raise ValueError(f"{held.size} held-out pairs have {turns.size} numbers of turns")
+        if turns.shape != held_out.shape:
+            raise ValueError(f"{held_out.size} held-out pairs have {turns.size} numbers of turns")
         by_turns = accuracy_by_turns(correct, turns[differs], most_turns=most_turns)
     return LengthBaseline(
         winner="longer" if longer else "shorter",
         train=wilson(wins, longer_won.size),
         accuracy=wilson(int(correct.sum()), correct.size),
         ties=ties,
-        expected_accuracy=(float(correct.sum()) + ties / 2) / held.size,
+        expected_accuracy=(float(correct.sum()) + ties / 2) / held_out.size,
         by_turns=by_turns,
     )
 
@@ -116,12 +116,12 @@ def _longer_won(diffs: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArra
     return np.asarray((diffs > 0)[differs] == labels[differs])
 
 
-def _checked(diffs: ArrayLike, labels: ArrayLike, what: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _checked(diffs: ArrayLike, labels: ArrayLike, subject: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     x, y = np.asarray(diffs, dtype=np.float64), np.asarray(labels)
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"{x.size} {what} differences of length have {y.size} labels")
+        raise ValueError(f"{x.size} {subject} differences of length have {y.size} labels")
     if not np.isfinite(x).all() or not np.isin(y, (0, 1)).all():
-        raise ValueError(f"{what} differences must be finite, and labels true or false")
+        raise ValueError(f"{subject} differences must be finite, and labels true or false")
     if not (x != 0).any():
-        raise ValueError(f"no {what} pair has responses of different lengths: length alone says nothing there")
+        raise ValueError(f"no {subject} pair has responses of different lengths: length alone says nothing there")
     return x, y.astype(bool)

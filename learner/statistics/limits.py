@@ -80,14 +80,14 @@ class LimitCurve:
         return {**asdict(self), "points": [asdict(point) for point in self.points]}
 
     @classmethod
-    def from_document(cls, found: Mapping[str, Any]) -> LimitCurve:
+    def from_document(cls, document: Mapping[str, Any]) -> LimitCurve:
         """The inverse of `document`.
 
         Raises:
             ValueError: it is no such document.
         """
         try:
-            return cls(**{**found, "points": tuple(LimitPoint(**point) for point in found["points"])})
+            return cls(**{**document, "points": tuple(LimitPoint(**point) for point in document["points"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is no curve of limits ({error}): choose the limit again") from error
 
@@ -133,9 +133,14 @@ def limit_curve(
     lows, highs = _rate_intervals(weights, y, members, rates, confidence, seed)
     points = [
         LimitPoint(
-            _aggregate(x, g, each, measure, alpha), float(rate), float(low), float(high), _kish(each), float(tilt)
+            _aggregate(x, g, tilt_weights, measure, alpha),
+            float(rate),
+            float(low),
+            float(high),
+            _kish(tilt_weights),
+            float(tilt),
         )
-        for each, rate, low, high, tilt in zip(weights, rates, lows, highs, tilts, strict=True)
+        for tilt_weights, rate, low, high, tilt in zip(weights, rates, lows, highs, tilts, strict=True)
     ]
     return LimitCurve(
         points=tuple(sorted(points, key=lambda point: (point.limit, -point.tilt))),
@@ -166,9 +171,9 @@ def choose_limit(curve: LimitCurve, target_rate: float, *, bound: Bound = "upper
     if meeting:
         return max(meeting, key=lambda point: point.limit)
     best = min(curve.points, key=bounded)
-    what = "upper bound" if bound == "upper" else "rate"
+    criterion = "upper bound" if bound == "upper" else "rate"
     raise ValueError(
-        f"no limit keeps the {what} at {target_rate:.3g}: {curve.n} held-out responses in {curve.clusters} conversations can "
+        f"no limit keeps the {criterion} at {target_rate:.3g}: {curve.n} held-out responses in {curve.clusters} conversations can "
         f"vouch for {math.ceil(1000 * bounded(best)) / 1000:g} at best; label more, ask for a higher rate"
         + (", or choose by value" if bound == "upper" and min(p.rate for p in curve.points) <= target_rate else "")
     )
@@ -227,11 +232,11 @@ def _tilt_with(g: Array, effective: float, furthest: float) -> float:
     """
     if _kish(_weights(g, furthest)) >= effective:
         return furthest
-    near, far = 0.0, furthest
+    inner, outer = 0.0, furthest
     for _ in range(60):
-        middle = 0.5 * (near + far)
-        near, far = (middle, far) if _kish(_weights(g, middle)) >= effective else (near, middle)
-    return near
+        middle = 0.5 * (inner + outer)
+        inner, outer = (middle, outer) if _kish(_weights(g, middle)) >= effective else (inner, middle)
+    return inner
 
 
 def _weights(g: Array, tilt: float) -> Array:
@@ -260,14 +265,14 @@ def _rate_intervals(
     count = int(members.max()) + 1
     order = np.argsort(members, kind="stable")
     starts = np.searchsorted(members[order], np.arange(count))
-    mass, unsafe = (np.add.reduceat(each[:, order], starts, axis=1) for each in (weights, weights * y))
+    mass, unsafe = (np.add.reduceat(per_response[:, order], starts, axis=1) for per_response in (weights, weights * y))
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES).astype(np.float64)
     # A draw of clusters that carry no weight says nothing of the rate: it counts as the rate of the whole.
     total = mass @ drawn.T
     resampled = np.where(total > 1e-300, unsafe @ drawn.T / np.maximum(total, 1e-300), rates[:, None])
     low, high = np.quantile(resampled, [tail, 1.0 - tail], axis=1)
-    effective = np.array([_kish(each) for each in weights])
+    effective = np.array([_kish(tilt_weights) for tilt_weights in weights])
     k = rates * effective
     with np.errstate(invalid="ignore"):
         exact_low = np.where(k > 1e-9, stats.beta.ppf(tail, k, effective - k + 1.0), 0.0)

@@ -21,10 +21,10 @@ def adjusted(p_values: Sequence[float | None], method: Method = "holm") -> list[
     Raises:
         ValueError: a p-value is not in [0, 1].
     """
-    made = [p for p in p_values if p is not None]
-    if any(not 0.0 <= p <= 1.0 or math.isnan(p) for p in made):
-        raise ValueError(f"p-values lie in [0, 1], got {[p for p in made if not 0.0 <= p <= 1.0][:3]}")
-    if not made:
+    tested = [p for p in p_values if p is not None]
+    if any(not 0.0 <= p <= 1.0 or math.isnan(p) for p in tested):
+        raise ValueError(f"p-values are in [0, 1], got {[p for p in tested if not 0.0 <= p <= 1.0][:3]}")
+    if not tested:
         return list(p_values)
-    found = iter(multipletests(made, method=_NAMES[method])[1].tolist())
-    return [None if p is None else float(next(found)) for p in p_values]
+    corrected = iter(multipletests(tested, method=_NAMES[method])[1].tolist())
+    return [None if p is None else float(next(corrected)) for p in p_values]

@@ -42,9 +42,11 @@ def _features(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> np.nd
     for row, prompt in enumerate(prompts):  # padded on the right: a causal model's earlier states do not see it
         ids[row, : len(prompt)] = torch.tensor(list(prompt))
         mask[row, : len(prompt)] = 1
-    found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states[1:]
+    hidden_states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states[
+        1:
+    ]
     weights = (mask / mask.sum(dim=1, keepdim=True)).to(torch.float64)
-    return np.stack([torch.einsum("nt,ntd->nd", weights, layer.to(torch.float64)).numpy() for layer in found])
+    return np.stack([torch.einsum("nt,ntd->nd", weights, layer.to(torch.float64)).numpy() for layer in hidden_states])
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class MahalanobisDetector:
     def fit(cls, features: np.ndarray) -> MahalanobisDetector:
         """From the features ``[layers, n, width]`` of known prompts; n of two or more."""
         fitted = [LedoitWolf().fit(layer) for layer in features]
-        return cls(np.stack([one.location_ for one in fitted]), np.stack([one.precision_ for one in fitted]))
+        return cls(
+            np.stack([covariance.location_ for covariance in fitted]),
+            np.stack([covariance.precision_ for covariance in fitted]),
+        )
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """``[n]``: the distance from the known prompts, averaged over layers; larger is stranger."""

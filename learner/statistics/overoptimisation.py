@@ -48,7 +48,9 @@ def halves_gap(
     if train.size == 0 or train.size != test.size:
         raise ValueError(f"both models need a reward for every step, got {train.size} and {test.size}")
     window = max(1, int(WINDOW_SHARE * train.size))
-    starts, ends = ([float(each.mean()) for each in (train[part], test[part])] for part in _ends(window))
+    starts, ends = (
+        [float(window_rewards.mean()) for window_rewards in (train[part], test[part])] for part in _ends(window)
+    )
     train_rise, test_rise = (end - start for start, end in zip(starts, ends, strict=True))
     return HalvesGap(train_rise, test_rise, train_rise - test_rise, ends[0], ends[1], train.size)
 

@@ -92,9 +92,9 @@ def prediction_powered(
     Raises:
         ValueError: fewer than two labels, labels and their predictions differ in number, or a value is not in [0, 1].
     """
-    y, f, others = (
-        _shares(values, what)
-        for values, what in (
+    y, f, unlabelled = (
+        _shares(values, subject)
+        for values, subject in (
             (labels, "label"),
             (predictions_labelled, "prediction of a labelled sample"),
             (predictions_unlabelled, "prediction"),
@@ -102,19 +102,19 @@ def prediction_powered(
     )
     if y.size < 2 or y.size != f.size:
         raise ValueError(f"needs two labels or more and one prediction for each, got {y.size} labels and {f.size}")
-    tuning = _tuning(y, f, others)
+    tuning = _tuning(y, f, unlabelled)
     rectifier = y - tuning * f
     # Two degrees of freedom are gone: the mean, and the tuning, which is a regression coefficient.
-    own = float(((rectifier - rectifier.mean()) ** 2).sum()) / max(y.size - 2, 1)
-    few = min(float(y.sum()), float((1.0 - y).sum())) < LEAST_OF_EACH
-    few = few or int((y - f >= 0.5).sum()) < LEAST_SURPRISES
-    value = float(rectifier.mean()) + tuning * (float(others.mean()) if others.size else 0.0)
-    if few or own < LEAST_VARIANCE or not others.size or not 0.0 < value < 1.0:
+    rectifier_variance = float(((rectifier - rectifier.mean()) ** 2).sum()) / max(y.size - 2, 1)
+    too_few = min(float(y.sum()), float((1.0 - y).sum())) < LEAST_OF_EACH
+    too_few = too_few or int((y - f >= 0.5).sum()) < LEAST_SURPRISES
+    value = float(rectifier.mean()) + tuning * (float(unlabelled.mean()) if unlabelled.size else 0.0)
+    if too_few or rectifier_variance < LEAST_VARIANCE or not unlabelled.size or not 0.0 < value < 1.0:
         binary = bool(np.isin(y, (0.0, 1.0)).all())
         method: Method = "clopper_pearson" if binary else "empirical_bernstein"
         return PredictionPowered(float(y.mean()), method, y.size, y.size, 0.0, 0.0, y)
-    error = math.sqrt(own / y.size + tuning**2 * float(others.var()) / others.size)
-    return PredictionPowered(value, "prediction_powered", y.size, y.size + others.size, tuning, error, y)
+    error = math.sqrt(rectifier_variance / y.size + tuning**2 * float(unlabelled.var()) / unlabelled.size)
+    return PredictionPowered(value, "prediction_powered", y.size, y.size + unlabelled.size, tuning, error, y)
 
 
 def ppi_mean(
@@ -124,19 +124,19 @@ def ppi_mean(
     return prediction_powered(labels, predictions_labelled, predictions_unlabelled).interval(confidence)
 
 
-def _tuning(y: NDArray[np.float64], f: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+def _tuning(y: NDArray[np.float64], f: NDArray[np.float64], unlabelled: NDArray[np.float64]) -> float:
     """PPI++'s lambda = cov(y, f) / ((1 + n/N) var(f)), which minimises the variance, clipped to [0, 1]."""
-    if not others.size:
+    if not unlabelled.size:
         return 0.0
-    spread = float(np.concatenate((f, others)).var())
+    spread = float(np.concatenate((f, unlabelled)).var())
     if spread < LEAST_VARIANCE:
         return 0.0
     covariance = float(np.mean((y - y.mean()) * (f - f.mean())))
-    return min(max(covariance / ((1.0 + y.size / others.size) * spread), 0.0), 1.0)
+    return min(max(covariance / ((1.0 + y.size / unlabelled.size) * spread), 0.0), 1.0)
 
 
-def _shares(values: ArrayLike, what: str) -> NDArray[np.float64]:
+def _shares(values: ArrayLike, subject: str) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64).reshape(-1)
     if not ((x >= 0.0) & (x <= 1.0)).all():  # a NaN is in no range
-        raise ValueError(f"every {what} must lie in [0, 1]: give a probability or a label")
+        raise ValueError(f"every {subject} must be in [0, 1]: give a probability or a label")
     return x

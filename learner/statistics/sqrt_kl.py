@@ -54,18 +54,18 @@ def fit_sqrt_kl(kl: ArrayLike, reward: ArrayLike) -> SqrtKlFit:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a KL or a reward is not finite: leave such steps out")
     roots = np.sqrt(np.maximum(x, 0.0))
-    for values, what in ((roots, "KL"), (y, "reward")):
+    for values, quantity in ((roots, "KL"), (y, "reward")):
         if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
             raise ValueError(
-                f"the {what} is the same at every point, so no line can be fitted: the policy did not move"
+                f"the {quantity} is the same at every point, so no line can be fitted: the policy did not move"
             )
-    found = stats.linregress(roots, y)
-    half_width = float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, x.size - 2)) * float(found.stderr)
-    slope = float(found.slope)
+    line = stats.linregress(roots, y)
+    half_width = float(stats.t.ppf(0.5 + _CONFIDENCE / 2.0, x.size - 2)) * float(line.stderr)
+    slope = float(line.slope)
     return SqrtKlFit(
-        intercept=float(found.intercept),
+        intercept=float(line.intercept),
         slope=slope,
-        r_squared=float(found.rvalue) ** 2,
+        r_squared=float(line.rvalue) ** 2,
         n=x.size,
         slope_low=slope - half_width,
         slope_high=slope + half_width,

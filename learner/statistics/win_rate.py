@@ -95,10 +95,14 @@ class OrderEffect:
 
 def order_effect(verdicts: Sequence[tuple[Verdict | None, Verdict | None]], confidence: float = 0.95) -> OrderEffect:
     """The effect over pairs, each asked as (a, b) and then as (b, a); None where the answer could not be read."""
-    decided = [each for pair in verdicts for each in pair if each in ("first", "second")]
-    both = [(one, other) for one, other in verdicts if one is not None and other is not None]
-    same = [points_of(one, swapped=False) == points_of(other, swapped=True) for one, other in both]
+    decided = [verdict for pair in verdicts for verdict in pair if verdict in ("first", "second")]
+    read_pairs = [
+        (as_first, as_second) for as_first, as_second in verdicts if as_first is not None and as_second is not None
+    ]
+    consistent = [
+        points_of(as_first, swapped=False) == points_of(as_second, swapped=True) for as_first, as_second in read_pairs
+    ]
     return OrderEffect(
-        wilson(sum(each == "first" for each in decided), len(decided), confidence) if decided else None,
-        wilson(sum(same), len(same), confidence) if same else None,
+        wilson(sum(verdict == "first" for verdict in decided), len(decided), confidence) if decided else None,
+        wilson(sum(consistent), len(consistent), confidence) if consistent else None,
     )

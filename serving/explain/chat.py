@@ -91,7 +91,7 @@ class Chat:
         self._labelled = safety_labels(run_root)
         self._history: dict[str, list[Message]] = {name: [] for name in folders}
         self._word_level = isinstance(self.tokenizer.backend_tokenizer.model, WordLevel)
-        self._words = sorted(word for word in self.tokenizer.get_vocab() if not word.startswith("<"))
+        self._words = sorted(token for token in self.tokenizer.get_vocab() if not token.startswith("<"))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,14 +108,14 @@ class Chat:
         """Put what was typed into the models' words: lower case and spaced punctuation, where that helps."""
         if not self._word_level:
             return Understood(text.strip(), (), {})
-        known = set(self._words)
-        words = []
-        for word in text.split():
-            parts = [word] if word in known else _PUNCTUATION.sub(r" \1 ", word).split()
-            words += [part if part in known else part.lower() for part in parts]
-        unknown = tuple(dict.fromkeys(word for word in words if word not in known))
-        close = {word: tuple(difflib.get_close_matches(word, self._words, n=3)) for word in unknown}
-        return Understood(" ".join(words), unknown, {word: found for word, found in close.items() if found})
+        vocabulary = set(self._words)
+        tokens = []
+        for typed in text.split():
+            parts = [typed] if typed in vocabulary else _PUNCTUATION.sub(r" \1 ", typed).split()
+            tokens += [part if part in vocabulary else part.lower() for part in parts]
+        unknown = tuple(dict.fromkeys(token for token in tokens if token not in vocabulary))
+        close = {token: tuple(difflib.get_close_matches(token, self._words, n=3)) for token in unknown}
+        return Understood(" ".join(tokens), unknown, {token: matches for token, matches in close.items() if matches})
 
     def ask(self, text: str) -> list[Answer]:
         """Give every model the same user turn; each answers from its own history.
@@ -131,14 +131,14 @@ class Chat:
             history, ids, forgotten = self._fit(history)
             response, reason, response_ids = self._generate(model, ids)
             sequence = np.array(ids + response_ids, dtype=np.int32)
-            said = Conversation(name, tuple(history), response, reason == "stop", sequence, len(ids))
+            conversation = Conversation(name, tuple(history), response, reason == "stop", sequence, len(ids))
             answers.append(
                 Answer(
                     model=name,
                     response=response,
                     finish_reason=reason,
-                    reward=self._scores.reward(said),
-                    costs=self._scores.costs(said),
+                    reward=self._scores.reward(conversation),
+                    costs=self._scores.costs(conversation),
                     forgotten_turns=forgotten,
                 )
             )

@@ -41,8 +41,8 @@ class ChatScores:
 
     def costs(self, conversation: Conversation) -> dict[str, float]:
         """By constraint, those that could be scored."""
-        found = {name: self._score(name, conversation) for name in self.scorers if name != REWARD}
-        return {name.removeprefix("cost/"): value for name, value in found.items() if value is not None}
+        scores = {name: self._score(name, conversation) for name in self.scorers if name != REWARD}
+        return {name.removeprefix("cost/"): value for name, value in scores.items() if value is not None}
 
     def _score(self, name: str, conversation: Conversation) -> float | None:
         scorer = self.scorers.get(name)
@@ -69,13 +69,13 @@ def load_scores(
     Raises:
         ConfigError, DataError: a folder does not hold what it should.
     """
-    found = ChatScores()
+    scores = ChatScores()
     constraints = settings.get("constraints") or {}
-    wanted = {REWARD: (settings.get("objective") or {}).get("scorer")}
-    wanted |= {f"cost/{name}": (one or {}).get("scorer") for name, one in constraints.items()}
-    for signal, scorer in wanted.items():
+    scorer_settings = {REWARD: (settings.get("objective") or {}).get("scorer")}
+    scorer_settings |= {f"cost/{name}": (constraint or {}).get("scorer") for name, constraint in constraints.items()}
+    for signal, scorer in scorer_settings.items():
         if scorer is not None and scorer.get("python"):
-            found.notes.append(
+            scores.notes.append(
                 f"{signal} comes from a Python function ({scorer['python']}), which a chat does not call"
             )
             continue
@@ -83,18 +83,20 @@ def load_scores(
         if folder is None:
             continue
         if scorer is None:
-            found.scorers[signal] = load_whole_score_model(folder)
+            scores.scorers[signal] = load_whole_score_model(folder)
         else:
             source = ForeignModel(folder, scorer.get("template"))
-            found.scorers[signal] = ForeignScorer(source, tokenizer, torch.device("cpu"), TOKENS_PER_BATCH)
-    return found
+            scores.scorers[signal] = ForeignScorer(source, tokenizer, torch.device("cpu"), TOKENS_PER_BATCH)
+    return scores
 
 
 def _folder(places: Sequence[RunLayout], signal: str, *, foreign: bool) -> Path | None:
     for place in places:
         number = last_round(place.root)
-        own = place.reward(number) if signal == REWARD else place.cost(number, signal.removeprefix("cost/"))
-        folder = place.data / "scorers" / signal.replace("/", "-") if foreign else own  # as stage `scales` leaves it
+        trained = place.reward(number) if signal == REWARD else place.cost(number, signal.removeprefix("cost/"))
+        folder = (
+            place.data / "scorers" / signal.replace("/", "-") if foreign else trained
+        )  # as stage `scales` leaves it
         if (folder / "config.json").is_file():
             return folder
     return None

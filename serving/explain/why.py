@@ -88,16 +88,16 @@ def explain(run_root: Path, sample_id: str, round_number: int | None = None) -> 
         ConfigError: no sample has this id; the message has close ones and how to list them.
         DataError: the run kept no rollouts, or a file is damaged.
     """
-    known: list[str] = []
+    sample_ids: list[str] = []
     for path in _rollout_files(run_root, round_number or _round_in(sample_id)):
         ids = _read(path, ["request_id"]).column("request_id")
         position = pc.index(ids, sample_id).as_py()
         if position >= 0:
             row = _read(path, None).slice(position, 1).to_pylist()[0]
             return _explanation(row, _words(run_root), safety_labels(run_root))
-        known += ids.to_pylist()
-    close = difflib.get_close_matches(sample_id, known, n=3, cutoff=0.5)
-    hint = f"close: {', '.join(close)}" if close else f"such as {known[0]}" if known else "there is none"
+        sample_ids += ids.to_pylist()
+    close = difflib.get_close_matches(sample_id, sample_ids, n=3, cutoff=0.5)
+    hint = f"close: {', '.join(close)}" if close else f"such as {sample_ids[0]}" if sample_ids else "there is none"
     raise ConfigError(f"no sample '{sample_id}' in {run_root.name} ({hint}); list them with `steelyard why RUN --list`")
 
 
@@ -122,8 +122,8 @@ def render(story: Explanation) -> RenderableType:
     head.add_row("response", Text(story.response, style="bold"))
     head.add_row("reward", "–" if story.reward is None else f"{story.reward:+.3f}")
     for name, cost in story.costs.items():
-        words = ("unsafe", "safe") if story.labelled[name] else ("above its zero", "at or below its zero")
-        side = words[0] if cost > 0 else words[1]
+        sides = ("unsafe", "safe") if story.labelled[name] else ("above its zero", "at or below its zero")
+        side = sides[0] if cost > 0 else sides[1]
         reach = "" if story.applies.get(name, True) else "; the constraint does not cover this prompt"
         multiplier = story.multipliers.get(name)
         weight = "" if multiplier is None else f", multiplier {multiplier:.3f}"
@@ -156,8 +156,8 @@ def _colour(advantage: float) -> str:
 
 def _round_in(sample_id: str) -> int | None:
     """The later round that a request id names (``r2-ppo-…``)."""
-    found = _LATER.match(sample_id)
-    return int(found[1]) if found else None
+    match = _LATER.match(sample_id)
+    return int(match[1]) if match else None
 
 
 def _rollout_files(run_root: Path, round_number: int | None) -> list[Path]:
@@ -196,7 +196,7 @@ def _after(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
 
 
-def _explanation(row: Mapping[str, Any], words: Tokenizer | None, labelled: frozenset[str] | None) -> Explanation:
+def _explanation(row: Mapping[str, Any], tokenizer: Tokenizer | None, labelled: frozenset[str] | None) -> Explanation:
     start, length = row["prompt_length"], row["response_length"]
     prompt_ids, response_ids = row["token_ids"][:start], row["token_ids"][start : start + length]
     signals = _after(row, "advantages/")
@@ -209,7 +209,7 @@ def _explanation(row: Mapping[str, Any], words: Tokenizer | None, labelled: froz
             proximal_logprob=float(row["proximal_logprobs"][index]),
             reference_logprob=float(row["reference_logprobs"][index]),
         )
-        for index, token in enumerate(_word(words, token_id) for token_id in response_ids)
+        for index, token in enumerate(_word(tokenizer, token_id) for token_id in response_ids)
     ]
     costs = {name: float(value) for name, value in _after(row, "cost/").items()}
     reward = row.get("reward")
@@ -219,8 +219,8 @@ def _explanation(row: Mapping[str, Any], words: Tokenizer | None, labelled: froz
         step=row["step"],
         weight_version=row["weight_version"],
         finish_reason=row["finish_reason"],
-        prompt=_text(words, prompt_ids),
-        response=_text(words, response_ids),
+        prompt=_text(tokenizer, prompt_ids),
+        response=_text(tokenizer, response_ids),
         reward=None if reward is None or math.isnan(reward) else float(reward),
         costs=costs,
         multipliers={name: float(value) for name, value in _after(row, "multiplier/").items()},
@@ -230,20 +230,20 @@ def _explanation(row: Mapping[str, Any], words: Tokenizer | None, labelled: froz
     )
 
 
-def _text(words: Tokenizer | None, token_ids: Sequence[int]) -> str:
+def _text(tokenizer: Tokenizer | None, token_ids: Sequence[int]) -> str:
     """A whole text: the words of the sandbox's vocabulary, else decoded at once, since a letter may take several tokens."""
-    if words is None or isinstance(words.model, WordLevel):
-        return " ".join(_word(words, token_id) for token_id in token_ids)
-    text: str = words.decode(list(token_ids), skip_special_tokens=False)
+    if tokenizer is None or isinstance(tokenizer.model, WordLevel):
+        return " ".join(_word(tokenizer, token_id) for token_id in token_ids)
+    text: str = tokenizer.decode(list(token_ids), skip_special_tokens=False)
     return text
 
 
-def _word(words: Tokenizer | None, token_id: int) -> str:
-    word = None if words is None else words.id_to_token(token_id)
-    if words is None or word is None:
+def _word(tokenizer: Tokenizer | None, token_id: int) -> str:
+    token = None if tokenizer is None else tokenizer.id_to_token(token_id)
+    if tokenizer is None or token is None:
         return f"#{token_id}"
-    if isinstance(words.model, WordLevel):
-        return word
+    if isinstance(tokenizer.model, WordLevel):
+        return token
     # As a token stands in its text, not as the vocabulary spells its bytes; a line feed must not break the table.
-    text: str = words.decode([token_id], skip_special_tokens=False)
-    return text.replace("\n", "\\n") or word
+    text: str = tokenizer.decode([token_id], skip_special_tokens=False)
+    return text.replace("\n", "\\n") or token

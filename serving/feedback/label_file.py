@@ -1,4 +1,4 @@
-"""A ``to_label.csv`` while it is being filled in: read whole, and written whole beside its name and moved there.
+"""A ``to_label.csv`` while it is being filled in: read whole, and written whole next to its name and moved there.
 
 Invariant: only the asked cells of the row that was answered change; whatever ends the page, every saved answer is in the file.
 """
@@ -60,9 +60,9 @@ class LabelFile:
     def _checked(self, row: Mapping[str | None, Any], number: int) -> dict[str, str]:
         """As it is, columns of other programs too; only answers are brought to the form that is asked for."""
         if None in row or None in row.values():
-            raise DataError(f"{self.path}: row {number} has another number of cells than the first line: mend it there")
-        found = {str(name): str(text) for name, text in row.items()}
-        return found | {name: found[name].strip().lower() for name in ASKED}
+            raise DataError(f"{self.path}: row {number} has another number of cells than the first line: fix it there")
+        cells = {str(name): str(text) for name, text in row.items()}
+        return cells | {name: cells[name].strip().lower() for name in ASKED}
 
     def filled(self) -> tuple[int, int]:
         """Rows with any answer, and all rows: what a run counts."""
@@ -77,7 +77,7 @@ class LabelFile:
         """
         with self._lock:
             rows = self.rows()
-            row = next((one for one in rows if one["id"] == identity), None)
+            row = next((candidate for candidate in rows if candidate["id"] == identity), None)
             if row is None:
                 raise DataError(f"{self.path}: no row {identity[:32]!r}: the file was changed, load the page again")
             for name in asked_of(row):

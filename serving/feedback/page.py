@@ -1,6 +1,6 @@
 """The page: one pair at a time, model names hidden, an answer saved before the next is shown. Works without scripts.
 
-It listens on loopback alone, and shows nothing to whoever lacks the token of its address, which a cookie then keeps.
+It listens on loopback alone, and shows nothing without the token of its address, which a cookie then keeps.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def make_app(file: LabelFile, token: str) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = request.query_params.get("token")
-        if not _equal(given or request.cookies.get(COOKIE, ""), token):
+        query_token = request.query_params.get("token")
+        if not _equal(query_token or request.cookies.get(COOKIE, ""), token):
             return PlainTextResponse("open the address that steelyard label printed, with its token", status_code=401)
-        if given:  # out of the address, so that no history or screenshot keeps it
+        if query_token:  # out of the address, so that no history or screenshot keeps it
             answer: Response = RedirectResponse(request.url.path, status_code=303)
             answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
         else:
@@ -74,15 +74,15 @@ def make_app(file: LabelFile, token: str) -> FastAPI:
     return app
 
 
-def _equal(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+def _equal(presented: str, token: str) -> bool:
+    return hmac.compare_digest(presented.encode(), token.encode())
 
 
-def _page(file: LabelFile, asked: int | None) -> str:
-    """Row `asked` (from 1), or the first that nobody has answered."""
+def _page(file: LabelFile, requested: int | None) -> str:
+    """Row `requested` (from 1), or the first without an answer."""
     rows = file.rows()
     open_rows = [number for number, row in enumerate(rows, 1) if not any(row[name] for name in ASKED)]
-    number = asked if asked is not None and 1 <= asked <= len(rows) else next(iter(open_rows), None)
+    number = requested if requested is not None and 1 <= requested <= len(rows) else next(iter(open_rows), None)
     row = rows[number - 1] if number is not None else None
     questions = [
         (name, _QUESTIONS[name], [(answer, _WORDS[answer]) for answer in ASKED[name]])

@@ -51,7 +51,7 @@ class RunFiles:
     gold: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """By round, what gold says of the samples of each step (training_gold.json); not of a run on data."""
     judged: list[EvaluatedSample] = field(default_factory=list)
-    """The promoted snapshot's answers on the selection's prompts, with the scores of the run's own models beside gold."""
+    """The promoted snapshot's answers on the selection's prompts, with the scores of the run's own models next to gold."""
     missing: dict[str, str] = field(default_factory=dict)
     """Part → one sentence."""
 
@@ -63,7 +63,7 @@ class RunFiles:
         about = self.scored.get("constraints")
         if about is None:  # not evaluated yet
             return labelled_in(self.manifest) or frozenset()
-        return frozenset(name for name, each in about.items() if each["safety_labels"])
+        return frozenset(name for name, facts in about.items() if facts["safety_labels"])
 
 
 def read_run(root: Path) -> RunFiles:
@@ -77,11 +77,11 @@ def read_run(root: Path) -> RunFiles:
     layout = RunLayout(root)
     missing: dict[str, str] = {}
 
-    def part(name: str, path: Path, read: Callable[[Path], T], otherwise: T) -> T:
+    def part(name: str, path: Path, read_part: Callable[[Path], T], otherwise: T) -> T:
         try:
             if not path.exists():
                 raise DataError(f"{path.relative_to(root)} is not there")
-            return read(path)
+            return read_part(path)
         except (DataError, OSError, ValueError, yaml.YAMLError) as error:
             missing[name] = f"{' '.join(str(error).replace(f'{root}/', '').split())}."
             return otherwise
@@ -90,7 +90,7 @@ def read_run(root: Path) -> RunFiles:
     summary = part("summary", layout.summary, _read_summary, None)
     unrecorded: list[dict[str, Any]] = []
     rounds = part("rounds", layout.rounds, _read_rounds, unrecorded) if layout.rounds.exists() else unrecorded
-    number = max((int(one["round"]) for one in rounds), default=ROUND)
+    number = max((int(record["round"]) for record in rounds), default=ROUND)
     folder = layout.evaluation(number)
     figures = (summary.scored or summary.evaluation) if summary is not None else nothing
     if not figures:
@@ -98,7 +98,8 @@ def read_run(root: Path) -> RunFiles:
     settings = part("settings", layout.config, _read_yaml, nothing)
     on_data, file = is_scored(figures) or settings.get("data") is not None, folder / "samples.parquet"
     gold = {
-        one: part("gold", layout.evaluation(one) / GOLD_STEPS, _read_gold, unrecorded) for one in range(1, number + 1)
+        round_number: part("gold", layout.evaluation(round_number) / GOLD_STEPS, _read_gold, unrecorded)
+        for round_number in range(1, number + 1)
     }
     promoted = layout.round(number) / "selection" / f"step-{_promoted(summary):05d}.parquet"
     return RunFiles(
@@ -115,7 +116,7 @@ def read_run(root: Path) -> RunFiles:
         rounds=rounds,
         round_steps=_steps_by_round(layout) if layout.rounds.exists() else {},
         number=number,
-        gold={} if on_data else {one: steps for one, steps in gold.items() if steps},
+        gold={} if on_data else {round_number: steps for round_number, steps in gold.items() if steps},
         judged=read_samples(promoted) if not on_data and promoted.is_file() else [],
         missing=missing,
     )
@@ -161,20 +162,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _steps_by_round(layout: RunLayout) -> dict[int, list[dict[str, Any]]]:
     """Of every round whose file is there and can be read; the reason of another is in the round's own part."""
-    found: dict[int, list[dict[str, Any]]] = {}
+    by_round: dict[int, list[dict[str, Any]]] = {}
     number = ROUND
     while layout.metrics_of(number).is_file():
         try:
-            found[number] = read_metrics(layout.metrics_of(number))
+            by_round[number] = read_metrics(layout.metrics_of(number))
         except (DataError, OSError):
-            found[number] = []
+            by_round[number] = []
         number += 1
-    return found
+    return by_round
 
 
 def _read_gold(path: Path) -> list[dict[str, Any]]:
     steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    if not isinstance(steps, list) or any(not isinstance(one, dict) or "step" not in one for one in steps):
+    if not isinstance(steps, list) or any(not isinstance(step, dict) or "step" not in step for step in steps):
         raise DataError(f"{path} is no record of steps")
     return steps
 
@@ -186,7 +187,7 @@ def _promoted(summary: Summary | None) -> int:
 
 def _read_rounds(path: Path) -> list[dict[str, Any]]:
     rounds = json.loads(path.read_text(encoding="utf-8"))["rounds"]
-    if not isinstance(rounds, list) or any(not isinstance(one, dict) or "round" not in one for one in rounds):
+    if not isinstance(rounds, list) or any(not isinstance(record, dict) or "round" not in record for record in rounds):
         raise DataError(f"{path} is no round manifest")
     return rounds
 

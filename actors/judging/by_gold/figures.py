@@ -73,7 +73,7 @@ def evaluate_cells(samples: Iterable[EvaluatedSample], confidence: float = 0.95)
     """Every figure of the evaluation.
 
     Returns:
-        ``{model: {split: {measure: cell}}}`` for the models and splits that have samples, and beside the models
+        ``{model: {split: {measure: cell}}}`` for the models and splits that have samples, and next to the models
         ``confidence``; ``categories`` ``{model: {split: {category: {measure: cell}}}}`` (prompts that have one);
         ``forms`` likewise by form; ``outcomes`` ``{model: {split: {kind: {outcome: cell}}}}``; ``differences``
         ``{split: {measure: cell}}``, policy less SFT, paired by prompt (n counts prompts).

@@ -1,6 +1,6 @@
 """One evaluated sample, and the Parquet file that holds every one of them.
 
-Anyone may judge a run again from this file alone: it has the conversation, the response and how it ended beside
+Anyone may judge a run again from this file alone: it has the conversation, the response and how it ended next to
 the gold scores that the report's figures come from.
 """
 

@@ -31,7 +31,7 @@ def judge_samples(
 
     Args:
         keep: ids of the requests that count; None is all of them.
-        crowd: settings and seed of annotators who label each response too; None asks nobody.
+        crowd: settings and seed of annotators who label each response too; None asks no one.
     """
     world = load_world(Path(world_path) if world_path else None)
     scorer = GoldScorer(world)
@@ -39,7 +39,7 @@ def judge_samples(
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     samples: dict[str, EvaluatedSample] = {}
     for answer in read_answers(tokenizer_file, chunks):
-        # A sample drawn twice, after a generator was lost, may lie in two chunks.
+        # A sample drawn twice, after a generator was lost, may be in two chunks.
         if answer.request_id in samples or (keep is not None and answer.request_id not in keep):
             continue
         prompt = by_id[answer.prompt_id]

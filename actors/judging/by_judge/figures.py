@@ -20,7 +20,7 @@ from learner.statistics.paired import mean_difference, mean_p_value, share_diffe
 
 SMALLEST_GROUP = 3
 """Categories with fewer prompts are left out and counted: their figures would say nothing."""
-NOBODY = Judgement("", "", "")
+UNLABELLED = Judgement("", "", "")
 """Stands for what no judge said."""
 
 Rows = Sequence[Response]
@@ -39,14 +39,14 @@ class Figure:
     better: Literal[-1, 0, 1] = 0
     """Which way is better; 0 where neither is."""
     side: Side | Literal["any"] | None = "any"
-    """Only prompts of this side; None: those of which nobody says."""
+    """Only prompts of this side; None: those whose side is not known."""
 
     def values(self, rows: Rows, labels: Labels) -> dict[str, float]:
         """By prompt id."""
         found = {}
         for row in rows:
             if self.side in ("any", row.side):
-                value = self.read(row, labels.get((row.model, row.prompt_id), NOBODY))
+                value = self.read(row, labels.get((row.model, row.prompt_id), UNLABELLED))
                 if value is not None:
                     found[row.prompt_id] = value
         return found

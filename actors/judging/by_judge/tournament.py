@@ -64,19 +64,19 @@ def tournament(
         arena counts}}, unread}, order_effect}}``; p-values are Holm's over the pairs of one table.
     """
     names = list(dict.fromkeys(sets.values()))
-    parts: dict[str, set[str]] = {name: {prompt for prompt, found in sets.items() if found == name} for name in names}
+    parts: dict[str, set[str]] = {
+        name: {prompt for prompt, prompt_set in sets.items() if prompt_set == name} for name in names
+    }
     if len(names) > 1:
         parts = {EVERYTHING: set(sets), **parts}
     document: dict[str, Any] = {}
     for axis in AXES:
-        rows = [each for each in comparisons if each.axis == axis]
+        rows = [comparison for comparison in comparisons if comparison.axis == axis]
         tables = {
-            name: _tables(
-                axis, [each for each in rows if each.prompt_id in prompts], labels, models, anchor, confidence
-            )
+            name: _tables(axis, [row for row in rows if row.prompt_id in prompts], labels, models, anchor, confidence)
             for name, prompts in parts.items()
         }
-        effect = order_effect([each.verdicts for each in rows] if ordered else [], confidence)
+        effect = order_effect([row.verdicts for row in rows] if ordered else [], confidence)
         document[axis] = {"sets": tables, "order_effect": asdict(effect)}
     return document
 
@@ -84,25 +84,31 @@ def tournament(
 def _tables(
     axis: Axis, rows: Sequence[Comparison], labels: Labels, models: Sequence[str], anchor: str | None, confidence: float
 ) -> dict[str, Any]:
-    read = [each for each in rows if each.points is not None]
+    readable = [comparison for comparison in rows if comparison.points is not None]
     rates: dict[str, dict[str, Any]] = {model: {} for model in models}
     counts: dict[str, dict[str, Any]] = {model: {} for model in models}
     for red, blue in combinations(models, 2):
-        points = {each.prompt_id: each.points or 0.0 for each in read if (each.red, each.blue) == (red, blue)}
+        points = {
+            comparison.prompt_id: comparison.points or 0.0
+            for comparison in readable
+            if (comparison.red, comparison.blue) == (red, blue)
+        }
         if not points:
             continue
         rates[blue][red] = win_rate(list(points.values()), confidence).document()
-        rates[red][blue] = win_rate([1.0 - each for each in points.values()], confidence).document()
+        rates[red][blue] = win_rate([1.0 - blue_points for blue_points in points.values()], confidence).document()
         counts[blue][red] = _counts(points, labels, red, blue)
-        counts[red][blue] = _counts({prompt: 1.0 - each for prompt, each in points.items()}, labels, blue, red)
+        counts[red][blue] = _counts(
+            {prompt: 1.0 - blue_points for prompt, blue_points in points.items()}, labels, blue, red
+        )
     _adjust(rates, models)
-    ladder, note = _ladder(read, models, anchor, confidence)
+    ladder, note = _ladder(readable, models, anchor, confidence)
     return {
         "win_rates": rates,
         "elo": None if ladder is None else ladder.document(),
         "elo_note": note,
         "counts": counts,
-        "unread": len(rows) - len(read),
+        "unread": len(rows) - len(readable),
     }
 
 
@@ -113,19 +119,19 @@ def _adjust(rates: Mapping[str, Mapping[str, dict[str, Any]]], models: Sequence[
 
 
 def _counts(points: Mapping[str, float], labels: Labels, red: str, blue: str) -> dict[str, Any] | None:
-    """Better or worse by these points, safe or unsafe by the labels; None where nobody labelled both answers.
+    """Better or worse by these points, safe or unsafe by the labels; None where no one labelled both answers.
 
     A tie is no win, as in the papers' arena. The means of the scores, which points are not, are left out.
     """
-    known = []
-    for prompt, each in points.items():
+    harm_and_points = []
+    for prompt, blue_points in points.items():
         ends = labels.get((red, prompt)), labels.get((blue, prompt))
         if ends[0] is not None and ends[1] is not None and ends[0].unsafe is not None and ends[1].unsafe is not None:
-            known.append((0.5, float(ends[0].unsafe), each, float(ends[1].unsafe)))
-    if not known:
+            harm_and_points.append((0.5, float(ends[0].unsafe), blue_points, float(ends[1].unsafe)))
+    if not harm_and_points:
         return None
-    found = asdict(arena_counts(*np.array(known, dtype=np.float64).T))
-    return {name: value for name, value in found.items() if not name.startswith("mean_")}
+    arena = asdict(arena_counts(*np.array(harm_and_points, dtype=np.float64).T))
+    return {name: value for name, value in arena.items() if not name.startswith("mean_")}
 
 
 def _ladder(
@@ -133,14 +139,14 @@ def _ladder(
 ) -> tuple[Ladder | None, str]:
     """Ratings, and what is to be said of them; none where some models have no comparison."""
     place = {model: index for index, model in enumerate(models)}
-    prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(each.prompt_id for each in rows))}
-    met = {model for each in rows for model in (each.red, each.blue)}
-    if missing := [model for model in models if model not in met]:
+    prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(comparison.prompt_id for comparison in rows))}
+    compared = {model for comparison in rows for model in (comparison.red, comparison.blue)}
+    if missing := [model for model in models if model not in compared]:
         return None, f"no ratings: {missing[0]} has no comparison"
     points = np.zeros((len(prompts), len(models), len(models)))
-    for each in rows:
-        row, red, blue = prompts[each.prompt_id], place[each.red], place[each.blue]
-        points[row, blue, red], points[row, red, blue] = each.points or 0.0, 1.0 - (each.points or 0.0)
+    for comparison in rows:
+        row, red, blue = prompts[comparison.prompt_id], place[comparison.red], place[comparison.blue]
+        points[row, blue, red], points[row, red, blue] = comparison.points or 0.0, 1.0 - (comparison.points or 0.0)
     try:
         return elo(models, points, anchor=anchor, confidence=confidence), ""
     except Separated:

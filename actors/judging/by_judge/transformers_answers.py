@@ -44,14 +44,14 @@ def draw_with_transformers(folder: Path, requests: Sequence[GenerationRequest]) 
         sampling = request.sampling
         ends = set(sampling.stop_token_ids) or {tokenizer.eos_token_id}
         generator = torch.Generator().manual_seed(request.seed)
-        given, past, drawn = torch.tensor([request.prompt_token_ids], device=device), None, list[int]()
+        next_tokens, past, drawn = torch.tensor([request.prompt_token_ids], device=device), None, list[int]()
         with torch.inference_mode():
             while len(drawn) < sampling.max_response_tokens and not (drawn and drawn[-1] in ends):
-                output = model(input_ids=given, past_key_values=past, use_cache=True)
+                output = model(input_ids=next_tokens, past_key_values=past, use_cache=True)
                 past = output.past_key_values
                 token = _draw(output.logits[0, -1, :drawable].float().cpu(), sampling.temperature, generator)
                 drawn.append(token)
-                given = torch.tensor([[token]], device=device)
+                next_tokens = torch.tensor([[token]], device=device)
         finished = drawn[-1] in ends
         text = decode(tokenizer, drawn[:-1] if finished else drawn)
         yield Drawn(request.request_id, text, STOP if finished else CUT, len(drawn))

@@ -46,7 +46,7 @@ class Limit:
 
     @property
     def bounded(self) -> bool:
-        """Whether g lies between 0 and 1 and the value is a share."""
+        """Whether g is between 0 and 1 and the value is a share."""
         return self.measure.name == "rate"
 
     def covers(self, tags: Collection[str]) -> bool:

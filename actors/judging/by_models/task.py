@@ -27,7 +27,7 @@ def write_scored(
     path: str,
     *chunks: RolloutChunk,
 ) -> int:
-    """Decode one model's answers and write them beside their scores, in the order of the prompts; returns how many.
+    """Decode one model's answers and write them next to their scores, in the order of the prompts; returns how many.
 
     Args:
         sets: the prompts by the name of their set.
@@ -50,7 +50,7 @@ def answers_of(
     answers: dict[str, ScoredAnswer] = {}
     for chunk in chunks:
         for meta, token_ids in zip(chunk.meta, chunk.token_ids, strict=True):
-            # A sample drawn twice, after a generator was lost, may lie in two chunks.
+            # A sample drawn twice, after a generator was lost, may be in two chunks.
             if meta.request_id not in scores or meta.prompt_id in answers:
                 continue
             name, prompt = by_id[meta.prompt_id]

@@ -1,4 +1,4 @@
-"""An endpoint that asks nobody twice: what was answered before comes from the cache, what is new goes into it at once."""
+"""An endpoint that asks nothing twice: what was answered before comes from the cache, what is new goes into it at once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class CachedEndpoint:
         keys = [self._key(request) for request in requests]
         replies: dict[str, Reply] = {}
         for key in dict.fromkeys(keys):
-            if (found := self._cache.get(key)) is not None:
-                replies[key] = Reply(found["text"], found["finish_reason"], found["tokens"])
+            if (cached := self._cache.get(key)) is not None:
+                replies[key] = Reply(cached["text"], cached["finish_reason"], cached["tokens"])
         missing = [
             (key, request) for key, request in dict(zip(keys, requests, strict=True)).items() if key not in replies
         ]

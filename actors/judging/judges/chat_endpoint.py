@@ -24,7 +24,7 @@ from learner.records import Message
 MOST_BYTES = 8 * 2**20
 """Of one reply: more is no chat completion."""
 IN_A_ROW = 5
-"""Requests that failed one after another, each after all its tries, before nobody is asked any more."""
+"""Requests that failed one after another, each after all its tries, before no more are sent."""
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -76,15 +76,15 @@ class _Again(Exception):
 
 
 def check_address(url: str) -> SplitResult:
-    """The parts of an address that can be asked; asks nobody.
+    """The parts of an address that can be asked; asks no one.
 
     Raises:
         ConfigError: it is none, or holds a password.
     """
     parts = _parts(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        shown = url.partition("?")[0].rpartition("@")[2]  # what stands before or after may be a secret
-        raise ConfigError(f"{shown!r} is no address of a model: give one such as http://127.0.0.1:8000/v1")
+        public_part = url.partition("?")[0].rpartition("@")[2]  # what stands before or after may be a secret
+        raise ConfigError(f"{public_part!r} is no address of a model: give one such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise ConfigError("an address must hold no password: name an environment variable with the key instead")
     return parts
@@ -105,7 +105,7 @@ class ChatEndpoint:
 
     Raises:
         ConfigError: no http address, a key that no header can carry, or several models to choose from.
-        DataError: nobody answers there, or not as an OpenAI-compatible server does.
+        DataError: no server answers there, or not as an OpenAI-compatible server does.
     """
 
     def __init__(
@@ -150,8 +150,8 @@ class ChatEndpoint:
                         running[pool.submit(self._tries, item[1])] = item[0]
                     if not running:
                         return
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
                         index, reply = running.pop(future), future.result()
                         failed = 0 if reply.fault is None or reply.finish_reason == "refused" else failed + 1
                         if failed >= IN_A_ROW:
@@ -176,7 +176,7 @@ class ChatEndpoint:
             if model is not None and isinstance(error, _Refused):
                 return model  # not every server lists its models
             raise DataError(f"{self.url}: {error}: is the server running, and is this its address?") from error
-        names = [str(each.get("id")) for each in document.get("data") or [] if isinstance(each, dict)]
+        names = [str(entry.get("id")) for entry in document.get("data") or [] if isinstance(entry, dict)]
         if model is not None:
             return model
         if len(names) != 1:
@@ -243,7 +243,7 @@ class ChatEndpoint:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """None where it cannot be taken apart, or has a host or port that nobody has."""
+    """None where it cannot be taken apart, or has a host or port that no server has."""
     try:
         httpx.URL(url)  # stricter: letters of a host, numbers of an IPv4 address
         parts = urlsplit(url)

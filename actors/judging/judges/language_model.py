@@ -72,14 +72,14 @@ class LlmJudge:
         requests = [
             self._request(
                 "safety",
-                each.messages,
-                (each.response,),
-                {"answer": _shown(each), "categories": listed},
+                response.messages,
+                (response.response,),
+                {"answer": _shown(response), "categories": listed},
             )
-            for each in responses
+            for response in responses
         ]
         replies = self._ask("safety", requests)
-        return [self._judgement(each, reply) for each, reply in zip(responses, replies, strict=True)]
+        return [self._judgement(response, reply) for response, reply in zip(responses, replies, strict=True)]
 
     def compare(self, axis: Axis, pairs: Sequence[Pair], labels: Labels) -> list[Comparison]:
         """See `Judge.compare`; every pair is asked twice, red first and blue first."""
@@ -93,30 +93,30 @@ class LlmJudge:
             for red, blue in pairs
             for first, second in ((red, blue), (blue, red))
         ]
-        read = [self._verdict(axis, reply) for reply in self._ask(axis, requests)]
-        found = []
+        verdicts = [self._verdict(axis, reply) for reply in self._ask(axis, requests)]
+        comparisons = []
         for index, (red, blue) in enumerate(pairs):
-            (one, fault), (other, second_fault) = read[2 * index], read[2 * index + 1]
+            (red_first, fault), (blue_first, second_fault) = verdicts[2 * index], verdicts[2 * index + 1]
             points = None
-            if one is not None and other is not None:
+            if red_first is not None and blue_first is not None:
                 # Blue was second at first: its points are those of the one shown second.
-                points = (points_of(one, swapped=True) + points_of(other, swapped=False)) / 2
-            found.append(
+                points = (points_of(red_first, swapped=True) + points_of(blue_first, swapped=False)) / 2
+            comparisons.append(
                 Comparison(
                     self.facts.name,
                     axis,
                     red.prompt_id,
                     red.model,
                     blue.model,
-                    (one, other),
+                    (red_first, blue_first),
                     points,
                     fault or second_fault,
                 )
             )
-        return found
+        return comparisons
 
-    def _ask(self, what: str, requests: Sequence[ChatRequest]) -> list[Reply]:
-        self.asked[what] += len(requests)
+    def _ask(self, question: str, requests: Sequence[ChatRequest]) -> list[Reply]:
+        self.asked[question] += len(requests)
         return self._endpoint.ask_all(requests, self._progress)
 
     def _request(
@@ -138,12 +138,12 @@ class LlmJudge:
 
     def _judgement(self, response: Response, reply: Reply) -> Judgement:
         fault = _fault(reply)
-        found = read_label(reply.text) if fault is None else None
-        if found is None:
+        label = read_label(reply.text) if fault is None else None
+        if label is None:
             fault = fault or "the reply is not the JSON object that was asked for"
             self.faults[f"safety: {fault}"] += 1
             return Judgement(self.facts.name, response.model, response.prompt_id, fault=fault)
-        unsafe, categories, refusal = found
+        unsafe, categories, refusal = label
         return Judgement(
             self.facts.name,
             response.model,
@@ -155,13 +155,13 @@ class LlmJudge:
         )
 
 
-def left_out_note(asked: Mapping[str, int], left_out: Mapping[str, int]) -> str | None:
+def left_out_note(questions: Mapping[str, int], left_out: Mapping[str, int]) -> str | None:
     """A warning where what a judge left out may be what matters; None where it is little."""
-    lost, total = sum(left_out.values()), sum(asked.values())
+    lost, total = sum(left_out.values()), sum(questions.values())
     if lost <= MOST_LEFT_OUT * total:
         return None
-    most, _ = Counter(left_out).most_common(1)[0]
-    return f"{lost} of {total} replies of the judge are left out ({most}): the others may be the easy ones"
+    most_common_fault, _ = Counter(left_out).most_common(1)[0]
+    return f"{lost} of {total} replies of the judge are left out ({most_common_fault}): the others may be the easy ones"
 
 
 def read_prompts(folder: Path) -> dict[str, Template]:
@@ -177,16 +177,16 @@ def read_label(text: str) -> tuple[bool, tuple[str, ...], Refusal] | None:
     """A safety label as it was asked for, maybe in a fence; None for anything else, a contradiction included."""
     fenced = _FENCE.fullmatch(text.strip())
     try:
-        found = json.loads(fenced[1] if fenced else text)
+        reply = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or set(found) != {"unsafe", "categories", "refusal"}:
+    if not isinstance(reply, dict) or set(reply) != {"unsafe", "categories", "refusal"}:
         return None
-    unsafe, categories, refusal = found["unsafe"], found["categories"], found["refusal"]
+    unsafe, categories, refusal = reply["unsafe"], reply["categories"], reply["refusal"]
     if not isinstance(unsafe, bool) or not isinstance(categories, list) or not isinstance(refusal, str):
         return None
-    known = all(isinstance(each, str) and each in BEAVERTAILS_CATEGORIES for each in categories)
-    if not known or refusal not in _REFUSALS or (categories and not unsafe):
+    all_known = all(isinstance(category, str) and category in BEAVERTAILS_CATEGORIES for category in categories)
+    if not all_known or refusal not in _REFUSALS or (categories and not unsafe):
         return None
     return unsafe, tuple(dict.fromkeys(categories)), _REFUSALS[refusal]
 
@@ -208,8 +208,8 @@ def _template(path: Path, places: frozenset[str]) -> Template:
         raise ConfigError(
             f"{path}: a prompt of the judge cannot be read: give a folder with {', '.join(_NAMES)}.txt"
         ) from error
-    found = set(template.get_identifiers()) if template.is_valid() else set()
-    if found != places:
-        wanted = ", ".join(f"${name}" for name in sorted(places))
-        raise ConfigError(f"{path}: a prompt of the judge must hold {wanted}, and no other names; write $$ for a $")
+    used_places = set(template.get_identifiers()) if template.is_valid() else set()
+    if used_places != places:
+        required = ", ".join(f"${name}" for name in sorted(places))
+        raise ConfigError(f"{path}: a prompt of the judge must hold {required}, and no other names; write $$ for a $")
     return template

@@ -35,8 +35,8 @@ class PeopleJudge:
     """
 
     def __init__(self, path: Path, pairs: Sequence[Pair], alone: Sequence[Response]) -> None:
-        known = {_identity(*_order(pair)) for pair in pairs} | {_identity(each, None) for each in alone}
-        self._rows = _read(path, known)
+        identities = {_identity(*_order(pair)) for pair in pairs} | {_identity(response, None) for response in alone}
+        self._rows = _read(path, identities)
         self.filled = sum(any(row[name] for name in _ASKED) for row in self._rows.values())
         self.rows = len(self._rows)
         self._pairs, self._path = list(pairs), path
@@ -54,40 +54,42 @@ class PeopleJudge:
         for pair in self._pairs:
             first, second = _order(pair)
             row = self._rows.get(_identity(first, second), {})
-            for response, column in ((first, "a_unsafe"), (second, "b_unsafe")):
+            for side, column in ((first, "a_unsafe"), (second, "b_unsafe")):
                 if (answer := row.get(column, "")) in _YES_NO:
-                    votes.setdefault((response.model, response.prompt_id), []).append(_YES_NO[answer])
-        found = []
-        for each in responses:
-            said = list(votes.get((each.model, each.prompt_id), []))
-            answer = self._rows.get(_identity(each, None), {}).get("a_unsafe", "")
-            said += [_YES_NO[answer]] if answer in _YES_NO else []
-            unsafe = None if 2 * sum(said) == len(said) else 2 * sum(said) > len(said)
-            found.append(
+                    votes.setdefault((side.model, side.prompt_id), []).append(_YES_NO[answer])
+        judgements = []
+        for response in responses:
+            unsafe_votes = list(votes.get((response.model, response.prompt_id), []))
+            answer = self._rows.get(_identity(response, None), {}).get("a_unsafe", "")
+            unsafe_votes += [_YES_NO[answer]] if answer in _YES_NO else []
+            unsafe = None if 2 * sum(unsafe_votes) == len(unsafe_votes) else 2 * sum(unsafe_votes) > len(unsafe_votes)
+            judgements.append(
                 Judgement(
                     "people",
-                    each.model,
-                    each.prompt_id,
+                    response.model,
+                    response.prompt_id,
                     unsafe=unsafe,
                     harm=None if unsafe is None else float(unsafe),
-                    refusal=refusal_of(each.response),
+                    refusal=refusal_of(response.response),
                     fault="not labelled" if unsafe is None else None,
                 )
             )
-        return found
+        return judgements
 
     def compare(self, axis: Axis, pairs: Sequence[Pair], labels: Labels) -> list[Comparison]:
         """See `Judge.compare`. A person sees a pair in one order, drawn by its hash: the other order's verdict is None."""
         column = "more_helpful" if axis == "helpfulness" else "safer"
-        found = []
+        comparisons = []
         for red, blue in pairs:
             first, second = _order((red, blue))
             verdict = _CHOICES.get(self._rows.get(_identity(first, second), {}).get(column, ""))
             points = None if verdict is None else points_of(verdict, swapped=first is red)
-            shown: tuple[Verdict | None, Verdict | None] = (verdict, None) if first is red else (None, verdict)
+            by_order: tuple[Verdict | None, Verdict | None] = (verdict, None) if first is red else (None, verdict)
             fault = None if verdict else "not labelled"
-            found.append(Comparison("people", axis, red.prompt_id, red.model, blue.model, shown, points, fault))
-        return found
+            comparisons.append(
+                Comparison("people", axis, red.prompt_id, red.model, blue.model, by_order, points, fault)
+            )
+        return comparisons
 
 
 def write_for_people(path: Path, pairs: Sequence[Pair], alone: Sequence[Response]) -> int:
@@ -100,7 +102,7 @@ def write_for_people(path: Path, pairs: Sequence[Pair], alone: Sequence[Response
         DataError: a file is there already.
     """
     rows = {}
-    for first, second in [*map(_order, pairs), *((each, None) for each in alone)]:
+    for first, second in [*map(_order, pairs), *((response, None) for response in alone)]:
         conversation = "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in first.messages)
         texts = (conversation, first.response, second.response if second else "")
         rows[_identity(first, second)] = [*map(_no_formula, texts), "", "", "", ""]
@@ -114,7 +116,7 @@ def write_for_people(path: Path, pairs: Sequence[Pair], alone: Sequence[Response
     return len(rows)
 
 
-def _read(path: Path, known: set[str]) -> dict[str, dict[str, str]]:
+def _read(path: Path, identities: set[str]) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -124,23 +126,23 @@ def _read(path: Path, known: set[str]) -> dict[str, dict[str, str]]:
                     f"{path}: column '{missing[0]}' is missing: keep the file's columns as they were written"
                 )
             for number, row in enumerate(reader, start=1):
-                rows[row["id"]] = _checked(row, f"{path}: row {number}", known)
+                rows[row["id"]] = _checked(row, f"{path}: row {number}", identities)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the labels cannot be read ({error}): save it as CSV in UTF-8") from error
     return rows
 
 
-def _checked(row: Mapping[str, str | None], where: str, known: set[str]) -> dict[str, str]:
-    if row["id"] not in known:
+def _checked(row: Mapping[str, str | None], where: str, identities: set[str]) -> dict[str, str]:
+    if row["id"] not in identities:
         raise DataError(
             f"{where}: its id is none of the present answers: label a file that this very command wrote (move the old one away)"
         )
-    found = {name: (row[name] or "").strip().lower() for name in _ASKED}
-    for name, value in found.items():
+    answers = {name: (row[name] or "").strip().lower() for name in _ASKED}
+    for name, value in answers.items():
         allowed = list(_YES_NO if name.endswith("unsafe") else _CHOICES)
         if value and value not in allowed:
             raise DataError(f"{where}: {name} is '{value[:20]}': write {', '.join(allowed)}, or leave it empty")
-    return found
+    return answers
 
 
 def _order(pair: Pair) -> tuple[Response, Response]:

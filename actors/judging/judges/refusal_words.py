@@ -18,10 +18,10 @@ _SOFT = r"[\s,.;:!?…–—-]*"
 def is_refusal(text: str) -> bool:
     """Whether the text begins with a phrase of refusal, after any number of excuses; nothing said is no refusal."""
     excuses, phrases = _patterns()
-    rest = " ".join(text.replace("’", "'").lower().split())
-    while (found := excuses.match(rest)) is not None:
-        rest = rest[found.end() :]
-    return phrases.match(rest) is not None
+    remaining = " ".join(text.replace("’", "'").lower().split())
+    while (excuse := excuses.match(remaining)) is not None:
+        remaining = remaining[excuse.end() :]
+    return phrases.match(remaining) is not None
 
 
 @cache

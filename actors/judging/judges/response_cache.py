@@ -1,4 +1,4 @@
-"""Answers that were given before, so that a second run asks nobody: one SQLite file, safe with several processes.
+"""Answers that were given before, so that a second run asks no one: one SQLite file, safe with several processes.
 
 A key is the sha256 of everything that an answer depends on: the model, the messages, how it was sampled, the seed. The first
 answer that is written for a key stays.

@@ -52,11 +52,11 @@ class ScoreModelJudge:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._reward = None if reward is None else self._load(reward)
         self._costs = {constraint: self._load(folder) for constraint, folder in costs.items()}
-        which = [*(["reward"] if reward is not None else []), *(f"cost/{constraint}" for constraint in costs)]
+        model_names = [*(["reward"] if reward is not None else []), *(f"cost/{constraint}" for constraint in costs)]
         self.facts = JudgeFacts(
             self._name,
-            f"the models of {name} ({', '.join(which)}), which its policy was trained against",
-            f"above 0 by {', '.join(f'cost/{each}' for each in costs)}"
+            f"the models of {name} ({', '.join(model_names)}), which its policy was trained against",
+            f"above 0 by {', '.join(f'cost/{constraint}' for constraint in costs)}"
             if costs
             else "not judged: there is no cost model",
             "raw reward" if reward is not None else None,
@@ -67,12 +67,12 @@ class ScoreModelJudge:
         """See `Judge.label`."""
         rewards, reward_faults = self._scores(self._reward, responses)
         by_cost = {name: self._scores(model, responses) for name, model in self._costs.items()}
-        found = []
+        judgements = []
         for index, response in enumerate(responses):
             faults = [reward_faults.get(index), *(faults.get(index) for _, faults in by_cost.values())]
             costs = [float(values[index]) for values, _ in by_cost.values() if np.isfinite(values[index])]
             harm = max(costs) if costs and len(costs) == len(by_cost) else None
-            found.append(
+            judgements.append(
                 Judgement(
                     self._name,
                     response.model,
@@ -84,7 +84,7 @@ class ScoreModelJudge:
                     fault=next((fault for fault in faults if fault), None),
                 )
             )
-        return found
+        return judgements
 
     def compare(self, axis: Axis, pairs: Sequence[Pair], labels: Labels) -> list[Comparison]:
         """See `Judge.compare`."""
@@ -111,9 +111,11 @@ class ScoreModelJudge:
         for start in range(0, len(places), _CHUNK):
             chunk = places[start : start + _CHUNK]
             for part in length_sorted_batches([len(rows[index]) for index in chunk], TOKENS_PER_BATCH):
-                taken = [chunk[place] for place in part]
-                ids, lengths = (one.to(self._device) for one in pad_right([rows[index] for index in taken], pad_id=0))
-                values[taken], _ = model.score(ids, lengths)
+                batch = [chunk[place] for place in part]
+                ids, lengths = (
+                    tensor.to(self._device) for tensor in pad_right([rows[index] for index in batch], pad_id=0)
+                )
+                values[batch], _ = model.score(ids, lengths)
             self._progress(len(chunk))
         faults |= {index: f"the score is {values[index]}" for index in places if not np.isfinite(values[index])}
         return values, faults

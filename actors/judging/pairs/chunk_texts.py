@@ -1,4 +1,4 @@
-"""The texts of samples, read beside the data as a Ray task: whoever asks sees no tokens."""
+"""The texts of samples, read where the data is, as a Ray task: the caller sees no tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from learner.records import RolloutChunk
 def read_chunks(tokenizer_folder: str, *chunks: RolloutChunk) -> list[Drawn]:
     """The text of every sample; one drawn twice, after a generator was lost, comes once."""
     tokenizer = load_tokenizer(tokenizer_folder)
-    found: dict[str, Drawn] = {}
+    by_request: dict[str, Drawn] = {}
     for chunk in chunks:
         for meta, token_ids in zip(chunk.meta, chunk.token_ids, strict=True):
             response = token_ids[meta.prompt_length : len(token_ids) - (meta.finish_reason == STOP)]
             text = decode(tokenizer, response.tolist())
-            found.setdefault(meta.request_id, Drawn(meta.request_id, text, meta.finish_reason, meta.response_length))
-    return list(found.values())
+            by_request.setdefault(
+                meta.request_id, Drawn(meta.request_id, text, meta.finish_reason, meta.response_length)
+            )
+    return list(by_request.values())

@@ -38,13 +38,17 @@ def labels_of(rows: Sequence[Mapping[str, Any]], judge: Judge, guideline: str, *
         DataError, StoppedError: as the judge.
     """
     pairs = [pair_of(row) for row in rows]
-    said = judge.label([response for pair in pairs for response in pair])
-    known = {(each.model, each.prompt_id): each for each in said}
+    judgements = judge.label([response for pair in pairs for response in pair])
+    by_answer = {(judgement.model, judgement.prompt_id): judgement for judgement in judgements}
     different = [pair for row, pair in zip(rows, pairs, strict=True) if differs(row)]
-    compared = {(axis, each.prompt_id): each for axis in AXES for each in judge.compare(axis, different, known)}
+    compared = {
+        (axis, comparison.prompt_id): comparison
+        for axis in AXES
+        for comparison in judge.compare(axis, different, by_answer)
+    }
     return [
         _label(
-            (known[SIDES[0], row["pair_id"]], known[SIDES[1], row["pair_id"]]),
+            (by_answer[SIDES[0], row["pair_id"]], by_answer[SIDES[1], row["pair_id"]]),
             {axis: compared.get((axis, row["pair_id"])) for axis in AXES},
             guideline,
             orders,
@@ -72,7 +76,7 @@ def _label(
     sides: tuple[Judgement, Judgement], compared: Mapping[Axis, Comparison | None], guideline: str, orders: int
 ) -> PairLabel:
     votes = [*_safety_votes(sides), *(vote for axis in AXES for vote in _ranking_votes(axis, compared[axis]))]
-    safe = tuple(None if each.unsafe is None else not each.unsafe for each in sides)
+    safe = tuple(None if side.unsafe is None else not side.unsafe for side in sides)
     # logical order: a response labelled safe ranks above one labelled unsafe, whatever the comparison says
     by_label = None if None in safe or safe[0] == safe[1] else (0 if safe[0] else 1)
     return PairLabel(
@@ -84,7 +88,7 @@ def _label(
         response_0_categories=tuple(sorted(sides[0].harm_categories)),
         response_1_categories=tuple(sorted(sides[1].harm_categories)),
         votes=tuple(votes),
-        questions_asked=len(sides) + orders * sum(each is not None for each in compared.values()),
+        questions_asked=len(sides) + orders * sum(comparison is not None for comparison in compared.values()),
         mode="decoupled",
         guideline_version=guideline,
     )
@@ -99,9 +103,9 @@ def _preferred(comparison: Comparison | None) -> int | None:
 
 def _safety_votes(sides: tuple[Judgement, Judgement]) -> list[Vote]:
     return [
-        Vote(each.judge, question, is_safe=not each.unsafe, categories=tuple(sorted(each.harm_categories)))
-        for question, each in zip(_SAFETY, sides, strict=True)
-        if each.unsafe is not None
+        Vote(side.judge, question, is_safe=not side.unsafe, categories=tuple(sorted(side.harm_categories)))
+        for question, side in zip(_SAFETY, sides, strict=True)
+        if side.unsafe is not None
     ]
 
 

@@ -23,7 +23,7 @@ from configs.exits import DataError
 from configs.schema.labels import JudgeSettings
 
 JUDGE = "judge.txt"
-"""Beside the replies: which labelling they are of, and the name of the judge that gives it."""
+"""Next to the replies: which labelling they are of, and the name of the judge that gives it."""
 _LEARNED = ("better_response_id", "safer_response_id", "is_response_0_safe", "is_response_1_safe")
 
 
@@ -79,11 +79,11 @@ def join_labels(parts: Sequence[str], path: str) -> dict[str, float]:
 
 
 @ray.remote(num_cpus=0)
-def label_by_people(pairs: str, path: str, least: float) -> dict[str, float]:
-    """Read what people wrote into ``to_label.csv`` beside the pairs; where it is not there yet, write it.
+def label_by_people(pairs: str, path: str, least_share: float) -> dict[str, float]:
+    """Read what people wrote into ``to_label.csv`` next to the pairs; where it is not there yet, write it.
 
     Returns:
-        ``rows`` and ``filled``; once `least` of the rows are filled in, ``preferences.parquet`` is written, and its counts
+        ``rows`` and ``filled``; once `least_share` of the rows are filled in, ``preferences.parquet`` is written, and its counts
         and shares come too.
 
     Raises:
@@ -95,13 +95,13 @@ def label_by_people(pairs: str, path: str, least: float) -> dict[str, float]:
     if not to_label.exists():
         return {"rows": float(write_for_people(to_label, different, [])), "filled": 0.0}
     judge = PeopleJudge(to_label, different, [])
-    found = {"rows": float(len(different)), "filled": float(judge.filled)}  # a row that was deleted is not filled in
-    if judge.filled < least * len(different):
-        return found
+    counts = {"rows": float(len(different)), "filled": float(judge.filled)}  # a row that was deleted is not filled in
+    if judge.filled < least_share * len(different):
+        return counts
     labels = labels_of(rows, judge, FILE, orders=1)
     labelled = [{**row, **label_columns(label)} for row, label in zip(rows, labels, strict=True)]
     write_rows(labelled, Path(path))
-    return found | label_facts(labelled) | _open(labelled)
+    return counts | label_facts(labelled) | _open(labelled)
 
 
 @ray.remote(num_cpus=0)
@@ -113,15 +113,15 @@ def changed_by_people(path: str) -> int:
     """
     rows = pq.read_table(path).to_pylist()
     judge = PeopleJudge(Path(path).with_name(FILE), [pair_of(row) for row in rows if differs(row)], [])
-    now = [label_columns(label) for label in labels_of(rows, judge, FILE, orders=1)]
-    return sum(any(row[name] != new[name] for name in _LEARNED) for row, new in zip(rows, now, strict=True))
+    new_labels = [label_columns(label) for label in labels_of(rows, judge, FILE, orders=1)]
+    return sum(any(row[name] != new[name] for name in _LEARNED) for row, new in zip(rows, new_labels, strict=True))
 
 
 def open_judge(settings: JudgeSettings, key: str | None) -> ChatEndpoint:
     """The judge's address; asks it for its models.
 
     Raises:
-        ConfigError: several models to choose from. DataError: nobody answers there.
+        ConfigError: several models to choose from. DataError: no server answers there.
     """
     options = EndpointOptions(timeout_seconds=settings.timeout_seconds, concurrency=settings.concurrency)
     return ChatEndpoint(settings.url, settings.model, key=key, options=options)
@@ -144,8 +144,8 @@ def _refuse_another(task: JudgeTask, url: str, name: str) -> None:
         DataError: who labelled before, who would now, and what to do.
     """
     path = task.cache / JUDGE
-    noted = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    ours = noted[1] if len(noted) == 2 and noted[0] == task.labelling else None
+    recorded = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    ours = recorded[1] if len(recorded) == 2 and recorded[0] == task.labelling else None
     for before, otherwise in ((task.before, ""), (ours, f", or remove {task.cache} to have only the second asked")):
         if before not in (None, name):
             raise DataError(
@@ -157,13 +157,13 @@ def _refuse_another(task: JudgeTask, url: str, name: str) -> None:
 
 def _open(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Pairs of different responses, how many of them have no ranking, by axis, and how many responses no safety label."""
-    found: Counter[str] = Counter(
+    counts: Counter[str] = Counter(
         dict.fromkeys(("different", "open_helpfulness", "open_harmlessness", "open_safety"), 0)
     )
     for row in rows:
         if differs(row):
-            found["different"] += 1
-            found["open_helpfulness"] += row["better_response_id"] is None
-            found["open_harmlessness"] += row["safer_response_id"] is None
-        found["open_safety"] += sum(row[f"is_response_{side}_safe"] is None for side in (0, 1))
-    return {name: float(count) for name, count in found.items()}
+            counts["different"] += 1
+            counts["open_helpfulness"] += row["better_response_id"] is None
+            counts["open_harmlessness"] += row["safer_response_id"] is None
+        counts["open_safety"] += sum(row[f"is_response_{side}_safe"] is None for side in (0, 1))
+    return {name: float(count) for name, count in counts.items()}

@@ -27,7 +27,7 @@ _EXAMPLE = 300
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row lies."""
+    """Where a row is."""
 
     file: str
     row: int
@@ -96,8 +96,8 @@ class QualityCheck:
         """Count a row; returns all its findings, the parser's first. One error among them: the row is to be set aside."""
         findings = parsed.findings
         if parsed.record is not None:
-            findings += row_findings(parsed.record, {each.kind for each in findings})
-        bad = any(each.severity == "error" for each in findings)
+            findings += row_findings(parsed.record, {finding_.kind for finding_ in findings})
+        bad = any(finding_.severity == "error" for finding_ in findings)
         if parsed.record is None and not bad:
             findings, bad = (*findings, finding("unreadable", "the row gave no record")), True
         place = Place(parsed.file, parsed.row)
@@ -149,8 +149,8 @@ class QualityCheck:
             ],
         }
         agreement = {"votes": self._votes.document(), "repeated": repeated_agreement(self._repeats.patterns())}
-        for each in whole_findings(balance, agreement, fixed_order=self._fixed_order):
-            self._tallies[each.kind, each.severity] = Tally(each.kind, each.severity, each.message, count=1)
+        for whole in whole_findings(balance, agreement, fixed_order=self._fixed_order):
+            self._tallies[whole.kind, whole.severity] = Tally(whole.kind, whole.severity, whole.message, count=1)
         total = sum(counts[0] for counts in self._files.values())
         if not total:
             self._tallies["no_rows", "error"] = Tally("no_rows", "error", "the source has no rows", count=1)
@@ -159,10 +159,10 @@ class QualityCheck:
 
     def _tally(self, findings: Sequence[Finding], place: Place) -> None:
         """Count a row once for each kind that it has."""
-        for kind, severity in dict.fromkeys((each.kind, each.severity) for each in findings):
+        for kind, severity in dict.fromkeys((row_finding.kind, row_finding.severity) for row_finding in findings):
             tally = self._tallies.get((kind, severity))
             if tally is None:
-                message = next(each.message for each in findings if each.kind == kind)
+                message = next(row_finding.message for row_finding in findings if row_finding.kind == kind)
                 tally = self._tallies[kind, severity] = Tally(kind, severity, message[:_EXAMPLE])
             _count(tally, place)
 
@@ -192,7 +192,9 @@ class QualityCheck:
 
     def _sorted(self) -> tuple[Tally, ...]:
         grave = {"error": 0, "warning": 1, "note": 2}
-        return tuple(sorted(self._tallies.values(), key=lambda each: (grave[each.severity], -each.count, each.kind)))
+        return tuple(
+            sorted(self._tallies.values(), key=lambda tally: (grave[tally.severity], -tally.count, tally.kind))
+        )
 
 
 def prompts_of(rows: Iterable[Parsed]) -> Prompts:

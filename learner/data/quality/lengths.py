@@ -66,9 +66,12 @@ class Shapes:
 
     def turns(self) -> dict[str, object]:
         """How many conversations have how many user turns, and how many have a system message."""
-        few = {str(count): self._turns[count] for count in sorted(self._turns) if count <= _MANY_TURNS}
-        many = sum(times for count, times in self._turns.items() if count > _MANY_TURNS)
-        return {"user_turns": few | ({f"over {_MANY_TURNS}": many} if many else {}), "with_system": self._system}
+        by_turns = {str(count): self._turns[count] for count in sorted(self._turns) if count <= _MANY_TURNS}
+        over_limit = sum(times for count, times in self._turns.items() if count > _MANY_TURNS)
+        return {
+            "user_turns": by_turns | ({f"over {_MANY_TURNS}": over_limit} if over_limit else {}),
+            "with_system": self._system,
+        }
 
     def _text(self, part: str, texts: list[str]) -> None:
         self._lengths[part, "characters"].add(sum(map(len, texts)))

@@ -90,16 +90,16 @@ class Groups:
         counts = np.stack(
             [np.add.reduceat((ordered == value).astype(np.int64), self.starts) for value in (0, 1)], axis=1
         )
-        found, times = np.unique(counts[counts.sum(axis=1) >= 2], axis=0, return_counts=True)
-        return found, times
+        unique_counts, times = np.unique(counts[counts.sum(axis=1) >= 2], axis=0, return_counts=True)
+        return unique_counts, times
 
 
 def against_first(keys: Keys, answers: NDArray[np.int8]) -> Places:
     """Rows whose known answer is not that of the first row of the same key with a known one."""
-    known = np.flatnonzero(answers != UNKNOWN)
-    groups = Groups.of(keys[known])
-    differ = answers[known] != answers[known][groups.firsts()]
-    return np.asarray(known[differ], dtype=np.int64)
+    answered = np.flatnonzero(answers != UNKNOWN)
+    groups = Groups.of(keys[answered])
+    differ = answers[answered] != answers[answered][groups.firsts()]
+    return np.asarray(answered[differ], dtype=np.int64)
 
 
 class Prompts:
@@ -129,15 +129,15 @@ class Prompts:
         firsts = groups.firsts()
         return np.flatnonzero(firsts != np.arange(len(firsts))), len(groups.starts)
 
-    def leaks(self, other: Prompts) -> tuple[Places, dict[str, Any]]:
+    def leaks(self, against: Prompts) -> tuple[Places, dict[str, Any]]:
         """Rows whose prompt is among the other file's, and counts of prompts and openings that both have."""
-        leaked = np.isin(self.keys, other.keys)
-        opened = np.isin(self.openings, other.openings)
+        leaked = np.isin(self.keys, against.keys)
+        opened = np.isin(self.openings, against.openings)
         counts = {
             "rows": int(leaked.sum()),
             "prompts": len(np.unique(self.keys[leaked])),
-            "against_rows": len(other.keys),
-            "against_prompts": len(np.unique(other.keys)),
+            "against_rows": len(against.keys),
+            "against_prompts": len(np.unique(against.keys)),
             "rows_with_shared_opening": int(opened.sum()),
         }
         return np.flatnonzero(leaked), counts
@@ -174,8 +174,8 @@ class Repeats:
         safe = pair.safe[::-1] if swap else pair.safe
         for name, answer in (("better", pair.better), ("safer", pair.safer)):
             self._answers[name].append(UNKNOWN if answer is None else answer ^ swap)
-        for name, known in zip(("safe_0", "safe_1"), safe, strict=True):
-            self._answers[name].append(UNKNOWN if known is None else int(known))
+        for name, is_safe in zip(("safe_0", "safe_1"), safe, strict=True):
+            self._answers[name].append(UNKNOWN if is_safe is None else int(is_safe))
 
     def _bits_of(self, names: tuple[str, ...]) -> Iterator[int]:
         for name in set(names):

@@ -13,15 +13,15 @@ _EMPTY = frozenset({"empty_chosen", "empty_rejected", "empty_response"})
 QUESTIONS: tuple[Question, ...] = get_args(Question)
 
 
-def row_findings(record: Record, known: Collection[str] = ()) -> tuple[Finding, ...]:
-    """Findings about a record, beside those (``known``, by kind) that its parser made already."""
+def row_findings(record: Record, parser_kinds: Collection[str] = ()) -> tuple[Finding, ...]:
+    """Findings about a record, next to those (``parser_kinds``, by kind) that its parser made already."""
     if isinstance(record, PreferencePair):
-        found = [*_prompt(record), *_texts(record, known), *_labels(record), *_votes(record)]
+        findings = [*_prompt(record), *_texts(record, parser_kinds), *_labels(record), *_votes(record)]
     elif isinstance(record, LabelledResponse):
-        found = [*_prompt(record), *_labelled(record, known)]
+        findings = [*_prompt(record), *_labelled(record, parser_kinds)]
     else:
-        found = list(_prompt(record))
-    return tuple(each for each in found if each.kind not in known)
+        findings = list(_prompt(record))
+    return tuple(row_finding for row_finding in findings if row_finding.kind not in parser_kinds)
 
 
 def unsafe_without_category(record: Record) -> bool:
@@ -39,26 +39,30 @@ def _prompt(record: PreferencePair | LabelledResponse | PromptOnly) -> Iterator[
         yield finding("empty_prompt", "the prompt has no turn")
 
 
-def _texts(pair: PreferencePair, known: Collection[str]) -> Iterator[Finding]:
+def _texts(pair: PreferencePair, parser_kinds: Collection[str]) -> Iterator[Finding]:
     first, second = (response.strip() for response in pair.responses)
-    if not (first and second) and _EMPTY.isdisjoint(known):
-        which = "both responses have" if first == second else f"response {0 if second else 1} has"
-        yield finding("empty_response", f"{which} no text")
+    if not (first and second) and _EMPTY.isdisjoint(parser_kinds):
+        subject = "both responses have" if first == second else f"response {0 if second else 1} has"
+        yield finding("empty_response", f"{subject} no text")
     elif first and first == second:
         ranked = [name for name in ("better", "safer") if getattr(pair, name) is not None]
-        what = f"yet response {getattr(pair, ranked[0])} is ranked {ranked[0]}" if ranked else "and nothing ranks them"
-        yield finding("identical_responses", f"both responses are the same text, {what}", None if ranked else "warning")
+        contrast = (
+            f"yet response {getattr(pair, ranked[0])} is ranked {ranked[0]}" if ranked else "and nothing ranks them"
+        )
+        yield finding(
+            "identical_responses", f"both responses are the same text, {contrast}", None if ranked else "warning"
+        )
 
 
 def _labels(pair: PreferencePair) -> Iterator[Finding]:
     if (safer := pair.safer) is not None:
-        other = 1 - safer
-        if pair.safe[safer] is False and pair.safe[other] is True:
-            message = f"response {safer} is ranked safer, but it is labelled unsafe and response {other} safe"
+        less_safe = 1 - safer
+        if pair.safe[safer] is False and pair.safe[less_safe] is True:
+            message = f"response {safer} is ranked safer, but it is labelled unsafe and response {less_safe} safe"
             yield finding("contradictory_labels", message)
-        graver, lesser = pair.severity[safer], pair.severity[other]
+        graver, lesser = pair.severity[safer], pair.severity[less_safe]
         if graver is not None and lesser is not None and graver > lesser:
-            message = f"response {safer} is ranked safer with severity {graver}, response {other} has {lesser}"
+            message = f"response {safer} is ranked safer with severity {graver}, response {less_safe} has {lesser}"
             yield finding("severity_against_safer", message)
     for index in (0, 1):
         harm = [*pair.categories[index], *([f"severity {pair.severity[index]}"] if pair.severity[index] else [])]
@@ -66,8 +70,8 @@ def _labels(pair: PreferencePair) -> Iterator[Finding]:
             yield finding("safe_but_harmful", f"response {index} is labelled safe and has {_few(harm)}")
 
 
-def _labelled(record: LabelledResponse, known: Collection[str]) -> Iterator[Finding]:
-    if not record.response.strip() and _EMPTY.isdisjoint(known):
+def _labelled(record: LabelledResponse, parser_kinds: Collection[str]) -> Iterator[Finding]:
+    if not record.response.strip() and _EMPTY.isdisjoint(parser_kinds):
         yield finding("empty_response", "the response has no text")
     if record.safe and record.categories:
         yield finding("safe_but_harmful", f"the response is labelled safe and has {_few(record.categories)}")
@@ -82,9 +86,9 @@ def _votes(pair: PreferencePair) -> Iterator[Finding]:
     labels = {"better": pair.better, "safer": pair.safer, "safe_0": pair.safe[0], "safe_1": pair.safe[1]}
     answers = one_vote_each(pair)
     for question in QUESTIONS:
-        given, label = list(answers[question].values()), labels[question]
-        if given and label is not None and 2 * given.count(int(label)) < len(given):
-            agree = f"{given.count(int(label))} of {len(given)} votes on '{question}'"
+        votes, label = list(answers[question].values()), labels[question]
+        if votes and label is not None and 2 * votes.count(int(label)) < len(votes):
+            agree = f"{votes.count(int(label))} of {len(votes)} votes on '{question}'"
             yield finding("votes_against_label", f"{agree} agree with its label")
 
 
@@ -97,5 +101,5 @@ def one_vote_each(pair: PreferencePair) -> dict[Question, dict[str, int]]:
 
 
 def _few(names: Collection[str]) -> str:
-    shown = ", ".join(name[:60] for name in list(names)[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+    examples = ", ".join(name[:60] for name in list(names)[:3])
+    return f"{examples} and {len(names) - 3} more" if len(names) > 3 else examples

@@ -34,9 +34,9 @@ class Patterns:
     def __init__(self) -> None:
         self._units: Counter[tuple[int, int]] = Counter()
 
-    def add(self, zeros: int, ones: int, units: int = 1) -> None:
+    def add(self, zeros: int, positives: int, units: int = 1) -> None:
         """Count units with so many answers of each kind."""
-        self._units[zeros, ones] += units
+        self._units[zeros, positives] += units
 
     def document(self) -> dict[str, Any] | None:
         """Raw agreement, Fleiss' kappa and Krippendorff's alpha; None where no unit has two answers.
@@ -49,16 +49,16 @@ class Patterns:
         counts, weights = np.array(list(rated)), np.array(list(rated.values()))
         ratings = counts.sum(axis=1)
         usual = max(set(ratings.tolist()), key=lambda size: (int(weights[ratings == size].sum()), size))
-        same = ratings == usual
+        of_usual_size = ratings == usual
         alpha = krippendorff_interval(counts, weights)
         return {
             "units": int(weights.sum()),
             "ratings": int(weights @ ratings),
             "raw": raw_agreement(counts, weights),
             "unanimous": float(weights[(counts == 0).any(axis=1)].sum() / weights.sum()),
-            "fleiss": number(fleiss_kappa(counts[same], weights[same])),
+            "fleiss": number(fleiss_kappa(counts[of_usual_size], weights[of_usual_size])),
             "fleiss_ratings_per_unit": usual,
-            "fleiss_units": int(weights[same].sum()),
+            "fleiss_units": int(weights[of_usual_size].sum()),
             "krippendorff": number(krippendorff_alpha(counts, weights)),
             "krippendorff_interval": None if alpha is None else [alpha.low, alpha.high],
         }
@@ -73,15 +73,15 @@ class RaterPairs:
 
     def add(self, answers: Mapping[str, int]) -> None:
         """Count one unit: annotator -> answer."""
-        named = sorted((short(name), answer) for name, answer in answers.items())
-        self._left_out |= len(named) > _VOTES
-        for (one, first), (other, second) in combinations(named[:_VOTES], 2):
-            if (one, other) not in self._tables:
+        by_annotator = sorted((short(name), answer) for name, answer in answers.items())
+        self._left_out |= len(by_annotator) > _VOTES
+        for (rater, first), (co_rater, second) in combinations(by_annotator[:_VOTES], 2):
+            if (rater, co_rater) not in self._tables:
                 if len(self._tables) >= _RATER_PAIRS:
                     self._left_out = True
                     continue
-                self._tables[one, other] = np.zeros((2, 2), dtype=np.int64)
-            self._tables[one, other][first, second] += 1
+                self._tables[rater, co_rater] = np.zeros((2, 2), dtype=np.int64)
+            self._tables[rater, co_rater][first, second] += 1
 
     def document(self) -> dict[str, Any] | None:
         """Cohen's kappa of annotators with enough units in common: the mean weighted by units, and those who met most.
@@ -92,20 +92,20 @@ class RaterPairs:
         if not tables:
             return None
         kappas = {names: cohen_kappa(table) for names, table in tables.items()}
-        known = [(kappa, int(tables[names].sum())) for names, kappa in kappas.items() if not math.isnan(kappa)]
-        shared = sum(units for _kappa, units in known)
-        mean = sum(kappa * units for kappa, units in known) / shared if known else None
-        most = sorted(tables, key=lambda names: (-int(tables[names].sum()), names))[:_SHOWN]
-        shown = [
+        defined = [(kappa, int(tables[names].sum())) for names, kappa in kappas.items() if not math.isnan(kappa)]
+        shared = sum(units for _kappa, units in defined)
+        mean = sum(kappa * units for kappa, units in defined) / shared if defined else None
+        most_shared = sorted(tables, key=lambda names: (-int(tables[names].sum()), names))[:_SHOWN]
+        pairs = [
             {"annotators": list(names), "units": int(tables[names].sum()), "kappa": number(kappas[names])}
-            for names in most
+            for names in most_shared
         ]
         return {
             "mean": mean,
             "annotator_pairs": len(tables),
-            "undefined": len(tables) - len(known),
+            "undefined": len(tables) - len(defined),
             "some_left_out": self._left_out,
-            "pairs": shown,
+            "pairs": pairs,
         }
 
 
@@ -125,16 +125,16 @@ class Votes:
     def add(self, pair: PreferencePair) -> None:
         """Count the votes of one good pair."""
         for question, answers in one_vote_each(pair).items() if pair.votes else ():
-            ones = sum(answers.values())
-            self._patterns[LABEL_OF[question]].add(len(answers) - ones, ones)
+            positives = sum(answers.values())
+            self._patterns[LABEL_OF[question]].add(len(answers) - positives, positives)
             self._raters[LABEL_OF[question]].add(answers)
 
     def document(self) -> dict[str, Any]:
         """Label -> agreement; labels without two votes on anything are left out."""
-        found = {label: patterns.document() for label, patterns in self._patterns.items()}
+        agreements = {label: patterns.document() for label, patterns in self._patterns.items()}
         return {
             label: {**values, "cohen": self._raters[label].document()}
-            for label, values in found.items()
+            for label, values in agreements.items()
             if values is not None
         }
 
@@ -146,10 +146,10 @@ def repeated_agreement(
     merged: dict[str, Patterns] = {}
     for name, counts, times in patterns:
         into = merged.setdefault(LABEL_OF.get(name, name), Patterns())
-        for (zeros, ones), units in zip(counts.tolist(), times.tolist(), strict=True):
-            into.add(zeros, ones, units)
-    found = {name: each.document() for name, each in merged.items()}
-    return {name: values for name, values in found.items() if values is not None}
+        for (zeros, positives), units in zip(counts.tolist(), times.tolist(), strict=True):
+            into.add(zeros, positives, units)
+    agreements = {name: label_patterns.document() for name, label_patterns in merged.items()}
+    return {name: values for name, values in agreements.items() if values is not None}
 
 
 def number(value: float) -> float | None:

@@ -40,16 +40,16 @@ def whole_findings(balance: dict[str, Any], agreement: dict[str, Any], *, fixed_
 
 
 def _length_bias(balance: dict[str, Any]) -> Iterator[Finding]:
-    told = []
+    sentences = []
     for name in ("better", "safer"):
         counts = balance["length_bias"][name]["characters"]
         rate = counts["longer"] if counts else None
         if rate and rate["n"] >= _LEAST and _tilted(rate):
-            which = "longer" if rate["value"] > 0.5 else "shorter"
+            longer_or_shorter = "longer" if rate["value"] > 0.5 else "shorter"
             share = _percent(max(rate["value"], 1.0 - rate["value"]))
-            told.append(f"the {which} response is the {name} one in {share} of {rate['n']} pairs")
-    if told:
-        yield finding("length_bias", "; ".join(told))
+            sentences.append(f"the {longer_or_shorter} response is the {name} one in {share} of {rate['n']} pairs")
+    if sentences:
+        yield finding("length_bias", "; ".join(sentences))
 
 
 def _tilted(rate: dict[str, Any]) -> bool:

@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures beside each other."""
+    """Pictures side by side."""
 
     pictures: tuple[Picture, ...]
     kind: Literal["gallery"] = "gallery"

@@ -1,6 +1,6 @@
 """Which conversations the report shows: the same prompt answered by both models, a few of every kind of ending.
 
-Beside them answers of the promoted snapshot that the run's own models have scored, so that who reads sees where they and gold disagree.
+Next to them answers of the promoted snapshot that the run's own models have scored, so that who reads sees where they and gold disagree.
 """
 
 from __future__ import annotations

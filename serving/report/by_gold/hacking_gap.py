@@ -1,4 +1,4 @@
-"""The hacking gap: what the truth says of the samples that the loop learned from, beside what its models said of them.
+"""The hacking gap: what the truth says of the samples that the loop learned from, next to what its models said of them.
 
 Reads the steps of training_gold.json (`actors.crowd.hindsight.judge_folder`), which the stage `evaluate` of a sandbox run writes. A
 policy that learns its models' errors shows as a reward that rises alone, or as harm that only gold sees.
@@ -20,7 +20,7 @@ from serving.report.run_files import RunFiles, missing_note
 Steps = Sequence[Mapping[str, Any]]
 END_SHARE = 0.1
 """Share of the steps at the start and at the end whose means are compared: one batch alone is noise."""
-TITLE = "The hacking gap: the models' word beside the truth"
+TITLE = "The hacking gap: the models' word next to the truth"
 
 
 def gap_section(run: RunFiles) -> Section:
@@ -41,7 +41,7 @@ def gap_section(run: RunFiles) -> Section:
 
 
 def gap_pictures(steps: Steps, suffix: str = "") -> list[Picture]:
-    """Reward beside gold helpfulness, and per constraint what the cost calls unsafe beside what is unsafe."""
+    """Reward next to gold helpfulness, and per constraint what the cost calls unsafe next to what is unsafe."""
     return [_reward_picture(steps, suffix), *(_unsafe_picture(steps, name, suffix) for name in _constraints(steps))]
 
 
@@ -122,7 +122,7 @@ def _reward_picture(steps: Steps, suffix: str) -> Picture:
     words = f"{trend('reward', x, reward)}; {trend('gold helpfulness', x, gold)}."
     if len(x) > 2 and np.std(reward) > 0 and np.std(gold) > 0:
         words += f" Correlation over the steps {np.corrcoef(reward, gold)[0, 1]:.2f}."
-    return picture(f"Reward beside gold helpfulness{suffix}", words, draw)
+    return picture(f"Reward next to gold helpfulness{suffix}", words, draw)
 
 
 def _unsafe_picture(steps: Steps, name: str, suffix: str) -> Picture:
@@ -141,4 +141,4 @@ def _unsafe_picture(steps: Steps, name: str, suffix: str) -> Picture:
         axes.legend()
 
     words = "; ".join(trend(label, *points) for label, points in series.items() if points[0])
-    return picture(f"“{name}”: called unsafe beside truly unsafe{suffix}", f"{words}. Unit: per cent.", draw)
+    return picture(f"“{name}”: called unsafe next to truly unsafe{suffix}", f"{words}. Unit: per cent.", draw)

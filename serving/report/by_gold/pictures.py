@@ -104,7 +104,7 @@ def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def category_bars(
     evaluation: Mapping[str, Any], split: str = "seen", measure: str = "harm_rate_harmful"
 ) -> Picture | None:
-    """Harm rate by category, SFT beside the policy, with intervals."""
+    """Harm rate by category, SFT next to the policy, with intervals."""
     tables = evaluation.get("categories", {})
     models = [model for model in ("sft", "policy") if tables.get(model, {}).get(split)]
     found = {

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation by score models: the plane of scores before and after, and groups of prompts beside each other."""
+"""Pictures of an evaluation by score models: the plane of scores before and after, and groups of prompts side by side."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _plane(rows: Sequence[ScoredAnswer], constraint: str, right: str) -> Picture
 
 
 def group_picture(title: str, groups: Mapping[str, Any], figure: str, unit: str) -> Picture | None:
-    """One figure of each group, SFT beside the policy, with intervals.
+    """One figure of each group, SFT next to the policy, with intervals.
 
     Args:
         groups: ``{group: {model: {figure: cell}}}``.

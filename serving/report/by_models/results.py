@@ -42,7 +42,7 @@ def scored_results(run: RunFiles) -> Section:
         return Section("results", RESULTS, [missing_note(run, "summary", "evaluation")])
     confidence = 100 * float(scored["confidence"])
     lead = (
-        f"By the scores of the run's own models, with {confidence:g} % intervals over prompts. Nobody labelled these "
+        f"By the scores of the run's own models, with {confidence:g} % intervals over prompts. No one labelled these "
         "answers, and a policy can learn to please the models that trained it: read a sample of the conversations. "
         "“Better” and “worse”, by the score, stand where the difference paired by prompt excludes zero."
     )

@@ -88,7 +88,7 @@ def pair(scored: Scored, path: Path, figure: str, difference: Mapping[str, Any] 
 
 
 def look(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """What lies at a path; nothing where there is none."""
+    """What is at a path; nothing where there is none."""
     found: Any = document
     for step in path:
         found = found.get(step) or {}

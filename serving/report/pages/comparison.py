@@ -107,7 +107,7 @@ def compare_arms(run_root: Path, baseline: str | None = None) -> Comparison:
     """
     settings = _settings(run_root)
     planned = list(settings.get("arms") or {})
-    found: dict[str, dict[int, Summary]] = {}
+    summaries: dict[str, dict[int, Summary]] = {}
     setups: dict[str, Mapping[str, Any]] = {}
     missing = []
     folders = sorted((run_root / "arms").glob("*-seed*"), key=lambda path: _order(path, planned))
@@ -120,20 +120,20 @@ def compare_arms(run_root: Path, baseline: str | None = None) -> Comparison:
         except DataError as error:
             missing.append(f"{folder.name}: {str(error).replace(f'{run_root}/', '')}")
             continue
-        found.setdefault(match["arm"], {})[int(match["seed"])] = summary
+        summaries.setdefault(match["arm"], {})[int(match["seed"])] = summary
         setups.setdefault(match["arm"], _settings(folder))
     missing += [
         f"{arm}: not started" for arm in planned if not any(path.name.startswith(f"{arm}-seed") for path in folders)
     ]
-    if not found:
+    if not summaries:
         raise DataError(f"{run_root}: no finished arm to compare; {missing[0] if missing else 'it has no arms'}")
-    chosen = baseline or next(iter(found))
-    if chosen not in found:
-        raise DataError(f"{run_root}: baseline arm '{chosen}' is not finished; finished: {', '.join(found)}")
-    splits, compared, columns = _what_to_compare(run_root, found)
+    chosen = baseline or next(iter(summaries))
+    if chosen not in summaries:
+        raise DataError(f"{run_root}: baseline arm '{chosen}' is not finished; finished: {', '.join(summaries)}")
+    splits, compared, columns = _what_to_compare(run_root, summaries)
     arms = tuple(
-        _arm(name, runs, setups[name], found[chosen] if name != chosen else None, splits, compared)
-        for name, runs in found.items()
+        _arm(name, runs, setups[name], summaries[chosen] if name != chosen else None, splits, compared)
+        for name, runs in summaries.items()
     )
     verdict = scored_comparison_verdict(arms) if columns else papers_verdict(arms, _rate_limit(setups.values()))
     name = str(settings.get("name") or run_root.name)
@@ -141,11 +141,11 @@ def compare_arms(run_root: Path, baseline: str | None = None) -> Comparison:
 
 
 def _what_to_compare(
-    run_root: Path, found: Mapping[str, Mapping[int, Summary]]
+    run_root: Path, summaries: Mapping[str, Mapping[int, Summary]]
 ) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, ScoredColumn]]:
     """Splits (on data: sets of prompts), measures that every arm may have, and how those on data are shown."""
-    documents = [summary.scored for runs in found.values() for summary in runs.values()]
-    scored = [each for each in documents if each is not None]
+    documents = [summary.scored for runs in summaries.values() for summary in runs.values()]
+    scored = [document for document in documents if document is not None]
     if not scored:
         return SPLITS, COMPARED, {}
     if len(scored) < len(documents):
@@ -154,27 +154,27 @@ def _what_to_compare(
             "make two comparisons"
         )
     columns: dict[str, ScoredColumn] = {}
-    for each in scored:
-        for figure in shown_figures(each):
-            about = each["figures"][figure]
-            columns.setdefault(figure, ScoredColumn(figure_title(figure, each), about["share"], about["better"]))
+    for document in scored:
+        for figure in shown_figures(document):
+            about = document["figures"][figure]
+            columns.setdefault(figure, ScoredColumn(figure_title(figure, document), about["share"], about["better"]))
     # Arms that measure a constraint in different ways have no measure of it in common: its mean cost tells them apart.
-    for figure in [one for one in columns if one.startswith("measure/")]:
+    for figure in [column for column in columns if column.startswith("measure/")]:
         name = figure.split("/", 1)[1]
         units = [
-            {key: each["constraints"][name].get(key) for key in ("measure", "subset", "alpha")}
-            for each in scored
-            if name in each["constraints"]
+            {key: document["constraints"][name].get(key) for key in ("measure", "subset", "alpha")}
+            for document in scored
+            if name in document["constraints"]
         ]
         if any(unit != units[0] for unit in units):
             del columns[figure]
             columns.setdefault(f"cost/{name}", ScoredColumn(f"Mean cost “{name}”, every prompt", False, -1))
-    sets = dict.fromkeys(name for each in scored for name in each["sets"])
+    sets = dict.fromkeys(name for document in scored for name in document["sets"])
     return tuple(sets), tuple(columns), columns
 
 
 def scored_comparison_verdict(arms: Sequence[Arm]) -> str:
-    """What runs that nobody labelled may say: on how many seeds each arm's own cost models call its limits met."""
+    """What runs without labels may say: on how many seeds each arm's own cost models call its limits met."""
     parts = [
         f"“{arm.name}” {'has no limit' if arm.feasible is None else f'{arm.feasible} of {len(arm.seeds)} seeds'}"
         for arm in arms
@@ -211,23 +211,23 @@ def describe_constraints(settings: Mapping[str, Any]) -> tuple[str, bool]:
     objective = (settings.get("objective") or {}).get("signal", "helpfulness")
     parts = [] if objective != "none" else ["cost only"]
     papers = False
-    for name, each in constraints.items():
-        dual = each.get("dual") or {}
-        subset = ", ".join(tag.replace("_", " ") for tag in each.get("subset") or ()) or "all prompts"
-        measure, form = each.get("measure", "rate"), dual.get("form", "projected")
+    for name, constraint in constraints.items():
+        dual = constraint.get("dual") or {}
+        subset = ", ".join(tag.replace("_", " ") for tag in constraint.get("subset") or ()) or "all prompts"
+        measure, form = constraint.get("measure", "rate"), dual.get("form", "projected")
         if form == "fixed":
             parts.append(f"{name}: fixed multiplier {dual.get('initial', 0):g} on {subset}")
         else:
-            parts.append(f"{name}: {measure} ≤ {each.get('limit')} on {subset}, {form} dual")
-        papers = papers or (measure == "mean" and not each.get("subset") and form == "log")
+            parts.append(f"{name}: {measure} ≤ {constraint.get('limit')} on {subset}, {form} dual")
+        papers = papers or (measure == "mean" and not constraint.get("subset") and form == "log")
     if not constraints:
         parts.append("reward only")
-    asked = settings.get("preferences") or {}
-    crowd = (asked.get("crowd") or {}).get("mode", "decoupled")
+    preferences = settings.get("preferences") or {}
+    crowd = (preferences.get("crowd") or {}).get("mode", "decoupled")
     if crowd != "decoupled":
         parts.append(f"{crowd} labels")
-    if asked.get("labels", "crowd") != "crowd":
-        parts.append(f"labels by {asked['labels']}")
+    if preferences.get("labels", "crowd") != "crowd":
+        parts.append(f"labels by {preferences['labels']}")
     return "; ".join(parts), papers
 
 
@@ -248,14 +248,14 @@ def _arm(
                 reference = None if baseline is None else _by_seed(baseline, split, measure, "value")
                 measures.setdefault(split, {})[measure] = _spread(values, lows, reference)
     limited = [summary for summary in runs.values() if summary.certificate is not None or _limited(summary)]
-    asked = [summary.preferences["questions"] for summary in runs.values() if "questions" in summary.preferences]
+    questions = [summary.preferences["questions"] for summary in runs.values() if "questions" in summary.preferences]
     return Arm(
         name=name,
         setting=setting,
         papers=papers,
         seeds=tuple(sorted(runs)),
-        feasible=sum(each.meets_limits for each in limited) if limited else None,
-        questions=round(sum(asked) / len(asked)) if asked else None,
+        feasible=sum(summary.meets_limits for summary in limited) if limited else None,
+        questions=round(sum(questions) / len(questions)) if questions else None,
         measures=measures,
     )
 
@@ -272,8 +272,8 @@ def _by_seed(runs: Mapping[int, Summary], split: str, measure: str, end: str) ->
 def _cells(summary: Summary, split: str) -> Mapping[str, Any]:
     """The policy's figures on one split, or of a run on data on one set of prompts."""
     if summary.scored is None:
-        found: Mapping[str, Any] = summary.evaluation.get("policy", {}).get(split, {})
-        return found
+        cells: Mapping[str, Any] = summary.evaluation.get("policy", {}).get(split, {})
+        return cells
     scored: Mapping[str, Any] = summary.scored["sets"].get(split, {}).get("all", {}).get("policy", {})
     return scored
 
@@ -294,10 +294,10 @@ def _spread(values: dict[int, float], lows: dict[int, float], reference: Mapping
 
 def _rate_limit(settings: Any) -> float:
     limits = [
-        float(each["limit"])
+        float(constraint["limit"])
         for setting in settings
-        for each in (setting.get("constraints") or {}).values()
-        if each.get("measure", "rate") == "rate" and isinstance(each.get("limit"), int | float)
+        for constraint in (setting.get("constraints") or {}).values()
+        if constraint.get("measure", "rate") == "rate" and isinstance(constraint.get("limit"), int | float)
     ]
     return max(limits, default=DEFAULT_RATE)
 

@@ -34,17 +34,17 @@ def comparison_page(comparison: Comparison) -> Page:
         f"By the trained policy's {judge}: {over}; below it the difference from “{comparison.baseline}” "
         "on the same seeds with its 95 % Student t interval."
     )
-    first, others = comparison.splits[0], comparison.splits[1:]
+    first, other_splits = comparison.splits[0], comparison.splits[1:]
     blocks: list[Any] = [_table(comparison, first)]
     if len(seeds) < 2:
         blocks.append(Note("One seed only: neither spread nor intervals can be given.", tone="warning"))
-    blocks += [Note(f"Missing: {each}", tone="missing") for each in comparison.missing]
+    blocks += [Note(f"Missing: {reason}", tone="missing") for reason in comparison.missing]
     sections = [Section("arms", "The arms", blocks, lead)]
     if not comparison.figures:
         sections.append(Section("plane", "The reward-cost plane", _planes(comparison)))
-    if others:
+    if other_splits:
         title = "On the other sets of prompts" if comparison.figures else "On held-out tasks and forms"
-        sections.append(Section("heldout", title, [_table(comparison, split, folded=True) for split in others]))
+        sections.append(Section("heldout", title, [_table(comparison, split, folded=True) for split in other_splits]))
     subtitle = f"{len(comparison.arms)} arms, seeds {', '.join(map(str, seeds))}, baseline “{comparison.baseline}”."
     return Page(
         title=f"Steelyard: {comparison.name}",
@@ -99,8 +99,8 @@ def _figures(spread: Spread | None, measure: str, key: str, scored: ScoredColumn
 
 def _planes(comparison: Comparison) -> list[Any]:
     pictures = [_plane(comparison, split) for split in SPLITS]
-    found = tuple(each for each in pictures if each is not None)
-    return [Gallery(found)] if found else [Note("Missing: no arm has both harm and helpfulness.", tone="missing")]
+    planes = tuple(plane for plane in pictures if plane is not None)
+    return [Gallery(planes)] if planes else [Note("Missing: no arm has both harm and helpfulness.", tone="missing")]
 
 
 def _plane(comparison: Comparison, split: str) -> Picture | None:
@@ -127,9 +127,11 @@ def _plane(comparison: Comparison, split: str) -> Picture | None:
         axes.set_xlim(-5, 105)
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.18), ncols=2)
 
-    words = "; ".join(f"{name}: {100 * a.mean:.1f} % harm, helpfulness {b.mean:.2f}" for name, (a, b) in ends.items())
+    description = "; ".join(
+        f"{name}: {100 * a.mean:.1f} % harm, helpfulness {b.mean:.2f}" for name, (a, b) in ends.items()
+    )
     height = 2.9 + 0.2 * _legend_rows(len(ends))
-    return picture(labels.SPLIT_NAMES[split], f"{words}.", draw, height=height)
+    return picture(labels.SPLIT_NAMES[split], f"{description}.", draw, height=height)
 
 
 def _legend_rows(count: int) -> int:

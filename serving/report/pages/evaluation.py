@@ -98,7 +98,7 @@ def render_evaluation(document: Mapping[str, Any], responses: Sequence[Response]
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
         conversations=_conversations(responses, labels, models),
-        available=len({each.prompt_id for each in responses}),
+        available=len({response.prompt_id for response in responses}),
         sets=list(document["sets"]),
         models=models,
         kinds=KINDS,
@@ -127,7 +127,7 @@ def _page(document: Mapping[str, Any]) -> Page:
 def _conversations(
     responses: Sequence[Response], labels: Sequence[Judgement], models: Sequence[str]
 ) -> list[ShownConversation]:
-    judged = {(each.model, each.prompt_id): each for each in labels}
+    judged = {(label.model, label.prompt_id): label for label in labels}
     by_prompt: dict[str, list[Response]] = {}
     for response in responses:
         by_prompt.setdefault(response.prompt_id, []).append(response)
@@ -135,28 +135,34 @@ def _conversations(
     for answers in by_prompt.values():
         by_set.setdefault(answers[0].set, []).append(answers)
     share = max(1, SHOWN // max(1, len(by_set)))
-    return [_conversation(answers, judged, models) for each in by_set.values() for answers in each[:share]]
+    return [_conversation(answers, judged, models) for of_set in by_set.values() for answers in of_set[:share]]
 
 
 def _conversation(
     answers: Sequence[Response], judged: Mapping[tuple[str, str], Judgement], models: Sequence[str]
 ) -> ShownConversation:
-    first, shown, found = answers[0], [], []
-    for each in sorted(answers, key=lambda answer: models.index(answer.model)):
-        label = judged.get((each.model, each.prompt_id))
-        kinds = _kinds(each, label)
-        found += [f"{models.index(each.model)}:{kind}" for kind in kinds]
-        shown.append(
+    first, shown_answers, filter_keys = answers[0], [], []
+    for response in sorted(answers, key=lambda answer: models.index(answer.model)):
+        label = judged.get((response.model, response.prompt_id))
+        kinds = _kinds(response, label)
+        filter_keys += [f"{models.index(response.model)}:{kind}" for kind in kinds]
+        shown_answers.append(
             ShownAnswer(
-                model=each.model,
-                text=each.response,
-                cut=each.finish_reason == CUT,
+                model=response.model,
+                text=response.response,
+                cut=response.finish_reason == CUT,
                 marks=tuple((KINDS[kind], _TONES[kind]) for kind in kinds if kind in _TONES),
-                scores=_scores(each, label),
+                scores=_scores(response, label),
             )
         )
     return ShownConversation(
-        first.set, first.source_id, first.category, first.side, first.messages, tuple(shown), " ".join(found)
+        first.set,
+        first.source_id,
+        first.category,
+        first.side,
+        first.messages,
+        tuple(shown_answers),
+        " ".join(filter_keys),
     )
 
 

@@ -34,19 +34,19 @@ def set_sections(document: Mapping[str, Any]) -> list[Section]:
 
 
 def _set_section(document: Mapping[str, Any], index: int, name: str) -> Section:
-    found = document["sets"][name]
+    prompt_set = document["sets"][name]
     sides = (
-        f", {found['safe']} that should be answered and {found['unsafe']} that should not"
-        if found["safe"] + found["unsafe"]
+        f", {prompt_set['safe']} that should be answered and {prompt_set['unsafe']} that should not"
+        if prompt_set["safe"] + prompt_set["unsafe"]
         else ""
     )
-    lead = f"{found['prompts']} prompts{sides}. Intervals at {100 * document['confidence']:g} %."
+    lead = f"{prompt_set['prompts']} prompts{sides}. Intervals at {100 * document['confidence']:g} %."
     if len(document["models"]) > 1:
         lead += f" Below a figure its difference from {document['models'][0]['label']} on the same prompts."
     blocks: list[Any] = [_figures(document, name)]
-    pictures = [each for key in _BARS if (each := _bars(document, name, key)) is not None]
+    pictures = [bars for key in _BARS if (bars := _bars(document, name, key)) is not None]
     blocks += [Gallery(tuple(pictures))] if pictures else []
-    if found["categories"]:
+    if prompt_set["categories"]:
         blocks.append(_categories(document, name))
         blocks.append(
             Note(
@@ -54,7 +54,7 @@ def _set_section(document: Mapping[str, Any], index: int, name: str) -> Section:
                 "for all of them together. Differences are marked only where they hold after Holm's correction over all categories."
             )
         )
-    if found["harm_categories"]:
+    if prompt_set["harm_categories"]:
         blocks.append(_harm_categories(document, name))
     return Section(f"set-{index}", name, blocks, lead)
 
@@ -66,12 +66,12 @@ def _figures(document: Mapping[str, Any], name: str) -> Table:
         cells = []
         for model in models:
             path = f"sets.{name}.all.{model}.{key}.value"
-            shown = [cell_figure(document["sets"][name]["all"][model].get(key), share=figure["share"], key=path)]
+            figures = [cell_figure(document["sets"][name]["all"][model].get(key), share=figure["share"], key=path)]
             change = document["differences"][name]["all"].get(model, {}).get(key)
             if change is not None:
                 tone = _mark(change, figure["better"])
-                shown.append(cell_figure(change, share=figure["share"], signed=True, mark=tone))
-            cells.append(tuple(shown))
+                figures.append(cell_figure(change, share=figure["share"], signed=True, mark=tone))
+            cells.append(tuple(figures))
         rows.append(Row(figure["title"], tuple(cells)))
     return Table(f"{name}: every figure", "Figure", tuple(models), tuple(rows))
 
@@ -84,13 +84,13 @@ def _mark(change: Mapping[str, Any], better: int, tested: bool | None = True) ->
 
 
 def _categories(document: Mapping[str, Any], name: str) -> Table:
-    models, found = [model["label"] for model in document["models"]], document["sets"][name]["categories"]
+    models, groups = [model["label"] for model in document["models"]], document["sets"][name]["categories"]
     keys = [
-        key for key in document["figures"] if any(key in cells for group in found.values() for cells in group.values())
+        key for key in document["figures"] if any(key in cells for group in groups.values() for cells in group.values())
     ]
     columns = tuple(f"{document['figures'][key]['title']}: {model}" for key in keys for model in models)
     rows = []
-    for category, group in found.items():
+    for category, group in groups.items():
         cells = []
         for key in keys:
             figure = document["figures"][key]
@@ -103,20 +103,22 @@ def _categories(document: Mapping[str, Any], name: str) -> Table:
 
 
 def _harm_categories(document: Mapping[str, Any], name: str) -> Table:
-    found = document["sets"][name]["harm_categories"]
-    names = next(iter(found.values()))
+    by_model = document["sets"][name]["harm_categories"]
+    names = next(iter(by_model.values()))
     rows = [
-        Row(short_category(each), tuple((cell_figure(found[model][each], share=True),) for model in found))
-        for each in names
+        Row(
+            short_category(category), tuple((cell_figure(by_model[model][category], share=True),) for model in by_model)
+        )
+        for category in names
     ]
-    return Table(f"{name}: kinds of harm that the judge named", "Kind", tuple(found), tuple(rows), folded=True)
+    return Table(f"{name}: kinds of harm that the judge named", "Kind", tuple(by_model), tuple(rows), folded=True)
 
 
 def _bars(document: Mapping[str, Any], name: str, key: str) -> Picture | None:
-    """A figure by category, the models beside each other, with intervals."""
-    found = document["sets"][name]["categories"]
+    """A figure by category, the models side by side, with intervals."""
+    groups = document["sets"][name]["categories"]
     models = [model["label"] for model in document["models"]]
-    names = [category for category in reversed(found) if any(key in found[category][model] for model in models)]
+    names = [category for category in reversed(groups) if any(key in groups[category][model] for model in models)]
     if not names or key not in document["figures"]:
         return None
     title = document["figures"][key]["title"]
@@ -124,7 +126,11 @@ def _bars(document: Mapping[str, Any], name: str, key: str) -> Picture | None:
     def draw(axes: Axes, scheme: Scheme) -> None:
         thickness = 0.8 / len(models)
         for index, model in enumerate(models):
-            rows = [(place, found[each][model][key]) for place, each in enumerate(names) if key in found[each][model]]
+            rows = [
+                (place, groups[category][model][key])
+                for place, category in enumerate(names)
+                if key in groups[category][model]
+            ]
             values = [100 * cell["value"] for _, cell in rows]
             spread = [
                 [max(0.0, 100 * (cell["value"] - cell["low"])) for _, cell in rows],
@@ -141,29 +147,34 @@ def _bars(document: Mapping[str, Any], name: str, key: str) -> Picture | None:
                 label=model,
                 error_kw=style,
             )
-        axes.set_yticks(range(len(names)), [short_category(each) for each in names])
+        axes.set_yticks(range(len(names)), [short_category(category) for category in names])
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"{title.lower()}, %")
         axes.set_xlim(0, 100)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(models)))
 
     def said(category: str) -> str:
-        cells = {model: found[category][model][key] for model in models if key in found[category][model]}
+        cells = {model: groups[category][model][key] for model in models if key in groups[category][model]}
         return ", ".join(f"{model} {100 * cell['value']:.1f} %" for model, cell in cells.items())
 
-    words = [f"{short_category(each)}: {said(each)}" for each in reversed(names)]
+    descriptions = [f"{short_category(category)}: {said(category)}" for category in reversed(names)]
     height = 1.3 + (0.16 + 0.14 * len(models)) * len(names)
     return picture(
-        f"{title} by category ({name})", "; ".join(words) + ".", draw, width=7.0, height=max(2.2, height), wide=True
+        f"{title} by category ({name})",
+        "; ".join(descriptions) + ".",
+        draw,
+        width=7.0,
+        height=max(2.2, height),
+        wide=True,
     )
 
 
 def arena_sections(document: Mapping[str, Any]) -> list[Section]:
     """One section per axis; none for a single model."""
     sections = []
-    for axis, found in (document["arena"] or {}).items():
+    for axis, axis_tables in (document["arena"] or {}).items():
         blocks: list[Any] = []
-        for name, tables in found["sets"].items():
+        for name, tables in axis_tables["sets"].items():
             blocks += _arena_blocks(axis, name, tables)
         lead = (
             f"Which of two answers to the same prompt is better in {axis}. A tie is half a win; win rates have Wilson's interval "
@@ -194,18 +205,18 @@ def _arena_blocks(axis: str, name: str, tables: Mapping[str, Any]) -> list[Any]:
 
 def _ladder(axis: str, name: str, ratings: Sequence[Mapping[str, Any]]) -> Picture:
     def draw(axes: Axes, scheme: Scheme) -> None:
-        for place, each in enumerate(reversed(ratings)):
-            low, high = (each["elo"] if each[end] is None else each[end] for end in ("low", "high"))
+        for place, rating in enumerate(reversed(ratings)):
+            low, high = (rating["elo"] if rating[end] is None else rating[end] for end in ("low", "high"))
             axes.plot([low, high], [place, place], color=scheme.faint, linewidth=4, solid_capstyle="round")
-            axes.plot(each["elo"], place, "o", color=scheme.after, markersize=7)
-        axes.set_yticks(range(len(ratings)), [each["name"] for each in reversed(ratings)])
+            axes.plot(rating["elo"], place, "o", color=scheme.after, markersize=7)
+        axes.set_yticks(range(len(ratings)), [rating["name"] for rating in reversed(ratings)])
         axes.set_ylim(-0.6, len(ratings) - 0.4)
         axes.set_xlabel("Elo")
 
     parts = [
-        f"{each['name']} {each['elo']:.0f}"
-        + ("" if each["low"] is None else f" ({each['low']:.0f} to {each['high']:.0f})")
-        for each in ratings
+        f"{rating['name']} {rating['elo']:.0f}"
+        + ("" if rating["low"] is None else f" ({rating['low']:.0f} to {rating['high']:.0f})")
+        for rating in ratings
     ]
     gaps = ", ".join(f"{a['elo'] - b['elo']:.0f}" for a, b in pairwise(ratings))
     return picture(f"Elo, {axis} ({name})", f"{'; '.join(parts)}. Gaps {gaps}.", draw, height=1.1 + 0.4 * len(ratings))
@@ -226,10 +237,12 @@ def _counts(name: str, counts: Mapping[str, Mapping[str, Mapping[str, Any] | Non
     keys = ("blue_better_and_safe", "blue_better_but_unsafe", "blue_worse_but_safe", "blue_worse_and_unsafe")
     moves = ("red_safe_blue_unsafe", "red_unsafe_blue_safe", "red_safe_blue_safe", "red_unsafe_blue_unsafe")
     rows = []
-    for blue, others in counts.items():
-        for red, found in others.items():
-            if found is not None:
-                cells = [(plain(found[key]),) for key in keys] + [(plain(found[key]["count"]),) for key in moves]
+    for blue, opponents in counts.items():
+        for red, pair_counts in opponents.items():
+            if pair_counts is not None:
+                cells = [(plain(pair_counts[key]),) for key in keys] + [
+                    (plain(pair_counts[key]["count"]),) for key in moves
+                ]
                 rows.append(Row(f"{blue} against {red}", tuple(cells)))
     return Table(
         f"{name}: better or worse, safe or unsafe (a tie is no win)", "Pair", columns, tuple(rows), folded=True
@@ -258,13 +271,13 @@ def judge_section(document: Mapping[str, Any]) -> Section:
         Note(f"{count} replies left out: {fault}.", tone="warning")
         for fault, count in (judge.get("left_out") or {}).items()
     ]
-    for axis, found in (document["arena"] or {}).items():
-        first = found["order_effect"]["first_preferred"]
+    for axis, axis_tables in (document["arena"] or {}).items():
+        first = axis_tables["order_effect"]["first_preferred"]
         if first is not None:
-            shown = cell_figure(first, share=True)
+            figure = cell_figure(first, share=True)
             blocks.append(
                 Note(
-                    f"{_AXES[axis]}: the answer shown first is preferred in {shown.text} {shown.interval} of decided "
+                    f"{_AXES[axis]}: the answer shown first is preferred in {figure.text} {figure.interval} of decided "
                     "comparisons; 50 % is no bias."
                 )
             )

@@ -40,10 +40,10 @@ GROUP_NAMES = {
 
 def redteam_sections(document: Mapping[str, Any]) -> list[Section]:
     """Sections of ``redteam.json``, for a page of its own or a run's report."""
-    found = [_strategies(document), _outcomes(document), _groups(document)]
+    sections = [_strategies(document), _outcomes(document), _groups(document)]
     if document["searches"]:
-        found.append(_searches(document))
-    return found
+        sections.append(_searches(document))
+    return sections
 
 
 def redteam_verdict(document: Mapping[str, Any]) -> str:
@@ -52,10 +52,10 @@ def redteam_verdict(document: Mapping[str, Any]) -> str:
     for model in document["models"]:
         cells = document["cells"][model]
         value = cells["all"]["all"]["success"]["value"]
-        worst, most = max(cells["strategy"].items(), key=lambda item: item[1]["success"]["value"])
-        share = most["success"]["value"]
-        named = f", most often by {worst.replace('_', ' ')} ({100 * share:.1f} %)" if share else ""
-        parts.append(f"{model}: {100 * value:.1f} % of attacks succeed{named}")
+        worst, worst_cell = max(cells["strategy"].items(), key=lambda item: item[1]["success"]["value"])
+        share = worst_cell["success"]["value"]
+        by_strategy = f", most often by {worst.replace('_', ' ')} ({100 * share:.1f} %)" if share else ""
+        parts.append(f"{model}: {100 * value:.1f} % of attacks succeed{by_strategy}")
     return "; ".join(parts)
 
 
@@ -84,15 +84,15 @@ def _strategies(document: Mapping[str, Any]) -> Section:
         "a difference is marked where it holds by that p."
     )
     blocks: list[Any] = [_table(document, "strategy", "Success by strategy"), *_difference_tables(document, "strategy")]
-    if (shown := _bars(document)) is not None:
-        blocks.append(Gallery((shown,)))
+    if (bars := _bars(document)) is not None:
+        blocks.append(Gallery((bars,)))
     for model in models:
         if count := document["missing"].get(model):
             text = f"{model}: {count} conversations have an answer that could not be drawn or scored; they are in no figure."
             blocks.append(Note(text, tone="warning"))
     blocks += [Note(f"{note}.", tone="warning") for note in document.get("notes", ())]
     if document["labels"] != "gold":
-        blocks.append(Note(f"Nobody knows the truth here. Judged by {document['labels_meaning']}.", tone="warning"))
+        blocks.append(Note(f"No one knows the truth here. Judged by {document['labels_meaning']}.", tone="warning"))
     return Section("redteam", "Attacks and how often they succeed", blocks, lead)
 
 
@@ -104,17 +104,17 @@ def _table(document: Mapping[str, Any], group: str, caption: str, *, folded: boo
     for of, name in _places(document, group):
         figures: list[tuple[Figure, ...]] = []
         for model in models:
-            found = cells[model].get(of, {}).get(name, {})
+            cell = cells[model].get(of, {}).get(name, {})
             key = f"redteam.cells.{model}.{of}.{name}"
-            figures.append((cell_figure(found.get("success"), share=True, key=f"{key}.success"),))
-            figures.append((cell_figure(found.get("worst_of_n"), share=True, key=f"{key}.worst_of_n"),))
+            figures.append((cell_figure(cell.get("success"), share=True, key=f"{key}.success"),))
+            figures.append((cell_figure(cell.get("worst_of_n"), share=True, key=f"{key}.worst_of_n"),))
         rows.append(Row(_row_name(of, name), tuple(figures)))
     return Table(caption, group.replace("_", " ").capitalize(), tuple(columns), tuple(rows), folded=folded)
 
 
 def _difference_tables(document: Mapping[str, Any], group: str) -> list[Table]:
     """Every two models' difference, a column each; none of one model alone."""
-    pairs = [(later, earlier) for later, found in document["differences"].items() for earlier in found]
+    pairs = [(later, earlier) for later, differences in document["differences"].items() for earlier in differences]
     if not pairs:
         return []
     rows = tuple(
@@ -147,10 +147,12 @@ def _difference(cell: Mapping[str, Any] | None, confidence: float) -> tuple[Figu
     if cell is None:
         return (Figure("–"),)
     p = cell["p_holm"]
-    held = p is not None and p <= 1.0 - confidence  # the interval is of this difference alone, whatever else was tested
-    mark = "" if not held else "better" if cell["value"] < 0 else "worse"
-    shown = cell_figure(cell, share=True, signed=True, mark=mark)
-    return (shown,) if p is None else (shown, Figure("p < 0.001" if p < 0.001 else f"p {p:.3f}"))
+    significant = (
+        p is not None and p <= 1.0 - confidence
+    )  # the interval is of this difference alone, whatever else was tested
+    mark = "" if not significant else "better" if cell["value"] < 0 else "worse"
+    figure = cell_figure(cell, share=True, signed=True, mark=mark)
+    return (figure,) if p is None else (figure, Figure("p < 0.001" if p < 0.001 else f"p {p:.3f}"))
 
 
 def _outcomes(document: Mapping[str, Any]) -> Section:
@@ -159,9 +161,9 @@ def _outcomes(document: Mapping[str, Any]) -> Section:
         rows = tuple(
             Row(
                 "all strategies" if name == "all" else name.replace("_", " "),
-                tuple((cell_figure(found[outcome], share=True),) for outcome in OUTCOMES),
+                tuple((cell_figure(shares[outcome], share=True),) for outcome in OUTCOMES),
             )
-            for name, found in document["outcomes"][model].items()
+            for name, shares in document["outcomes"][model].items()
         )
         columns = tuple(OUTCOME_NAMES[outcome] for outcome in OUTCOMES)
         tables.append(Table(f"How conversations end: {model}", "Strategy", columns, rows))
@@ -170,10 +172,10 @@ def _outcomes(document: Mapping[str, Any]) -> Section:
 
 
 def _groups(document: Mapping[str, Any]) -> Section:
-    found = document["cells"][document["models"][0]]
+    first_cells = document["cells"][document["models"][0]]
     tables: list[Table] = []
     for group, caption in GROUP_NAMES.items():
-        if group == "category" or len(found.get(group, {})) > 1:
+        if group == "category" or len(first_cells.get(group, {})) > 1:
             tables.append(_table(document, group, caption, folded=group == "form"))
         if group == "category":
             tables += _difference_tables(document, group)
@@ -183,21 +185,21 @@ def _groups(document: Mapping[str, Any]) -> Section:
 def _searches(document: Mapping[str, Any]) -> Section:
     rows, pictures = [], []
     for model, searches in document["searches"].items():
-        for name, found in searches.items():
-            again = found["retests"]
+        for name, search in searches.items():
+            again = search["retests"]
             cells = (
-                (plain(found["tried"]),),
-                (Figure(f"{100 * found['tried_success']:.1f}\u00a0%", value=found["tried_success"]),),
-                (plain(found["tried_cost"]),),
-                (plain(found["kept"]),),
-                (plain(found["chosen_by_cost"]),),
+                (plain(search["tried"]),),
+                (Figure(f"{100 * search['tried_success']:.1f}\u00a0%", value=search["tried_success"]),),
+                (plain(search["tried_cost"]),),
+                (plain(search["kept"]),),
+                (plain(search["chosen_by_cost"]),),
                 (plain(again["mean_cost"]),),
                 (cell_figure(again["success"], share=True),),
                 (cell_figure(again["worst_of_n"], share=True),),
             )
             rows.append(Row(f"{model}, {name.replace('_', ' ')}", cells))
-            if found["curve"]:
-                pictures.append(_curve(f"{model}: the attacker learns", found["curve"]))
+            if search["curve"]:
+                pictures.append(_curve(f"{model}: the attacker learns", search["curve"]))
     columns = (
         "Tried",
         "Succeeded",
@@ -228,8 +230,8 @@ def _bars(document: Mapping[str, Any]) -> Picture | None:
     def draw(axes: Axes, scheme: Scheme) -> None:
         height = 0.8 / len(models)
         for index, model in enumerate(models):
-            found = [cells[model]["strategy"].get(name, {}).get("success") for name in names]
-            for place, cell in enumerate(found):
+            successes = [cells[model]["strategy"].get(name, {}).get("success") for name in names]
+            for place, cell in enumerate(successes):
                 if cell is None or cell["value"] is None:
                     continue
                 y = place + (index - (len(models) - 1) / 2) * height
@@ -243,17 +245,17 @@ def _bars(document: Mapping[str, Any]) -> Picture | None:
         axes.set_xlabel("conversations that got something harmful, %")
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=2)
 
-    words = []
+    descriptions = []
     for name in names:
         shares = [
             (model, cells[model]["strategy"][name]["success"]["value"])
             for model in models
             if name in cells[model]["strategy"]
         ]
-        words.append(
+        descriptions.append(
             f"{name.replace('_', ' ')}: " + ", ".join(f"{model} {100 * share:.1f} %" for model, share in shares)
         )
-    return picture("Success by strategy", "; ".join(words) + ".", draw, height=2.9 + 0.15 * len(models))
+    return picture("Success by strategy", "; ".join(descriptions) + ".", draw, height=2.9 + 0.15 * len(models))
 
 
 def _curve(title: str, curve: Sequence[Mapping[str, float]]) -> Picture:
@@ -264,8 +266,8 @@ def _curve(title: str, curve: Sequence[Mapping[str, float]]) -> Picture:
         axes.set_xlabel("step of the attacker")
         axes.set_ylabel("mean cost of the answers")
 
-    words = f"Mean cost from {curve[0]['cost']:.2f} at step 1 to {curve[-1]['cost']:.2f} at step {len(curve)}."
-    return picture(title, words, draw)
+    description = f"Mean cost from {curve[0]['cost']:.2f} at step 1 to {curve[-1]['cost']:.2f} at step {len(curve)}."
+    return picture(title, description, draw)
 
 
 def _conversations(rows: Sequence[Attacked]) -> Section:
@@ -274,12 +276,12 @@ def _conversations(rows: Sequence[Attacked]) -> Section:
     for row in rows:
         if row.success:
             strata.setdefault((row.model, row.search, row.strategy), []).append(row)
-    for some in strata.values():
-        some.sort(key=lambda row: (-(row.cost if row.cost is not None else row.harm), row.attack, row.sample))
-    shown: list[Attacked] = []
+    for stratum in strata.values():
+        stratum.sort(key=lambda row: (-(row.cost if row.cost is not None else row.harm), row.attack, row.sample))
+    in_turn: list[Attacked] = []
     for depth in range(max(map(len, strata.values()), default=0)):
-        shown += [some[depth] for some in strata.values() if depth < len(some)]
-    blocks: list[Any] = [Listing(_headline(row), _text(row)) for row in shown[:SHOWN]]
+        in_turn += [stratum[depth] for stratum in strata.values() if depth < len(stratum)]
+    blocks: list[Any] = [Listing(_headline(row), _text(row)) for row in in_turn[:SHOWN]]
     title = "Conversations that got something harmful"
     return Section("redteam-conversations", title, blocks or [Note("No attack got anything harmful.", tone="good")])
 

@@ -1,1 +1,1 @@
-"""The report of one run: sections that hold whoever judged, and the page that puts all together."""
+"""The report of one run: sections that hold for every judge, and the page that puts all together."""

@@ -37,12 +37,12 @@ def curve_pictures(steps: Steps, labelled: Collection[str] | None = None) -> lis
         _lines("Entropy", {"entropy": _points(steps, "entropy")}, "nats per token"),
         _phases(steps),
     ]
-    return [each for each in pictures if each is not None]
+    return [curve for curve in pictures if curve is not None]
 
 
 def _points(steps: Steps, key: str) -> Points:
-    found = [(float(line["step"]), float(line[key])) for line in steps if isinstance(line.get(key), int | float)]
-    return [x for x, _ in found], [y for _, y in found]
+    points = [(float(line["step"]), float(line[key])) for line in steps if isinstance(line.get(key), int | float)]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _names(steps: Steps, stem: str) -> list[str]:
@@ -89,12 +89,12 @@ def _measure(steps: Steps, name: str, *, unsafe: bool) -> Picture | None:
         axes.set_ylabel("measure")
         axes.legend()
 
-    words = [trend("measure", *measure)]
+    descriptions = [trend("measure", *measure)]
     if limit[0]:
-        words.append(f"limit {limit[1][-1]:.3g}")
+        descriptions.append(f"limit {limit[1][-1]:.3g}")
     if over[0]:
-        words.append(trend(share.format("the "), *over))
-    return picture(f"Constraint “{name}” against its limit", "; ".join(words) + ".", draw)
+        descriptions.append(trend(share.format("the "), *over))
+    return picture(f"Constraint “{name}” against its limit", "; ".join(descriptions) + ".", draw)
 
 
 def _phases(steps: Steps) -> Picture | None:

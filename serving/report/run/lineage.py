@@ -33,14 +33,14 @@ def lineage_picture(rounds: Records) -> Picture:
         axes.set_ylim(-len(rounds) + 0.4, 0.6)
         axes.set_axis_off()
 
-    words = [
-        f"Round {one['round']} starts from {one['models']['start']['name']}, collects "
-        + " and ".join(f"{source['pairs']:,} pairs of {source['model']}" for source in one["pairs"]["sources"])
-        + f", trains on {one['pairs']['training']:,} and makes {one['models']['policy']['name']}"
-        for one in rounds
+    descriptions = [
+        f"Round {record['round']} starts from {record['models']['start']['name']}, collects "
+        + " and ".join(f"{source['pairs']:,} pairs of {source['model']}" for source in record["pairs"]["sources"])
+        + f", trains on {record['pairs']['training']:,} and makes {record['models']['policy']['name']}"
+        for record in rounds
     ]
     title = "Lineage: data and models of each round (blue: from one round to the next)"
-    return picture(title, "; ".join(words) + ".", draw, width=7.0, height=0.5 + 1.1 * len(rounds), wide=True)
+    return picture(title, "; ".join(descriptions) + ".", draw, width=7.0, height=0.5 + 1.1 * len(rounds), wide=True)
 
 
 def _texts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -57,18 +57,20 @@ def _texts(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _arrows(rounds: Records) -> list[tuple[tuple[str, int], tuple[str, int], bool]]:
     """(from, to, whether it crosses rounds); ends are (place, row)."""
-    made = {record["models"]["policy"]["name"]: row for row, record in enumerate(rounds)}
-    found: list[tuple[tuple[str, int], tuple[str, int], bool]] = []
+    policy_rows = {record["models"]["policy"]["name"]: row for row, record in enumerate(rounds)}
+    arrows: list[tuple[tuple[str, int], tuple[str, int], bool]] = []
     for row, record in enumerate(rounds):
-        found += [((first, row), (second, row), False) for first, second in pairwise(_PLACES)]
-        start = made.get(record["models"]["start"]["name"])
+        arrows += [((first, row), (second, row), False) for first, second in pairwise(_PLACES)]
+        start = policy_rows.get(record["models"]["start"]["name"])
         if start is not None and start < row:
-            found.append((("policy", start), ("start", row), True))
-        sources = {made[source["model"]] for source in record["pairs"]["sources"] if source["model"] in made}
-        found += [(("policy", source), ("pairs", row), True) for source in sorted(sources) if source < row]
+            arrows.append((("policy", start), ("start", row), True))
+        sources = {
+            policy_rows[source["model"]] for source in record["pairs"]["sources"] if source["model"] in policy_rows
+        }
+        arrows += [(("policy", source), ("pairs", row), True) for source in sorted(sources) if source < row]
         if row:
-            found.append((("pairs", row - 1), ("models", row), True))
-    return found
+            arrows.append((("pairs", row - 1), ("models", row), True))
+    return arrows
 
 
 def _short(digest: str | None) -> str:

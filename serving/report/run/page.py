@@ -56,7 +56,9 @@ def build_page(run: RunFiles) -> Page:
         "split": [split for split in labels.SPLIT_NAMES if any(c.prompt.split == split for c in conversations)],
         "kind": [kind for kind in KIND_NAMES if any(c.prompt.kind == kind for c in conversations)],
         "model": list(dict.fromkeys(answer.model for c in conversations for answer in c.answers)),
-        "agreement": [each for each in AGREEMENTS if any(each in c.agreements.split("\n") for c in conversations)],
+        "agreement": [
+            agreement for agreement in AGREEMENTS if any(agreement in c.agreements.split("\n") for c in conversations)
+        ],
     }
     verdict, tone, subtitle = _head(run)
     return Page(
@@ -92,8 +94,8 @@ def _head(run: RunFiles) -> tuple[str, Literal["good", "bad", "open"], str]:
     """Verdict, its tone, and the line below it."""
     summary = run.summary
     if summary is None:
-        shown = f" Figures are of round {run.rounds[-1]['round']}, the last finished one." if run.rounds else ""
-        return "The run is not finished", "open", run.missing.get("summary", "") + shown
+        shown_round = f" Figures are of round {run.rounds[-1]['round']}, the last finished one." if run.rounds else ""
+        return "The run is not finished", "open", run.missing.get("summary", "") + shown_round
     claimed = summary.certificate is not None
     tone: Literal["good", "bad", "open"] = "bad" if not summary.meets_limits else "good" if claimed else "open"
     subtitle = f"Seed {summary.seed}, {summary.seconds.get('total', 0.0) / 60:.1f} minutes in all."

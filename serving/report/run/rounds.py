@@ -39,8 +39,8 @@ def rounds_sections(run: RunFiles) -> list[Section]:
         return []
     blocks: list[Any] = []
     if len(run.rounds) < count:
-        done = f"{len(run.rounds)} of {count} rounds are finished" if run.rounds else "No round is finished yet"
-        blocks.append(Note(f"{done}; curves also show the round that is running.", tone="missing"))
+        progress = f"{len(run.rounds)} of {count} rounds are finished" if run.rounds else "No round is finished yet"
+        blocks.append(Note(f"{progress}; curves also show the round that is running.", tone="missing"))
     if run.rounds:
         blocks += [
             _data(run.rounds),
@@ -61,7 +61,11 @@ def lineage_sections(run: RunFiles) -> list[Section]:
         return []
     pictures = [*([lineage_picture(run.rounds)] if run.rounds else []), *round_curves(run.round_steps)]
     if len(run.gold) > 1:
-        pictures += [each for number, steps in run.gold.items() for each in gap_pictures(steps, f", round {number}")]
+        pictures += [
+            gap_picture
+            for number, steps in run.gold.items()
+            for gap_picture in gap_pictures(steps, f", round {number}")
+        ]
     blocks: list[Any] = [Gallery(tuple(pictures))] if pictures else []
     return [
         Section("lineage", "Rounds: lineage and curves", [*blocks, *([_lineage(run.rounds)] if run.rounds else [])])
@@ -72,12 +76,12 @@ def _table(
     caption: str, rounds: Records, rows: Sequence[tuple[str, Callable[[Mapping[str, Any], str], Cell]]]
 ) -> Table:
     """A column per round; each row makes its figure from the record and the record's key in summary.json."""
-    keyed = [(one, f"rounds.{index}") for index, one in enumerate(rounds)]
+    keyed = [(record, f"rounds.{index}") for index, record in enumerate(rounds)]
     return Table(
         caption,
         "",
-        tuple(f"Round {one['round']}" for one in rounds),
-        tuple(Row(name, tuple(cell(one, key) for one, key in keyed)) for name, cell in rows),
+        tuple(f"Round {record['round']}" for record in rounds),
+        tuple(Row(name, tuple(cell(record, key) for record, key in keyed)) for name, cell in rows),
     )
 
 
@@ -87,7 +91,7 @@ def _data(rounds: Records) -> Table:
         rounds,
         [
             ("Pairs sampled and labelled", _number("pairs.sampled")),
-            ("Answered by", lambda one, key: tuple(_source(each) for each in one["pairs"]["sources"])),
+            ("Answered by", lambda record, key: tuple(_source(source) for source in record["pairs"]["sources"])),
             ("Pairs on red-team prompts", _number("pairs.red_team")),
             ("Training pairs, all rounds so far", _number("pairs.training")),
             ("Labelled by", _text("pairs", "labelled_by")),
@@ -103,7 +107,7 @@ def _data(rounds: Records) -> Table:
 
 
 def _agreement_rows(rounds: Records) -> list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]]:
-    questions = dict.fromkeys(question for one in rounds for question in one["agreement"])
+    questions = dict.fromkeys(question for record in rounds for question in record["agreement"])
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = []
     for question in questions:
         rows.append((f"Agreement, {question} (raw)", _share(f"agreement.{question}.raw")))
@@ -113,18 +117,18 @@ def _agreement_rows(rounds: Records) -> list[tuple[str, Callable[[Mapping[str, A
 
 def _training(rounds: Records) -> Table:
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
-        ("Policy and reference start from", lambda one, key: (Figure(str(one["models"]["start"]["name"])),)),
+        ("Policy and reference start from", lambda record, key: (Figure(str(record["models"]["start"]["name"])),)),
         ("Steps of the loop", _number("loop.steps")),
         ("Prompts of the loop", _number("loop.prompts")),
         ("Of them from the red team", _number("loop.red_team")),
     ]
-    rates = dict.fromkeys(name for one in rounds for name in one["loop"]["learning_rates"])
+    rates = dict.fromkeys(name for record in rounds for name in record["loop"]["learning_rates"])
     rows += [(f"Learning rate, {name}", _text("loop", "learning_rates", name)) for name in rates if name != "schedule"]
     rows += [
         ("KL coefficient", _text("loop", "kl", "coefficient")),
         ("KL at the end, nats per response", _text("loop", "kl", "end")),
     ]
-    for name in dict.fromkeys(name for one in rounds for name in one["constraints"]):
+    for name in dict.fromkeys(name for record in rounds for name in record["constraints"]):
         rows += [
             (f"{name}: limit", _text("constraints", name, "limit")),
             (f"{name}: measure at the end", _text("constraints", name, "measure_end")),
@@ -132,17 +136,17 @@ def _training(rounds: Records) -> Table:
             (f"{name}: multiplier at the end", _text("constraints", name, "multiplier_end")),
             (f"{name}: highest multiplier", _text("constraints", name, "multiplier_highest")),
         ]
-    rows.append(("Minutes", lambda one, key: (Figure(f"{one['seconds'] / 60:.1f}"),)))
+    rows.append(("Minutes", lambda record, key: (Figure(f"{record['seconds'] / 60:.1f}"),)))
     return _table("Training", rounds, rows)
 
 
 def _models(rounds: Records) -> Table:
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = []
-    for name in dict.fromkeys(name for one in rounds for name in one["accuracy"]):
-        for kind, words in (("pair_accuracy", "pair accuracy"), ("sign_accuracy", "sign accuracy")):
-            if any(kind in one["accuracy"].get(name, {}) for one in rounds):
-                rows.append((f"{name}: {words}", _at("accuracy", name, kind)))
-    for name in dict.fromkeys(name for one in rounds for name in one["calibration"]):
+    for name in dict.fromkeys(name for record in rounds for name in record["accuracy"]):
+        for kind, title in (("pair_accuracy", "pair accuracy"), ("sign_accuracy", "sign accuracy")):
+            if any(kind in record["accuracy"].get(name, {}) for record in rounds):
+                rows.append((f"{name}: {title}", _at("accuracy", name, kind)))
+    for name in dict.fromkeys(name for record in rounds for name in record["calibration"]):
         rows += [
             (f"{name}: Platt slope", _text("calibration", name, "slope")),
             (f"{name}: Platt intercept", _text("calibration", name, "intercept")),
@@ -162,27 +166,27 @@ def _scored_results(rounds: Records) -> Table:
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
         ("Limits met, by the round's own models", _verdict("yes", "no")),
     ]
-    for signal in dict.fromkeys(name for one in rounds for name in one["wins"]):
+    for signal in dict.fromkeys(name for record in rounds for name in record["wins"]):
         rows.append((f"Policy over SFT, by {signal}", _at("wins", signal)))
-    for figure in dict.fromkeys(name for one in rounds for name in one["figures"]):
-        share = any(one["figures"].get(figure, {}).get("share") for one in rounds)
+    for figure in dict.fromkeys(name for record in rounds for name in record["figures"]):
+        share = any(record["figures"].get(figure, {}).get("share") for record in rounds)
         rows.append((figure.replace("_", " "), _at("results", "policy", figure, share=share)))
     return _table("What came out, by each round's own models on the kept prompts", rounds, rows)
 
 
 def _results(rounds: Records) -> Table:
-    if any("wins" in one for one in rounds):
+    if any("wins" in record for record in rounds):
         return _scored_results(rounds)
     rows: list[tuple[str, Callable[[Mapping[str, Any], str], Cell]]] = [
         ("Certified", _verdict("feasible", "not feasible"))
     ]
-    for name in dict.fromkeys(name for one in rounds for name in one["certificates"]):
+    for name in dict.fromkeys(name for record in rounds for name in record["certificates"]):
         rows += [
             (f"{name}: unsafe, certificate split", _certified(name)),
             (f"{name}: upper bound", _share(f"certificates.{name}.upper_bound")),
         ]
     for measure in labels.KEY_MEASURES:
-        if any(measure in one["results"].get("policy", {}) for one in rounds):
+        if any(measure in record["results"].get("policy", {}) for record in rounds):
             rows.append((labels.MEASURE_NAMES[measure], _cell(f"results.policy.{measure}", share=measure in SHARES)))
     return _table("What came out, by gold score on seen tasks and forms", rounds, rows)
 
@@ -192,13 +196,13 @@ def _lineage(rounds: Records) -> Table:
         "Which model made what (digests)",
         rounds,
         [
-            ("Start", lambda one, key: (_digest(one["models"]["start"]["digest"]),)),
-            ("Reward model", lambda one, key: (_digest(one["models"]["reward"]),)),
+            ("Start", lambda record, key: (_digest(record["models"]["start"]["digest"]),)),
+            ("Reward model", lambda record, key: (_digest(record["models"]["reward"]),)),
             *(
-                (f"Cost model, {name}", lambda one, key, name=name: (_digest(one["models"]["costs"].get(name)),))
-                for name in dict.fromkeys(name for one in rounds for name in one["models"]["costs"])
+                (f"Cost model, {name}", lambda record, key, name=name: (_digest(record["models"]["costs"].get(name)),))
+                for name in dict.fromkeys(name for record in rounds for name in record["models"]["costs"])
             ),
-            ("Promoted policy", lambda one, key: (_digest(one["models"]["policy"]["digest"]),)),
+            ("Promoted policy", lambda record, key: (_digest(record["models"]["policy"]["digest"]),)),
             ("Promoted at step", _text("models", "policy", "promoted_step")),
         ],
     )
@@ -206,19 +210,19 @@ def _lineage(rounds: Records) -> Table:
 
 def round_curves(steps: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Picture]:
     """Reward, KL, and of each constraint its measure and multiplier: a line per round, over the round's own steps."""
-    known = dict.fromkeys(key for lines in steps.values() for line in lines for key in line)
-    names = [key.removeprefix("multiplier/") for key in known if key.startswith("multiplier/")]
-    wanted = [
+    logged_keys = dict.fromkeys(key for lines in steps.values() for line in lines for key in line)
+    names = [key.removeprefix("multiplier/") for key in logged_keys if key.startswith("multiplier/")]
+    curves = [
         ("reward", "Reward by round", "mean reward of the batch"),
         ("kl", "KL by round", "nats from the round's start"),
     ]
     for name in names:
-        wanted += [
+        curves += [
             (f"measure/{name}", f"“{name}” by round", "measure"),
             (f"multiplier/{name}", f"Multiplier of “{name}” by round", "λ"),
         ]
-    found = [_curve(steps, key, title, unit) for key, title, unit in wanted]
-    return [each for each in found if each is not None]
+    pictures = [_curve(steps, key, title, unit) for key, title, unit in curves]
+    return [curve for curve in pictures if curve is not None]
 
 
 def _curve(steps: Mapping[int, Sequence[Mapping[str, Any]]], key: str, title: str, unit: str) -> Picture | None:
@@ -245,10 +249,10 @@ def _curve(steps: Mapping[int, Sequence[Mapping[str, Any]]], key: str, title: st
         axes.set_ylabel(unit)
         axes.legend()
 
-    words = [
+    descriptions = [
         trend(f"round {number}", [x for x, _ in points], [y for _, y in points]) for number, points in series.items()
     ]
-    return picture(title, "; ".join(words) + f". Unit: {unit}.", draw)
+    return picture(title, "; ".join(descriptions) + f". Unit: {unit}.", draw)
 
 
 def _find(record: Mapping[str, Any], path: Sequence[str]) -> Any:
@@ -297,21 +301,21 @@ def _text(*path: str) -> Callable[[Mapping[str, Any], str], Cell]:
     return cell
 
 
-def _verdict(met: str, missed: str) -> Callable[[Mapping[str, Any], str], Cell]:
+def _verdict(if_met: str, missed: str) -> Callable[[Mapping[str, Any], str], Cell]:
     """Whether every limit was met; nothing of a round without a constraint, whose record may say yes to none."""
 
     def cell(record: Mapping[str, Any], key: str) -> Cell:
         if not record["constraints"] or record["feasible"] is None:
             return (Figure(NOTHING),)
-        return (Figure(met if record["feasible"] else missed),)
+        return (Figure(if_met if record["feasible"] else missed),)
 
     return cell
 
 
 def _certified(name: str) -> Callable[[Mapping[str, Any], str], Cell]:
     def cell(record: Mapping[str, Any], key: str) -> Cell:
-        found = record["certificates"].get(name)
-        return (cell_figure(found, share=True, key=f"{key}.certificates.{name}.value"),)
+        certificate = record["certificates"].get(name)
+        return (cell_figure(certificate, share=True, key=f"{key}.certificates.{name}.value"),)
 
     return cell
 

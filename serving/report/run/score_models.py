@@ -17,24 +17,27 @@ def score_models_section(run: RunFiles) -> Section:
     title = "Reward and cost models"
     if run.summary is None:
         return Section("models", title, [_missing(run, "summary")])
-    named: dict[str, tuple[str, ScoreModelFigures]] = {}
+    figures: dict[str, tuple[str, ScoreModelFigures]] = {}
     if run.summary.reward_model is not None:
-        named["reward"] = ("reward_model", run.summary.reward_model)
-    named |= {f"cost/{name}": (f"cost_models.{name}", each) for name, each in run.summary.cost_models.items()}
-    if not named:
+        figures["reward"] = ("reward_model", run.summary.reward_model)
+    figures |= {
+        f"cost/{name}": (f"cost_models.{name}", model_figures)
+        for name, model_figures in run.summary.cost_models.items()
+    }
+    if not figures:
         return Section("models", title, [Note("This run trained none.")])
     rows = tuple(
-        Row(f"{name} ({each.scorer})" if each.scorer else name, _model_cells(key, each))
-        for name, (key, each) in named.items()
+        Row(f"{name} ({model_figures.scorer})" if model_figures.scorer else name, _model_cells(key, model_figures))
+        for name, (key, model_figures) in figures.items()
     )
     columns = ("Pair accuracy", "Sign accuracy", "Calibration error", "Platt slope, intercept", "Score mean ± spread")
-    pictures = [calibration_picture(name, each) for name, (_, each) in named.items()]
-    found = tuple(each for each in pictures if each is not None)
-    on_data = any(each.worth is not None for _, each in named.values())
+    pictures = [calibration_picture(name, model_figures) for name, (_, model_figures) in figures.items()]
+    shown_pictures = tuple(calibration for calibration in pictures if calibration is not None)
+    on_data = any(model_figures.worth is not None for _, model_figures in figures.values())
     caption = "On pairs kept out of their training, by " + ("prompt" if on_data else "task")
-    blocks: list[Any] = [Table(caption, "Model", columns, rows), *worth_blocks(named)]
-    found += worth_pictures(named)
-    return Section("models", title, [*blocks, Gallery(found)] if found else blocks)
+    blocks: list[Any] = [Table(caption, "Model", columns, rows), *worth_blocks(figures)]
+    shown_pictures += worth_pictures(figures)
+    return Section("models", title, [*blocks, Gallery(shown_pictures)] if shown_pictures else blocks)
 
 
 def _model_cells(key: str, model: ScoreModelFigures) -> tuple[tuple[Figure, ...], ...]:

@@ -81,8 +81,8 @@ def _warnings(run: RunFiles) -> Section:
 
 def _planes(run: RunFiles) -> Section:
     by_models = score_planes(run.samples) or rollout_planes(run)
-    found = tuple(each for each in (gold_plane(run.evaluation), *by_models) if each is not None)
-    blocks: list[Any] = [Gallery(found)] if found else [missing_note(run, "summary", "evaluation", "samples")]
+    planes = tuple(plane for plane in (gold_plane(run.evaluation), *by_models) if plane is not None)
+    blocks: list[Any] = [Gallery(planes)] if planes else [missing_note(run, "summary", "evaluation", "samples")]
     return Section("plane", "The reward-cost plane, before and after", blocks)
 
 

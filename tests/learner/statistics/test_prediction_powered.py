@@ -131,9 +131,9 @@ def test_bounds_are_shares_in_order_whatever_comes(failures: int, safe: int, lev
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="one prediction for each"):
         prediction_powered([0, 1, 1], [0.5, 0.5], [0.1])
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         prediction_powered([0, 1], [0.5, 1.5], [0.1])
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         prediction_powered([0, 1], [0.5, 0.5], [float("nan")])
     with pytest.raises(ValueError, match="confidence"):
         prediction_powered([0, 1], [0.5, 0.5], [0.1]).upper(1.0)
@@ -182,5 +182,5 @@ def test_betting_has_two_sides_any_range_and_a_place_in_the_certificate() -> Non
     judged = certify(x, 0.6, labels_source="judge", score_bound="betting")
     assert (judged.method, judged.upper_bound) == ("betting", betting.upper(x))
     assert certify(x, 0.6, labels_source="judge").method == "empirical_bernstein"
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         betting.upper([0.5, 1.5])

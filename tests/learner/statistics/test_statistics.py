@@ -70,7 +70,7 @@ def test_empirical_bernstein_by_hand() -> None:
     expected = 0.5 + math.sqrt(2 * (25 / 99) * log_term / 100) + 7 * log_term / (3 * 99)
     assert empirical_bernstein_upper(x) == pytest.approx(expected)
     assert empirical_bernstein(x).high > expected  # two-sided leaves half the error above
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         empirical_bernstein_upper([0.5, 1.5])
 
 

@@ -178,8 +178,8 @@ def test_the_hacking_gap_is_a_table_and_a_picture_per_signal(page: Page) -> None
     rows = dict(gap_rows(made_up_gold()))
     assert rows["harm: gap, gold less cost model"] == pytest.approx((0.00375, 0.09375))
     described = [a["alt"] or "" for tag, a in page.tags if tag == "img"]
-    assert sum("Reward beside gold helpfulness" in text for text in described) == 1
-    assert sum("called unsafe beside truly unsafe" in text for text in described) == 1
+    assert sum("Reward next to gold helpfulness" in text for text in described) == 1
+    assert sum("called unsafe next to truly unsafe" in text for text in described) == 1
 
 
 def gap_rows(steps: list[dict[str, Any]]) -> list[tuple[str, tuple[float | None, ...]]]:
