@@ -43,6 +43,7 @@ lint: $(STAMP)  ## Check style, imports and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python tests/structure/measure.py --quiet
 	@$(BIN)/mypy
 
 docs: $(STAMP)  ## Write the documentation as a searchable site to build/site; a broken link is an error

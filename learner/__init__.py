@@ -1,1 +1,4 @@
-"""What learns: losses, signals, statistics, models, DeepSpeed ranks, weight transport."""
+"""What learns: losses, signals, statistics, models, DeepSpeed ranks, weight transport.
+
+Does not belong here: generation and judging (`actors`), and when something is learned (`cluster.runs`).
+"""

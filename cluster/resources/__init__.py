@@ -1,1 +1,4 @@
-"""The cluster a run needs: heads, authentication, placement, engines that stay warm, the planner, the doctor."""
+"""The cluster a run needs: heads, authentication, placement, engines that stay warm, the planner, the doctor.
+
+Does not belong here: what the engines are asked to do (`cluster.runs`).
+"""

@@ -1,1 +1,4 @@
-"""The training engine of one rank: DeepSpeed, collectives, micro-batch sizes, and the transport of weights."""
+"""The training engine of one rank: DeepSpeed, collectives, micro-batch sizes, and the transport of weights.
+
+Does not belong here: what is trained (`learner.ranks`, `learner.supervised`).
+"""

@@ -1,1 +1,4 @@
-"""What the verbs of `steelyard data` do."""
+"""What verbs print: tables, progress lines and summaries for a terminal.
+
+Does not belong here: HTML (`serving.report`) and what is computed (`cluster.evaluation`, `learner.statistics`).
+"""

@@ -1,1 +1,4 @@
-"""How good preference data is: one pass over its rows, in memory that grows by a few bytes a row. Imports no torch."""
+"""How good preference data is: one pass over its rows, in memory that grows by a few bytes a row. Imports no torch.
+
+Does not belong here: rows that no format can read (`learner.data.quarantine`).
+"""
