@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 ANNOTATIONS = frozenset({"limits.json"})
 """Files that are put beside a model later and say something about it. They are no part of what a stage made: were they
 counted, choosing a limit would make the cost model's stage incomplete and train it again."""
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def digest(value: object) -> str:
@@ -44,20 +40,6 @@ def model_digest(folder: Path) -> str:
     files = [*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("members/*/*.safetensors")]
     files += [path for path in (folder / "ensemble.json", folder / "affine.json") if path.exists()]
     return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
-
-
-@cache
-def code_digest(places: tuple[str, ...]) -> str:
-    """sha256 (hex) of the Python sources at `places`, files or folders relative to the project's root."""
-    return digest({str(path.relative_to(_ROOT)): file_digest(path) for path in _sources(places)})
-
-
-def _sources(places: Iterable[str]) -> list[Path]:
-    found: set[Path] = set()
-    for place in places:
-        path = _ROOT / place
-        found |= {path} if path.is_file() else set(path.rglob("*.py"))
-    return sorted(found)
 
 
 def short(value: str) -> str:

@@ -23,7 +23,7 @@ from cluster.runs.context import RunContext
 from cluster.runs.rounds.plan import later_rounds
 from cluster.runs.rounds.record import round_record, write_rounds
 from cluster.runs.stages import baseline, direct, evaluate, ppo, preferences, score_models, selection, sft
-from cluster.runs.stages.base import Stage, run_stages
+from cluster.runs.stages.base import Stage, run_stages, with_code_of_inputs
 from cluster.runs.stages.on_data import data
 from cluster.runs.stages.on_data import evaluate as scored_evaluate
 from cluster.runs.stages.on_data import selection as scored_selection
@@ -47,7 +47,9 @@ class RunOutcome:
 def stages_of(settings: RunSettings, inputs: RunInputs) -> list[Stage]:
     """Every stage of a run with these settings, in order; of later rounds under ``round-<r>/…``."""
     later = later_rounds(settings)
-    return [*_first_round(settings, inputs), *(stage for stages in later.values() for stage in stages)]
+    return with_code_of_inputs(
+        [*_first_round(settings, inputs), *(stage for stages in later.values() for stage in stages)]
+    )
 
 
 def _first_round(settings: RunSettings, inputs: RunInputs) -> list[Stage]:

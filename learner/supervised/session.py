@@ -52,13 +52,11 @@ def work(config: dict[str, Any]) -> None:
     """
     import deepspeed  # noqa: F401  (2 s: before the first task asks for it)
     import ray.train.torch
-    import torch
 
     from learner.engine.collective import TorchRanks
 
     mailbox, settings = config["mailbox"], config["settings"]
-    torch.set_num_threads(1 if config["deterministic"] else settings.threads)
-    torch.use_deterministic_algorithms(config["deterministic"])
+    set_up_worker(settings, deterministic=config["deterministic"])
     device = ray.train.torch.get_device()
     ranks = TorchRanks(device)
     mailbox.join.remote(ranks.rank, ray.get_runtime_context().current_actor)
@@ -82,6 +80,14 @@ def work(config: dict[str, Any]) -> None:
         # Every failure is told, for the driver counts them: only when all ranks failed alike do the workers stay.
         if outcome.metrics is None or ranks.rank == 0:
             mailbox.finish.remote(number, ranks.rank, outcome)
+
+
+def set_up_worker(settings: SupervisedSettings, *, deterministic: bool) -> None:
+    """Threads and determinism of this process, before its first task."""
+    import torch
+
+    torch.set_num_threads(1 if deterministic else settings.threads)
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def _ask(ref: Any, seconds: float = ANSWER_SECONDS) -> Any:

@@ -5,7 +5,6 @@ Imports no engine, so that looking at the results is instant.
 
 from __future__ import annotations
 
-import ast
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from cluster.run_folder.code_digest import ROOT, code_digest
 from cluster.run_folder.digests import digest
 from configs.load import arm_settings, load_settings
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
@@ -23,27 +23,8 @@ TABLE, SWEEP = "results", "limit_sweep"
 BASELINE = "projected_rate"
 FIXED = "fixed_"
 """Arms of this prefix are the weights that never move."""
-CODE = (
-    "cluster/runs/stages",
-    "cluster/runs/answers/draw.py",
-    "cluster/runs/loop/constraints.py",
-    "cluster/runs/answers/judge_by_gold.py",
-    "cluster/runs/loop/ppo_loop.py",
-    "cluster/inputs/file_prompts.py",
-    "cluster/inputs/sandbox_prompts.py",
-    "cluster/inputs/sampler.py",
-    "cluster/runs/rounds",
-    "cluster/runs/answers/judge_by_models.py",
-    "cluster/run_folder/digests.py",
-    "cluster/runs/signals.py",
-    "cluster/experiments/studies/figures.py",
-)
-"""What makes a run's figures, with all of `learner` and `actors` that it imports; commands, report and this package make none."""
-STARTED = ("cluster/resources/engines.py",)
-"""What brings the actors into a run: followed for its imports, not counted itself."""
-COUNTED = ("learner", "actors")
-"""Rooms whose imported modules count."""
-_ROOT = Path(__file__).resolve().parents[3]
+FIGURES = ("cluster.runs.pipeline:stages_of", "cluster.experiments.studies.figures")
+"""Entries of the code that makes a run's figures; commands, report and this package make none."""
 _NOT_OF_THE_RESULT = {"name", "storage", "scratch", "reuse_from", "arms", "seeds"}
 
 
@@ -122,57 +103,9 @@ def covers(present: Any, then: Any) -> bool:
 
 
 @cache
-def logic_digest(root: Path = _ROOT) -> str:
-    """sha256 (hex) of what the sources behind a run's figures do: comments, docstrings and layout do not count.
-
-    A reworded sentence makes no figure stale, nor does a module that no run imports. Equal for equal sources under one
-    minor version of Python.
-    """
-    return digest({path: _logic(root / path) for path in figure_sources(root)})
-
-
-@cache
-def figure_sources(root: Path = _ROOT) -> tuple[str, ...]:
-    """The sources behind a run's figures, relative to `root`, in order."""
-    named = {path for place in CODE for path in _files(root, place)}
-    reached, waiting = set(), [*named, *(root / place for place in STARTED)]
-    while waiting:
-        path = waiting.pop()
-        if path not in reached and path.exists():
-            reached.add(path)
-            waiting += _imported(root, path)
-    counted = named | {path for path in reached if path.relative_to(root).parts[0] in COUNTED}
-    return tuple(sorted(str(path.relative_to(root)) for path in counted))
-
-
-def _files(root: Path, place: str) -> list[Path]:
-    path = root / place
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
-
-
-def _imported(root: Path, path: Path) -> list[Path]:
-    """Files of the project that a source imports, at its top or inside a function."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    places = [root.joinpath(*name.split(".")) for name in names]
-    return [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
-
-
-def _logic(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a bare text is a docstring of its module, class, function or field
-            node.body = [each for each in body if not _is_text(each)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def logic_digest(root: Path = ROOT) -> str:
+    """Digest of the code that makes a run's figures: the stages of every kind of run, and what the studies read of them."""
+    return code_digest(FIGURES, root)
 
 
 def _as_yaml(value: object) -> str:

@@ -19,12 +19,8 @@ from cluster.runs.stages.on_data import evaluate as scored_evaluate
 from cluster.runs.stages.on_data import selection as scored_selection
 from configs.schema.run import RunSettings
 
-CODE = (
-    "cluster/runs/round_inputs.py",
-    "cluster/runs/round_inputs.py",
-    "cluster/run_folder/round_names.py",
-    "actors/crowd/rounds.py",
-)
+CODE = ("cluster.run_folder.round_names",)
+"""Whose functions give a round its settings and the stages of it their names."""
 
 
 def later_rounds(settings: RunSettings) -> dict[int, list[Stage]]:

@@ -12,7 +12,7 @@ from cluster.runs.context import RunContext
 from cluster.runs.round_inputs import usable_finds
 from cluster.runs.rounds.hunt import hunt_in_round
 from cluster.runs.stages import score_models, selection, sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of
 from configs.schema.run import RunSettings
 
 NAME = "red_team"
@@ -32,7 +32,7 @@ def red_team_stage(settings: RunSettings) -> Stage:
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
         },
-        code=("cluster/evaluation/redteam", "cluster/inputs/sampler.py", "cluster/inputs/sandbox_prompts.py", "actors"),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
     )
 

@@ -6,15 +6,31 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.run_folder.digests import code_digest, digest
+from cluster.run_folder.code_digest import code_digest
+from cluster.run_folder.digests import digest
 from cluster.run_folder.manifest import Manifest, StageRecord, output_digest
 
 if TYPE_CHECKING:
     from cluster.runs.context import RunContext
+
+
+TRAINING = ("learner.supervised.training", "learner.supervised.session:set_up_worker")
+"""What the trainers run around every supervised task."""
+DRAWING = ("actors.generation.generator", "actors.generation.vllm_engine", "actors.rollout.pool")
+"""What the generators run, and who hands out their requests."""
+SCORING = ("actors.scoring.start", "actors.scoring.group")
+"""What the scorers run."""
+LEARNING = ("learner.ranks.group", "learner.ranks.rank", "actors.generation.weight_publisher")
+"""What the learner's ranks run, and how its weights reach the generators."""
+
+
+def entry_of(function: Callable[..., object]) -> str:
+    """A function at a module's top as an entry of `Stage.code`."""
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Stage:
     settings: Mapping[str, Any]
     """The part of the configuration that changes what comes out."""
     code: tuple[str, ...]
-    """Source files and folders whose change changes what comes out."""
+    """Entries of the code that makes the result (`cluster.run_folder.code_digest`): what `run` calls, and what engines run for it."""
     run: Callable[[RunContext], StageOutput]
     shared: bool = True
     """Whether another run's result may be taken over; what a run is about, its loop and evaluation, it does itself."""
@@ -44,6 +60,20 @@ class Stage:
         """Digest of settings, code and the content of the inputs."""
         inputs = {name: sorted(manifest[name].outputs.values()) for name in self.inputs}
         return digest({"stage": self.name, "settings": self.settings, "code": code_digest(self.code), "inputs": inputs})
+
+
+def with_code_of_inputs(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages, each keyed also by the code of the stages that it reads: a changed labelling makes a reward model stale even
+    where its labels come out the same, for nothing shows that they always would.
+
+    Args:
+        stages: in order, so that what a stage reads comes before it.
+    """
+    code: dict[str, tuple[str, ...]] = {}
+    for stage in stages:
+        of_inputs = (entry for name in stage.inputs for entry in code[name])
+        code[stage.name] = tuple(sorted({*stage.code, *of_inputs}))
+    return [replace(stage, code=code[stage.name]) for stage in stages]
 
 
 def run_stages(stages: Sequence[Stage], context: RunContext) -> None:

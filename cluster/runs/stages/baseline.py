@@ -6,7 +6,7 @@ from cluster.inputs.sandbox_prompts import evaluation_prompts
 from cluster.runs.answers.judge_by_gold import judge_answers
 from cluster.runs.context import RunContext
 from cluster.runs.stages import sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of
 from configs.schema.run import RunSettings
 
 NAME = "baseline"
@@ -27,14 +27,7 @@ def baseline_stage(settings: RunSettings) -> Stage:
             "truncate_right": settings.reference.truncate_prompt_right,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/baseline.py",
-            "cluster/runs/answers/draw.py",
-            "cluster/runs/answers/judge_by_gold.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "cluster/inputs/sampler.py",
-            "actors",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
     )
 

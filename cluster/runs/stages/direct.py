@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.crowd.direct_data import write_direct_pairs
 from cluster.runs.context import RunContext
 from cluster.runs.stages import preferences, sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import TRAINING, Stage, StageOutput, entry_of
 from configs.schema.run import RunSettings
 from learner.deadlines import fetch_result
 from learner.supervised.direct import DirectTask
@@ -25,14 +25,7 @@ def direct_stage(settings: RunSettings) -> Stage:
             "workers": settings.resources.supervised.workers,
             "deterministic": settings.deterministic,
         },
-        code=(
-            *sft.TRAINERS,
-            "cluster/runs/stages/direct.py",
-            "learner/supervised/direct.py",
-            "learner/algorithms/dpo.py",
-            "learner/algorithms/safe_dpo.py",
-            "actors/crowd/direct_data.py",
-        ),
+        code=(entry_of(_run), *TRAINING, "learner.supervised.direct:train_direct"),
         run=_run,
         shared=False,
     )

@@ -20,7 +20,7 @@ from cluster.runs.loop.ppo_loop import prompts_of
 from cluster.runs.round_inputs import named
 from cluster.runs.signals import calibration_of
 from cluster.runs.stages import baseline, direct, score_models, selection, sft
-from cluster.runs.stages.base import Stage, StageOutput, link_tree
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of, link_tree
 from cluster.runs.stages.selection import load_scorers
 from configs.schema.run import DIRECT_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from learner.deadlines import fetch_result
@@ -47,15 +47,7 @@ def evaluate_stage(settings: RunSettings) -> Stage:
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/evaluate.py",
-            "cluster/runs/answers/draw.py",
-            "cluster/runs/answers/judge_by_gold.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "cluster/inputs/sampler.py",
-            "actors",
-            "learner/statistics",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
         shared=False,
     )

@@ -17,7 +17,7 @@ from cluster.runs.loop.overoptimisation_watch import SIGNAL
 from cluster.runs.loop.ppo_loop import PpoLoop
 from cluster.runs.signals import calibration_of, signal_sources
 from cluster.runs.stages import preferences, score_models, sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, LEARNING, SCORING, Stage, StageOutput, entry_of
 from cluster.runs.stages.chosen_limits import chosen_limit_problem
 from cluster.runs.stages.on_data import score_scales as scales
 from configs.exits import ConfigError
@@ -48,15 +48,7 @@ def ppo_stage(settings: RunSettings) -> Stage:
             "deterministic": settings.deterministic,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/loop/ppo_loop.py",
-            "cluster/runs/loop/constraints.py",
-            "cluster/runs/signals.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "cluster/inputs/sampler.py",
-            "learner",
-            "actors",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING, *LEARNING),
         run=_run,
         shared=False,
     )

@@ -19,7 +19,7 @@ from cluster.runs.context import RunContext
 from cluster.runs.round_inputs import pair_sources, with_finds
 from cluster.runs.signals import trains_reward
 from cluster.runs.stages import sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, Stage, StageOutput, entry_of
 from cluster.runs.stages.labelling import label, labeller
 from cluster.runs.stages.on_data import data
 from configs.schema.run import RunSettings
@@ -44,13 +44,7 @@ def pairs_stage(settings: RunSettings) -> Stage:
             "deterministic": settings.deterministic,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/preferences.py",
-            "cluster/inputs/sampler.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "actors/generation/vllm_engine.py",
-            "actors/crowd",
-        ),
+        code=(entry_of(_sample), *DRAWING),
         run=_sample,
     )
 
@@ -61,7 +55,7 @@ def preferences_stage(settings: RunSettings) -> Stage:
         name=NAME,
         inputs=(PAIRS,) if settings.data is None else (data.NAME, PAIRS),
         settings={"seed": settings.seed, **labeller(settings), **_sets_of(settings)},
-        code=("actors/crowd",) if settings.preferences.labels == "crowd" else ("actors/crowd", "actors/judging"),
+        code=(entry_of(_label),),
         run=_label,
     )
 

@@ -17,7 +17,7 @@ from cluster.run_folder.digests import model_digest, stable_seed
 from cluster.runs.context import RunContext
 from cluster.runs.signals import trains_reward
 from cluster.runs.stages import preferences, sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import TRAINING, Stage, StageOutput, entry_of
 from cluster.runs.stages.on_data import data
 from cluster.runs.stages.on_data import score_scales as scales
 from configs.schema.run import RunSettings
@@ -34,20 +34,7 @@ from learner.supervised.score_models.quality import Kind, finish_ensemble, rewar
 
 REWARD, REWARD_TEST = "reward_model", "reward_test_model"
 TRAIN_HALF, TEST_HALF = 0, 1
-_CODE = (
-    *sft.TRAINERS,
-    "learner/supervised/preference.py",
-    "learner/supervised/score_models/baselines.py",
-    "learner/models/score_models/folders.py",
-    "learner/supervised/score_models/quality.py",
-    "learner/supervised/score_models/declared_zero.py",
-    "learner/statistics/calibration.py",
-    "learner/statistics/cost_zero.py",
-    "learner/statistics/intervals.py",
-    "learner/statistics/length_baseline.py",
-    "actors/crowd/datasets.py",
-    "cluster/runs/stages/score_models.py",
-)
+_CODE = (*TRAINING, "learner.supervised.preference:train_preference")
 
 
 @dataclass(frozen=True)
@@ -92,7 +79,7 @@ def reward_stage(settings: RunSettings) -> Stage:
         name=REWARD,
         inputs=(sft.NAME, labels_stage_name(settings)),
         settings={**_settings(settings, settings.reward_model), "half": _half(settings, TRAIN_HALF)},
-        code=_CODE,
+        code=(entry_of(_train_reward), *_CODE),
         run=_train_reward,
     )
 
@@ -103,7 +90,7 @@ def reward_test_stage(settings: RunSettings) -> Stage:
         name=REWARD_TEST,
         inputs=(sft.NAME, labels_stage_name(settings), REWARD),
         settings={**_settings(settings, _single(settings.reward_model)), "half": TEST_HALF},
-        code=_CODE,
+        code=(entry_of(_train_reward_test), *_CODE),
         run=_train_reward_test,
     )
 
@@ -115,7 +102,7 @@ def cost_stage(settings: RunSettings, constraint: str) -> Stage:
         name=cost_stage_name(constraint),
         inputs=(sft.NAME, labels_stage_name(settings)),
         settings={**_settings(settings, settings.cost_model), "categories": categories, **_zero(settings)},
-        code=_CODE,
+        code=(entry_of(_train_cost), *_CODE),
         run=lambda context: _train_cost(context, constraint),
     )
 

@@ -21,7 +21,7 @@ from cluster.runs.loop.overoptimisation_watch import SIGNAL
 from cluster.runs.round_inputs import named
 from cluster.runs.signals import calibration_of, signal_sources
 from cluster.runs.stages import ppo, score_models, sft
-from cluster.runs.stages.base import Stage, StageOutput, link_tree
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of, link_tree
 from configs.schema.run import RunSettings
 from learner.records import Prompt
 from learner.statistics.calibration import calibration_drift
@@ -64,14 +64,7 @@ def selection_stage(settings: RunSettings) -> Stage:
             "crowd": settings.preferences.crowd.model_dump(mode="json"),
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/selection.py",
-            "cluster/runs/answers/judge_by_gold.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "cluster/inputs/sampler.py",
-            "actors",
-            "learner/statistics",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
         shared=False,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.crowd.datasets import write_demonstrations
 from actors.crowd.vocabulary import world_words
 from cluster.runs.context import RunContext
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import TRAINING, Stage, StageOutput, entry_of
 from cluster.runs.stages.on_data import data
 from configs.schema.run import RunSettings
 from learner.data.tokenizer import build_tokenizer
@@ -14,14 +14,7 @@ from learner.models.modules import new_policy, save_model
 from learner.supervised.sft import SftTask
 
 NAME = "sft"
-TRAINERS = (
-    "learner/supervised/training.py",
-    "learner/engine/deepspeed_engine.py",
-    "learner/models/modules.py",
-    "learner/models/families.py",
-    "learner/algorithms/losses.py",
-)
-"""What every supervised stage runs."""
+CODE = (*TRAINING, "learner.supervised.sft:train_sft")
 
 
 def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
@@ -37,7 +30,7 @@ def sft_stage(settings: RunSettings, world_digest: str) -> Stage:
             "workers": settings.resources.supervised.workers,
             "deterministic": settings.deterministic,
         },
-        code=(*TRAINERS, "learner/supervised/sft.py", "learner/data/tokenizer.py", "actors/crowd"),
+        code=(entry_of(_run), *CODE),
         run=_run,
     )
 
@@ -53,7 +46,7 @@ def sft_on_data_stage(settings: RunSettings) -> Stage:
             "workers": settings.resources.supervised.workers,
             "deterministic": settings.deterministic,
         },
-        code=(*TRAINERS, "learner/supervised/sft.py", "cluster/runs/stages/sft.py"),
+        code=(entry_of(_run_on_data), *CODE),
         run=_run_on_data,
     )
 

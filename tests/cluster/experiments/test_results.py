@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,12 @@ from typer.testing import CliRunner
 from cluster.commands import results
 from cluster.experiments.results.cells import (
     BASELINE,
-    CODE,
+    FIGURES,
     SWEEP,
     TABLE,
     Cell,
     cells_of,
     config_digest,
-    figure_sources,
     logic_digest,
     preset_settings,
 )
@@ -36,10 +34,10 @@ from cluster.experiments.results.plan import (
 )
 from cluster.experiments.results.rows import Row
 from cluster.experiments.results.sitting import fill
+from cluster.run_folder.code_digest import reached_code
 from configs.exits import ConfigError
 from configs.load import load_settings
 from tests.cluster.made_up_rows import FIXED, keep, made_up_row, of, seven
-from tests.paths import ROOT
 
 
 def test_there_are_ten_moving_arms_and_seven_weights():
@@ -105,45 +103,19 @@ def test_names_and_folders_do_not_change_the_digest_and_seed_and_limit_do():
         assert config_digest(load_settings("quickstart", [override])) != config_digest(settings)
 
 
-def test_words_do_not_change_the_code_digest_and_logic_does(tmp_path: Path):
-    def digest_of(name: str, text: str, unused: str = "x = 1") -> str:
-        root = tmp_path / name
-        (root / "learner").mkdir(parents=True)
-        (root / "cluster" / "runs" / "stages").mkdir(parents=True)
-        (root / "cluster" / "runs" / "stages" / "ppo.py").write_text("def run():\n    from learner import losses\n")
-        for place in CODE[1:]:
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (root / place).write_text("")
-        (root / "learner" / "losses.py").write_text(text)
-        (root / "learner" / "unused.py").write_text(unused)
-        return logic_digest(root)
-
-    plain = digest_of("a", 'def f(x):\n    """Twice."""\n    return 2 * x\n')
-    assert digest_of("b", 'def f(x):\n    """Two times x."""\n\n    return (2 * x)  # doubled\n') == plain
-    assert digest_of("c", 'def f(x):\n    """Twice."""\n    return 3 * x\n') != plain
-    assert digest_of("d", 'def f(x):\n    print("Twice.")\n    return 2 * x\n') != plain
-    assert digest_of("e", 'def f(x):\n    """Alone."""\n') != plain
-    assert digest_of("f", 'def f(x):\n    """Twice."""\n    return 2 * x\n', unused="x = 2") == plain
-
-
-def test_the_code_that_counts_holds_what_the_stages_name_and_what_the_actors_run():
-    root = ROOT
-    counted = set(figure_sources())
-    named = {
-        place
-        for path in (root / "cluster" / "runs" / "stages").rglob("*.py")
-        for place in re.findall(r'"((?:cluster|learner|actors)/?[a-z_/]*\.py)"', path.read_text())
-    }
-    assert "cluster/inputs/sandbox_prompts.py" in named and named <= counted
+def test_the_code_that_counts_is_what_the_stages_run_and_the_studies_read():
+    counted = reached_code(FIGURES).modules
     deep = {
-        "learner/algorithms/losses.py",
-        "learner/algorithms/estimators/rvpo.py",
-        "learner/engine/transport/gloo.py",
-        "actors/crowd/gold.py",
-        "actors/generation/weight_receiver.py",
+        "cluster.inputs.sandbox_prompts",
+        "cluster.experiments.studies.figures",
+        "learner.algorithms.losses",
+        "learner.algorithms.estimators.rvpo",
+        "learner.engine.transport.gloo",
+        "actors.crowd.gold",
+        "actors.generation.weight_receiver",
     }
     assert deep <= counted
-    assert not any(path.startswith(("serving", "configs", "cluster/commands")) for path in counted)
+    assert not any(module.startswith(("serving", "configs", "cluster.commands")) for module in counted)
 
 
 def test_seeds_come_one_after_the_other_and_the_search_is_on_the_first():

@@ -11,7 +11,7 @@ from actors.training_sets.on_data import SetRequest, train_tokenizer, write_trai
 from cluster.inputs.sources import FileInputs
 from cluster.runs.answers.judge_by_models import refuse_too_few_kept
 from cluster.runs.context import RunContext
-from cluster.runs.stages.base import Stage, StageOutput, link_tree
+from cluster.runs.stages.base import Stage, StageOutput, entry_of, link_tree
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
 from learner.data.sources import FoundSource
@@ -43,18 +43,7 @@ def data_stage(settings: RunSettings, inputs: FileInputs) -> Stage:
             "as_safety_label": inputs.settings.zero.as_safety_label,
             "measures": {name: one.measure for name, one in settings.constraints.items()},
         },
-        code=(
-            "cluster/runs/stages/on_data/data.py",
-            "actors/training_sets/on_data.py",
-            "learner/data",
-            "learner/models/pretrained.py",
-            "learner/model_files/hub.py",
-            "learner/model_files/pad_token.py",
-            "learner/model_files/weight_files.py",
-            "learner/models/families.py",
-            "learner/models/modules.py",
-            "learner/data/tokenizer.py",
-        ),
+        code=(entry_of(_run),),
         run=_run,
     )
 

@@ -21,7 +21,7 @@ from cluster.inputs.file_prompts import read_prompts
 from cluster.runs.answers.judge_by_models import book_of, limits_of, rewarded, score_answers
 from cluster.runs.context import RunContext
 from cluster.runs.stages import score_models, selection, sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of
 from cluster.runs.stages.on_data import data
 from cluster.runs.stages.on_data.selection import promoted
 from cluster.runs.stages.selection import load_scorers
@@ -51,15 +51,7 @@ def scored_evaluate_stage(settings: RunSettings) -> Stage:
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/on_data/evaluate.py",
-            "cluster/runs/answers/judge_by_models.py",
-            "cluster/inputs/file_prompts.py",
-            "cluster/inputs/sampler.py",
-            "cluster/runs/signals.py",
-            "actors",
-            "learner/statistics",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
         shared=False,
     )

@@ -37,7 +37,7 @@ from cluster.runs.signals import (
     signal_sources,
 )
 from cluster.runs.stages import sft
-from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of
 from cluster.runs.stages.on_data import data
 from configs.exits import DataError, SteelyardError, StoppedError
 from configs.schema.data import SignalScorerSettings
@@ -86,15 +86,7 @@ def scales_stage(settings: RunSettings) -> Stage:
             "max_length": settings.model.max_length,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/on_data/score_scales.py",
-            "cluster/runs/signals.py",
-            "cluster/inputs/sandbox_prompts.py",
-            "cluster/inputs/sampler.py",
-            "learner/models/score_models/foreign.py",
-            "learner/models/score_models/beaver_layout.py",
-            "actors",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
     )
 

@@ -19,7 +19,7 @@ from actors.judging.by_models.limits import Limit
 from cluster.runs.answers.judge_by_models import book_of, limits_of, score_answers
 from cluster.runs.context import RunContext
 from cluster.runs.stages import ppo, score_models, sft
-from cluster.runs.stages.base import Stage, StageOutput, link_tree
+from cluster.runs.stages.base import DRAWING, SCORING, Stage, StageOutput, entry_of, link_tree
 from cluster.runs.stages.on_data import data
 from cluster.runs.stages.selection import NAME, choose, load_scorers
 from configs.schema.run import RunSettings
@@ -63,16 +63,7 @@ def scored_selection_stage(settings: RunSettings) -> Stage:
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
         },
-        code=(
-            "cluster/runs/stages/on_data/selection.py",
-            "cluster/runs/stages/selection.py",
-            "cluster/runs/answers/judge_by_models.py",
-            "cluster/inputs/file_prompts.py",
-            "cluster/inputs/sampler.py",
-            "cluster/runs/signals.py",
-            "actors",
-            "learner/statistics",
-        ),
+        code=(entry_of(_run), *DRAWING, *SCORING),
         run=_run,
         shared=False,
     )
