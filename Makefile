@@ -11,6 +11,9 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra docs
 FRESH_OPTION := $(if $(filter-out 0,$(FRESH)),--fresh)
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 BREAK_OPTION := $(if $(BREAK),--break $(BREAK))
+FAST_OPTION := $(if $(filter-out 0,$(FAST)),-m "not slow and not gpu and not system" --ignore tests/system)
+# A file's tests stay on one core, for they share engines; seconds of every test go to build/tests.xml.
+TWO_CORES := -n 2 --dist loadfile --junitxml=build/tests.xml
 MINUTES_OPTION := $(if $(MINUTES),--minutes $(MINUTES))
 
 demo: $(STAMP)  ## Run the whole method on the sandbox (FRESH=1 from the start, SEED=n another seed, BREAK=generator|constraint)
@@ -33,8 +36,8 @@ moved: ;
 .PHONY: moved
 endif
 
-test: $(STAMP)  ## Run the tests
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(STAMP)  ## Run the tests on two cores (FAST=1: only those that start no Ray)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_CORES) -m "not slow and not gpu" $(FAST_OPTION)
 
 test-full: $(STAMP)  ## Run the tests, the slow ones too
 	@$(BIN)/python -m pytest

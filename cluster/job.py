@@ -1,7 +1,7 @@
 """What `ray job submit` runs: ``python -m cluster.job CONFIG [key=value …]``.
 
 Ends with the exit code of configs/exits.py; an error meant for the user is one line on stderr. Storage is the
-configuration's `storage`, else ``STEELYARD_STORAGE`` (set by whoever submits): an absolute folder, or a store's URL.
+configuration's `storage`, else ``STEELYARD_STORAGE`` (set by the submitter): an absolute folder, or a store's URL.
 With ``--from-environment`` instead of CONFIG, the configuration is the text in ``STEELYARD_CONFIG``; with ``--resume FOLDER``
 (or a URL in a store) it is the one that the run there was resolved to, and the storage is where that run is.
 """
@@ -49,43 +49,43 @@ def main(arguments: Sequence[str] | None = None, on_status: OnStatus | None = No
     Args:
         on_status: is shown every change of the run's status, by a command that runs the job in its own process.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    dry_run = "--dry-run" in words
-    words = [word for word in words if word != "--dry-run"]
-    if not words or words[0] in ("-h", "--help"):
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    dry_run = "--dry-run" in command_line
+    command_line = [argument for argument in command_line if argument != "--dry-run"]
+    if not command_line or command_line[0] in ("-h", "--help"):
         print(f"usage: python -m cluster.job CONFIG|{FROM_ENVIRONMENT}|{RESUME} FOLDER [key=value ...] [--dry-run]")
-        return Exit.DONE if words else Exit.USAGE
+        return Exit.DONE if command_line else Exit.USAGE
     try:
-        settings = _settings(words)
+        settings = _settings(command_line)
         inputs = check_inputs(settings)
         if dry_run:
             print(
-                f"{words[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}"
+                f"{command_line[0]}: valid; run '{settings.name}', {len(settings.constraints)} constraint(s), seed {settings.seed}"
             )
             return Exit.DONE
         return int(_run(settings, inputs, on_status))
     except (SteelyardError, SystemError) as error:
-        told = request_to_stop(error) or error
-        if not isinstance(told, SteelyardError):
+        reason = request_to_stop(error) or error
+        if not isinstance(reason, SteelyardError):
             raise
-        print(f"error: {told}", file=sys.stderr)
-        return int(told.exit_code)
+        print(f"error: {reason}", file=sys.stderr)
+        return int(reason.exit_code)
 
 
-def _settings(words: Sequence[str]) -> RunSettings:
-    if words[0] == RESUME:
-        if len(words) < 2:
+def _settings(command_line: Sequence[str]) -> RunSettings:
+    if command_line[0] == RESUME:
+        if len(command_line) < 2:
             raise ConfigError(f"{RESUME}: no run is named; give its folder, or its URL in a store")
-        return resumed_settings(words[1], words[2:])
-    if words[0] != FROM_ENVIRONMENT:
-        return load_settings(words[0], words[1:])
+        return resumed_settings(command_line[1], command_line[2:])
+    if command_line[0] != FROM_ENVIRONMENT:
+        return load_settings(command_line[0], command_line[1:])
     text = os.environ.get(CONFIG_VARIABLE)
     if not text:
         raise ConfigError(f"{FROM_ENVIRONMENT}: {CONFIG_VARIABLE} is empty; submit with `steelyard submit --image`")
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         path = Path(folder) / "submitted.yaml"
         path.write_text(text, encoding="utf-8")
-        return load_settings(path, words[1:])
+        return load_settings(path, command_line[1:])
 
 
 def _run(settings: RunSettings, inputs: RunInputs, on_status: OnStatus | None) -> Exit:
@@ -140,20 +140,27 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
     from cluster.runs.pipeline import stages_of
     from cluster.runs.stages.labelling import reach_judge
 
-    tried: list[JudgeSettings | None] = []
-    known = list(donors)
-    for one, place in _runs_of(settings, layout):
-        asked = one.preferences
-        if asked.labels == "people" or (asked.labels == "judge" and asked.judge not in tried):
-            stages, manifest = stages_of(one, check_inputs(one) if settings.arms else inputs), Manifest(place.manifest)
-            there = complete_labels(stages, manifest)
-            taken = (complete_labels(stages, Manifest(each.manifest), of_another=True) for each in known)
-            if asked.labels == "people":
-                _note_unread(one, place, manifest, [name for name, complete in there.items() if complete])
-            elif not any(all(found.values()) for found in (there, *taken)):
-                reach_judge(one)
-                tried.append(asked.judge)
-        known.append(place)
+    reached_judges: list[JudgeSettings | None] = []
+    earlier_runs = list(donors)
+    for variant, place in _runs_of(settings, layout):
+        preferences = variant.preferences
+        if preferences.labels == "people" or (
+            preferences.labels == "judge" and preferences.judge not in reached_judges
+        ):
+            stages, manifest = (
+                stages_of(variant, check_inputs(variant) if settings.arms else inputs),
+                Manifest(place.manifest),
+            )
+            own_labels = complete_labels(stages, manifest)
+            donor_labels = (
+                complete_labels(stages, Manifest(donor.manifest), of_another=True) for donor in earlier_runs
+            )
+            if preferences.labels == "people":
+                _note_unread(variant, place, manifest, [name for name, complete in own_labels.items() if complete])
+            elif not any(all(labels.values()) for labels in (own_labels, *donor_labels)):
+                reach_judge(variant)
+                reached_judges.append(preferences.judge)
+        earlier_runs.append(place)
 
 
 def _note_unread(settings: RunSettings, layout: RunLayout, manifest: Manifest, complete: Sequence[str]) -> None:
@@ -188,7 +195,7 @@ def _storage(settings: RunSettings) -> tuple[Path, RunStore | None]:
     """The folder that run folders are worked on in, and the store that this run is kept in, if it is kept in one.
 
     Raises:
-        ConfigError: nobody said, the folder is relative (a job runs in Ray's copy of the working directory), or the URL
+        ConfigError: it is not set, the folder is relative (a job runs in Ray's copy of the working directory), or the URL
             names no store.
     """
     place = settings.storage or os.environ.get(STORAGE_VARIABLE)

@@ -71,10 +71,10 @@ def _answer(talk: Chat, understood: Understood, console: Console) -> None:
     """Print every model's answer with its scores; model text is never read as markup."""
     from rich.text import Text
 
-    for word in understood.unknown:
-        close = understood.close.get(word)
+    for unknown_word in understood.unknown:
+        close = understood.close.get(unknown_word)
         hint = f" (close: {', '.join(close)})" if close else ""
-        console.print(Text(f"the models do not know “{word}”{hint}", style="yellow"))
+        console.print(Text(f"the models do not know “{unknown_word}”{hint}", style="yellow"))
     for answer in talk.ask(understood.text):
         if answer.forgotten_turns:
             console.print(Text(f"{answer.forgotten_turns} oldest turns no longer fit and are forgotten", style="dim"))

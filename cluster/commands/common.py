@@ -62,8 +62,8 @@ def layout_of(settings: RunSettings) -> RunLayout:
 def sentence(settings: RunSettings) -> str:
     """The configuration's objective and constraints as one sentence."""
     scorer = settings.objective.scorer
-    wanted = settings.objective.signal if scorer is None else scorer.python or scorer.path
-    goal = "minimise cost" if settings.objective.signal == "none" else f"maximise {wanted}"
+    reward_source = settings.objective.signal if scorer is None else scorer.python or scorer.path
+    goal = "minimise cost" if settings.objective.signal == "none" else f"maximise {reward_source}"
     limits = []
     for name, constraint in settings.constraints.items():
         prompts = f"{', '.join(constraint.subset)} prompts" if constraint.subset else "every prompt"

@@ -46,14 +46,19 @@ def formats(as_json: AsJson = False) -> None:
 
     if as_json:
         rows = [
-            {"name": name, "summary": each.summary, "read": name in FORMATS, "fields": sorted(each.known)}
-            for name, each in TARGETS.items()
+            {
+                "name": name,
+                "summary": target_format.summary,
+                "read": name in FORMATS,
+                "fields": sorted(target_format.known),
+            }
+            for name, target_format in TARGETS.items()
         ]
         typer.echo(json.dumps(rows))
         return
     width = max(map(len, TARGETS))
-    for name, each in TARGETS.items():
-        typer.echo(f"{name:<{width}}  {each.summary}")
+    for name, target_format in TARGETS.items():
+        typer.echo(f"{name:<{width}}  {target_format.summary}")
 
 
 @app.command()
@@ -83,7 +88,7 @@ def convert(
     row_group: Annotated[int, typer.Option("--row-group", min=1, help="Rows of a part, and of a row group.")] = 2048,
     as_json: AsJson = False,
 ) -> None:
-    """Write SOURCE in another format; what was interrupted goes on. Bad rows go to quarantine.parquet beside TARGET."""
+    """Write SOURCE in another format; what was interrupted goes on. Bad rows go to quarantine.parquet next to TARGET."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -113,11 +118,11 @@ def convert(
         except KeyboardInterrupt as error:
             raise StoppedError(f"stopped; {target} is not written yet: the same command goes on") from error
     dropped = ", ".join(report.dropped_fields)
-    said = [f"{report.rows} rows read as {report.source_format}, {report.written} written to {target} as {to}"]
-    said += [f"{report.merged} labellings of the same responses taken together"] if report.merged else []
-    said += [f"left out: {dropped}"] if dropped else []
-    said += [f"{report.quarantined} rows are in {report.quarantine} instead"] if report.quarantined else []
-    for line in said:
+    summary_lines = [f"{report.rows} rows read as {report.source_format}, {report.written} written to {target} as {to}"]
+    summary_lines += [f"{report.merged} labellings of the same responses taken together"] if report.merged else []
+    summary_lines += [f"left out: {dropped}"] if dropped else []
+    summary_lines += [f"{report.quarantined} rows are in {report.quarantine} instead"] if report.quarantined else []
+    for line in summary_lines:
         typer.echo(line, err=True)
     if as_json:
         counts = {"rows": report.rows, "written": report.written, "quarantined": report.quarantined}

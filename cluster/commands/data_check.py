@@ -69,18 +69,18 @@ def check(
         name = format or _format_of(file, revision, split)
         order: Ranking | None = None if ranking is None else ranking.value
         rows = read_source(file, format=name, revision=revision, split=split, limit=limit, ranking=order)
-        known = None if against is None else _prompts(against, against_split, console)
-        quality = QualityCheck(fixed_order=name in WINNER_FIRST, against=known)
-        found = _pass(_counted(rows, console, "rows"), quality, bad_rows)
+        against_prompts = None if against is None else _prompts(against, against_split, console)
+        quality = QualityCheck(fixed_order=name in WINNER_FIRST, against=against_prompts)
+        result = _pass(_counted(rows, console, "rows"), quality, bad_rows)
     except DataError:
         if as_json:
             # A script asked for one object, whatever happens; the message follows on stderr.
             typer.echo(json.dumps({"file": file, "format": format, **nothing_read()}))
         raise
-    show_quality(console, file, name, found, against=against, quarantine=bad_rows)
+    show_quality(console, file, name, result, against=against, quarantine=bad_rows)
     if as_json:
-        typer.echo(json.dumps({"file": file, "format": name, **found.document()}, allow_nan=False))
-    if any(tally.severity == "error" for tally in found.findings):
+        typer.echo(json.dumps({"file": file, "format": name, **result.document()}, allow_nan=False))
+    if any(tally.severity == "error" for tally in result.findings):
         raise typer.Exit(int(Exit.DATA))
 
 
@@ -94,7 +94,7 @@ def _pass(rows: Iterator[Parsed], quality: QualityCheck, quarantine: Quarantine)
     with quarantine:
         for parsed in rows:
             findings = quality.add(parsed)
-            if any(each.severity == "error" for each in findings):
+            if any(row_finding.severity == "error" for row_finding in findings):
                 quarantine.add(parsed, findings)
     return quality.finish()
 
@@ -109,13 +109,13 @@ def _format_of(source: str, revision: str | None, split: str | None) -> str | No
         return None
 
 
-def _counted(rows: Iterator[Parsed], console: Console, what: str) -> Iterator[Parsed]:
+def _counted(rows: Iterator[Parsed], console: Console, noun: str) -> Iterator[Parsed]:
     """The rows, with a line on stderr that counts them."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(noun, total=None)
         for count, parsed in enumerate(rows, start=1):
             if count % _REFRESH == 0:
                 progress.update(task, completed=count)

@@ -28,7 +28,7 @@ class Break(StrEnum):
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the finished run away and start anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the finished run away and start again.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed, as run quickstart-SEED.")] = None,
     break_: Annotated[
         Break | None,
@@ -97,7 +97,7 @@ def _demo(settings: RunSettings, *, fresh: bool, break_: Break | None, keep_head
     if summary is not None:
         print_result(summary, console)
         _say(console, f"Report: {_shown(layout.report)}")
-        _say(console, f"This run was already finished; {_again(settings, break_)} starts anew.")
+        _say(console, f"This run was already finished; {_again(settings, break_)} starts again.")
         certificate = summary.get("certificate")
         return int(Exit.DONE if certificate is None or certificate["feasible"] else Exit.INFEASIBLE)
     exit_code, detached = _run_job(settings, layout, console, fresh=fresh, break_=break_, keep_head=keep_head)

@@ -26,7 +26,7 @@ class GeneratorBreaker:
         """Look at one status; act at most once."""
         if self.killed_pid is not None or not moment_has_come(status):
             return
-        pid = next((each.pid for each in status.generators if each.name == VICTIM), None)
+        pid = next((generator.pid for generator in status.generators if generator.name == VICTIM), None)
         if pid is None or not self._is_ours(pid):
             return
         os.kill(pid, signal.SIGKILL)

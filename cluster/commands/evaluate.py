@@ -140,9 +140,9 @@ def evaluate(
     folder = (cache or CACHE).expanduser()
     store = ResponseCache(None if no_cache else folder)
     console = Console(stderr=True)
-    total = len(targets) * sum(len(each.prompts) for each in sets)
-    with shown_progress(console, total) as (asked, judged_more):
-        found = run_evaluation(
+    total = len(targets) * sum(len(prompt_set.prompts) for prompt_set in sets)
+    with shown_progress(console, total) as (count_answers, judged_more):
+        evaluation = run_evaluation(
             targets,
             sets,
             choice,
@@ -152,16 +152,16 @@ def evaluate(
             out=out,
             anchor=anchor,
             confidence=confidence,
-            asked=asked,
+            count_answers=count_answers,
             judged_more=judged_more,
         )
     store.close()
     if as_json:
-        typer.echo(json.dumps(found.document, allow_nan=False))
+        typer.echo(json.dumps(evaluation.document, allow_nan=False))
     else:
-        show(found.document, Console())
+        show(evaluation.document, Console())
     # After the table: what cannot be written has at least been shown.
-    files = [] if out is None else write_files(found, out)
+    files = [] if out is None else write_files(evaluation, out)
     for path in files:
         console.print(f"written: {path}", style="dim", highlight=False, markup=False)
 
@@ -179,7 +179,11 @@ def _refuse_foreign_gold(judge: str, sets: Sequence[PromptSet]) -> None:
     """
     from configs.exits import ConfigError
 
-    foreign = [each.name for each in sets if any("task_id" not in prompt.attributes for prompt in each.prompts)]
+    foreign = [
+        prompt_set.name
+        for prompt_set in sets
+        if any("task_id" not in prompt.attributes for prompt in prompt_set.prompts)
+    ]
     if judge == "gold" and foreign:
         raise ConfigError(
             f"--judge gold knows only the sandbox's prompts, and {foreign[0]} has others: give --judge models:RUN, "

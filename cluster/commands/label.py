@@ -32,7 +32,7 @@ def label(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
-            listener.listen()  # before the address is told: whoever is quicker than the server waits a moment
+            listener.listen()  # before the address is told: a client that is quicker than the server waits a moment
         except OSError as error:
             raise ClusterError(f"--port {port}: cannot be taken ({error.strerror}); give another, or 0") from error
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}"
@@ -44,5 +44,5 @@ def label(
         except KeyboardInterrupt:  # uvicorn has closed everything and raises it once more
             pass
     filled, rows = labels.filled()
-    said = f"{filled} of {rows} rows have an answer; give the command that wrote {file} again"
-    typer.echo(json.dumps({"filled": filled, "rows": rows}) if as_json else said)
+    summary = f"{filled} of {rows} rows have an answer; give the command that wrote {file} again"
+    typer.echo(json.dumps({"filled": filled, "rows": rows}) if as_json else summary)

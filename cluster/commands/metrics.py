@@ -22,7 +22,7 @@ def metrics(
     if markdown:
         typer.echo(page(), nl=False)
     elif as_json:
-        typer.echo(json.dumps([{**asdict(one), "exposed": one.exposed} for one in CATALOGUE], indent=1))
+        typer.echo(json.dumps([{**asdict(series), "exposed": series.exposed} for series in CATALOGUE], indent=1))
     else:
-        for one in CATALOGUE:
-            typer.echo(f"{one.exposed:<42} {one.kind:<10} {', '.join(one.labels):<14} {one.meaning}")
+        for series in CATALOGUE:
+            typer.echo(f"{series.exposed:<42} {series.kind:<10} {', '.join(series.labels):<14} {series.meaning}")

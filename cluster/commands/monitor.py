@@ -47,8 +47,8 @@ def monitor(
     from cluster.resources.local_head import state_dir
 
     place = (folder or state_dir() / "monitoring").absolute()
-    found = [str(path.absolute()) for path in discovery] if discovery else [_discovery()]
-    config = prometheus_config(found, [*(exporter or [f"127.0.0.1:{EXPORT_PORT}"])])
+    discovery_files = [str(path.absolute()) for path in discovery] if discovery else [_discovery()]
+    config = prometheus_config(discovery_files, [*(exporter or [f"127.0.0.1:{EXPORT_PORT}"])])
     limits = Thresholds(violated_steps, silent_minutes, versions_behind, checkpoint_minutes)
     texts = text_files(
         limits, config=config, dashboards=str(place / "dashboards"), prometheus_url=f"http://127.0.0.1:{port}"
@@ -58,7 +58,7 @@ def monitor(
         written = write_files(place, texts)
     except OSError as error:
         raise ConfigError(f"--folder {place}: cannot be written ({error.strerror}); give another one") from error
-    typer.echo(f"{len(written)} files in {place}; Prometheus scrapes {', '.join(found)}")
+    typer.echo(f"{len(written)} files in {place}; Prometheus scrapes {', '.join(discovery_files)}")
     if not write_only:
         _start(place, port, grafana_port)
 

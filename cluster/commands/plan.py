@@ -110,13 +110,13 @@ def _sandbox_prompt(settings: RunSettings) -> float:
     return mean_prompt_tokens(load_world(settings.sandbox.world))  # `shape_of` has checked it
 
 
-def _rates(kind: str, given: Path | None, *, assumed: bool) -> Rates | None:
+def _rates(kind: str, rates_file: Path | None, *, assumed: bool) -> Rates | None:
     from cluster.resources.planning.rates import load_rates, usual_place
 
     if assumed:
         return None
-    if given is not None:
-        return load_rates(given, kind)
+    if rates_file is not None:
+        return load_rates(rates_file, kind)
     usual = usual_place(kind, _state())
     return load_rates(usual, kind) if usual.is_file() else None
 
@@ -125,7 +125,7 @@ def _state() -> Path:
     return Path.cwd() / ".steelyard"
 
 
-def _calibrated(settings: RunSettings, question: Question, given: Path | None, address: str | None) -> Question:
+def _calibrated(settings: RunSettings, question: Question, rates_file: Path | None, address: str | None) -> Question:
     """Measure on a cluster, this machine's own head if none is named, write it down, and plan with it."""
     import os
     from dataclasses import replace
@@ -141,23 +141,23 @@ def _calibrated(settings: RunSettings, question: Question, given: Path | None, a
     from cluster.resources.planning.calibrate import calibrate_here
 
     rates = calibrate_here(settings, question, say=lambda text: typer.echo(text, err=True))
-    path = given or usual_place(question.cluster.hardware.kind, _state())
+    path = rates_file or usual_place(question.cluster.hardware.kind, _state())
     save_rates(rates, path)
     typer.echo(f"calibration written to {path}", err=True)
     return replace(question, rates=rates)
 
 
-def _tell(settings: RunSettings, made: Plan, *, price: float | None, as_json: bool) -> None:
+def _tell(settings: RunSettings, plan: Plan, *, price: float | None, as_json: bool) -> None:
     from cluster.resources.planning.plan import document
     from cluster.resources.planning.render import refusal, render
     from cluster.resources.planning.search import better_split
 
-    better = better_split(settings, made)
+    better = better_split(settings, plan)
     if as_json:
-        typer.echo(json.dumps(document(made, price=price, better=better.document() if better else None)))
+        typer.echo(json.dumps(document(plan, price=price, better=better.document() if better else None)))
     else:
         from rich.console import Console
 
-        Console().print(render(made, better, price=price))
-    if not made.fits:
-        raise ClusterError(refusal(made, better))
+        Console().print(render(plan, better, price=price))
+    if not plan.fits:
+        raise ClusterError(refusal(plan, better))

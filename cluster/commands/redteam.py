@@ -65,33 +65,33 @@ def redteam(
     from cluster.evaluation.redteam.plan import SEARCHES, HuntSettings, Plan, VictimSettings, labeller_for, suite_for
     from configs.exits import ConfigError
 
-    found = find_models(models)
-    attacks = suite_for(suite, found, strategy or ())
+    attacked = find_models(models)
+    attacks = suite_for(suite, attacked, strategy or ())
     _check_sources(attacks, requests, tag)
-    world = found[0].world()
+    world = attacked[0].world()
     notes: tuple[str, ...] = ()
     if attacks.of_world and world is not None:
         targets = sandbox_targets(world, kinds=_words(kinds), splits=_words(tasks), seed=seed)
     else:
         targets, notes = _requests(attacks, requests, tag, seed)
-    name, costs = scorer_run(scorer, found)
+    name, costs = scorer_run(scorer, attacked)
     if auto is not None and not costs:
         raise ConfigError("--auto looks for high costs, and no model here has a cost model: give --scorer RUN")
     if auto is not None and out is None:
         raise ConfigError("--auto writes what it finds: give --out FOLDER")
-    settings = _settings(found[0], positions_of(found[0]))
+    settings = _settings(attacked[0], positions_of(attacked[0]))
     searches = SEARCHES if auto is AutoChoice.BOTH else () if auto is None else (auto.value,)
     plan = Plan(
-        models=tuple(found),
+        models=tuple(attacked),
         suite=attacks,
         targets=tuple(targets),
-        labeller=labeller_for(found, attacks, costs),
+        labeller=labeller_for(attacked, attacks, costs),
         scorer=name,
         costs=costs,
         victim=VictimSettings(
-            tokenizer=found[0].folder,
+            tokenizer=attacked[0].folder,
             max_length=settings.model.max_length,
-            max_response_tokens=max_tokens or _tokens(found[0]),
+            max_response_tokens=max_tokens or _tokens(attacked[0]),
             temperature=temperature,
             seed=seed,
             deadlines=settings.resources.deadlines,
@@ -105,7 +105,7 @@ def redteam(
     if dry_run:
         conversations = len(plan.models) * len(attacks.forms) * len(targets) * samples
         typer.echo(
-            f"valid — {len(found)} models, {len(attacks.forms)} forms, {len(targets)} requests: {conversations} conversations"
+            f"valid — {len(attacked)} models, {len(attacks.forms)} forms, {len(targets)} requests: {conversations} conversations"
         )
         return
     _attack(plan, settings, out, as_json=as_json)
@@ -177,4 +177,4 @@ def _requests(suite: Suite, source: str | None, tag: str | None, seed: int) -> t
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]

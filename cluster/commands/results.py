@@ -49,16 +49,16 @@ def run(
 
     scope = scope_of(table=table, sweep=sweep, full=full, arms=arms, seeds=seeds)
     rows = docs / "results" / "rows"
-    found = standing(rows, scope, logic_digest())
-    typer.echo(found.sentence())
-    if next_cell(found.plan, found.fresh) is None:
+    present = standing(rows, scope, logic_digest())
+    typer.echo(present.sentence())
+    if next_cell(present.plan, present.fresh) is None:
         return
     storage = Path.cwd() / "runs"
     join_own_head(storage)
     from cluster.experiments.results.sitting import sit
 
-    done = sit(scope, storage, rows, minutes, typer.echo, progress_lines())
-    typer.echo(f"{done} rows written; {standing(rows, scope, logic_digest()).sentence()}")
+    written = sit(scope, storage, rows, minutes, typer.echo, progress_lines())
+    typer.echo(f"{written} rows written; {standing(rows, scope, logic_digest()).sentence()}")
 
 
 @app.command()
@@ -128,16 +128,16 @@ def status(
     from cluster.experiments.results.plan import Scope
     from cluster.experiments.results.status import standing
 
-    asked = scope_of(table=table, sweep=sweep, full=full) if table or sweep or full else Scope(sweep=True)
-    found = standing(docs / "results" / "rows", asked, logic_digest())
+    scope = scope_of(table=table, sweep=sweep, full=full) if table or sweep or full else Scope(sweep=True)
+    present = standing(docs / "results" / "rows", scope, logic_digest())
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
+        typer.echo(json.dumps(present.as_json(), indent=1))
         return
-    for cell in found.plan.cells:
-        typer.echo(f"{cell.name:<40} {found.state(cell)}")
-    if found.plan.undecided:
-        typer.echo(f"and the best of the seven fixed weights on {found.plan.undecided} more seeds, once it is known")
-    typer.echo(found.sentence())
+    for cell in present.plan.cells:
+        typer.echo(f"{cell.name:<40} {present.state(cell)}")
+    if present.plan.undecided:
+        typer.echo(f"and the best of the seven fixed weights on {present.plan.undecided} more seeds, once it is known")
+    typer.echo(present.sentence())
 
 
 def scope_of(*, table: bool, sweep: bool, full: bool, arms: str = "", seeds: str = "") -> Scope:
@@ -150,18 +150,18 @@ def scope_of(*, table: bool, sweep: bool, full: bool, arms: str = "", seeds: str
     from configs.exits import ConfigError
 
     numbers = _words(seeds)
-    if wrong := [word for word in numbers if not word.isdecimal()]:
+    if wrong := [number for number in numbers if not number.isdecimal()]:
         raise ConfigError(f"--seeds: '{wrong[0]}' is no seed; give numbers with commas between them, such as 0,1,2")
     scope = Scope(
         table=table or not sweep,
         sweep=sweep,
         full=full,
         arms=tuple(_words(arms)),
-        seeds=tuple(int(word) for word in numbers),
+        seeds=tuple(int(number) for number in numbers),
     )
     check_scope(scope)
     return scope
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]

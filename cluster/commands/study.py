@@ -37,12 +37,12 @@ def study(
     rows = docs / "results" / "rows"
     if show_list:
         listed = standings(rows, logic_digest())
-        _show(listed, [line for each in listed for line in _entry(each)], as_json=as_json)
+        _show(listed, [line for standing in listed for line in _entry(standing)], as_json=as_json)
         return
     if name is None:
         raise ConfigError("give the name of a study, `all`, or --list")
     studies = list(STUDIES) if name == "all" else [find_study(name)]
-    if any(each.missing for each in standings(rows, logic_digest(), studies)):
+    if any(standing.missing for standing in standings(rows, logic_digest(), studies)):
         from cluster.commands.run import progress_lines
         from cluster.resources.connection import join_own_head
 
@@ -51,12 +51,12 @@ def study(
         from cluster.experiments.studies.sitting import sit
 
         sit(studies, storage, rows, minutes, lambda text: typer.echo(text, err=True), progress_lines())
-    found = standings(rows, logic_digest(), studies)
-    _show(found, [each.line for each in found], as_json=as_json)
+    finished = standings(rows, logic_digest(), studies)
+    _show(finished, [standing.line for standing in finished], as_json=as_json)
 
 
-def _show(found: list[StudyStanding], lines: list[str], *, as_json: bool) -> None:
-    typer.echo(json.dumps([each.document() for each in found], indent=1) if as_json else "\n".join(lines))
+def _show(listed: list[StudyStanding], lines: list[str], *, as_json: bool) -> None:
+    typer.echo(json.dumps([standing.document() for standing in listed], indent=1) if as_json else "\n".join(lines))
 
 
 def _entry(standing: StudyStanding) -> list[str]:

@@ -59,7 +59,7 @@ def submit(
     if resume is not None and config is not None and "=" in config:  # then what comes first is an override
         overrides = [config, *(overrides or ())]
         config = None
-    if sum(given is not None for given in (config, stop, resume, attach)) != 1:
+    if sum(choice is not None for choice in (config, stop, resume, attach)) != 1:
         raise ConfigError("give one of: a configuration, --stop RUN, --resume RUN, --attach RUN")
     if stop is not None:
         _stop(stop, address)
@@ -164,7 +164,7 @@ def _follow(job: RayJob, run: str, place: str, address: str | None, console: Con
     from cluster.jobs.follow import follow, print_failure
 
     layout = RunLayout(Path(place))
-    seen = "://" not in place and (address is None or layout.root.parent.is_dir())
+    folder_is_visible = "://" not in place and (address is None or layout.root.parent.is_dir())
     where = f" --address {address}" if address else ""
     followed = follow(
         job,
@@ -172,13 +172,13 @@ def _follow(job: RayJob, run: str, place: str, address: str | None, console: Con
         console,
         look_again=f"steelyard submit --attach {run}{where}",
         stop=f"steelyard submit --stop {run}{where}",
-        reader=None if seen else _card_reader(job),
+        reader=None if folder_is_visible else _card_reader(job),
     )
     if followed.detached:
         return 0
     if followed.exit_code:
         print_failure(job, followed.exit_code, console)
-    elif seen:
+    elif folder_is_visible:
         console.print(f"Finished; its files are in {layout.root}", highlight=False, soft_wrap=True)
     else:
         console.print(f"Finished; bring its report: steelyard fetch {place}", highlight=False, soft_wrap=True)
@@ -207,10 +207,10 @@ def _stop(run: str, address: str | None) -> None:
         )
         try:
             over = job.wait_over(2 * GRACE_SECONDS)
-            said = "stopped" if over else f"was asked to stop and has not ended after {2 * GRACE_SECONDS} s"
+            outcome = "stopped" if over else f"was asked to stop and has not ended after {2 * GRACE_SECONDS} s"
         except ClusterError as error:
-            said = f"was asked to stop, and whether it has ended is not known ({error})"
-        typer.echo(f"job {job.id} {said}; go on later: {go_on}")
+            outcome = f"was asked to stop, and whether it has ended is not known ({error})"
+        typer.echo(f"job {job.id} {outcome}; go on later: {go_on}")
 
 
 def _go_on(run: str, storage: str | None, address: str | None) -> str:

@@ -101,43 +101,43 @@ def threshold(
         raise ConfigError(f"{layout.root} has no {layout.config.name}: which constraints it has is not known")
     settings = load_settings(layout.config)
     name = _constraint_of(settings, constraint)
-    wanted = settings.constraints[name]
-    found = _choose(
+    chosen_constraint = settings.constraints[name]
+    chosen = _choose(
         layout,
         name,
-        wanted,
+        chosen_constraint,
         seed=settings.seed,
-        measure=measure.value if measure else wanted.measure,
-        alpha=wanted.alpha if alpha is None else alpha,
+        measure=measure.value if measure else chosen_constraint.measure,
+        alpha=chosen_constraint.alpha if alpha is None else alpha,
         rate=rate,
         by=by.value,
     )
     if as_json:
-        typer.echo(json.dumps({"run": str(layout.root), **found.as_json()}, allow_nan=False))
+        typer.echo(json.dumps({"run": str(layout.root), **chosen.as_json()}, allow_nan=False))
     else:
-        _show(found)
+        _show(chosen)
 
 
 def _constraint_of(settings: RunSettings, name: str | None) -> str:
     from configs.exits import ConfigError
     from configs.explain import suggestion
 
-    known = list(settings.constraints)
-    if name is None and len(known) == 1:
-        return known[0]
-    if not known:
+    names = list(settings.constraints)
+    if name is None and len(names) == 1:
+        return names[0]
+    if not names:
         raise ConfigError(f"{settings.name} has no constraint, so there is no limit to choose")
     if name is None:
-        raise ConfigError(f"which constraint? give --constraint with one of {', '.join(known)}")
-    if name not in known:
-        raise ConfigError(f"--constraint: {settings.name} has no constraint '{name}'; {suggestion(name, known)}")
+        raise ConfigError(f"which constraint? give --constraint with one of {', '.join(names)}")
+    if name not in names:
+        raise ConfigError(f"--constraint: {settings.name} has no constraint '{name}'; {suggestion(name, names)}")
     return name
 
 
 def _choose(
     layout: RunLayout,
     name: str,
-    wanted: ConstraintSettings,
+    constraint: ConstraintSettings,
     *,
     seed: int,
     measure: str,
@@ -159,7 +159,7 @@ def _choose(
         raise ConfigError(f"--alpha {alpha:g} is no share of worst responses: give one between 0 and 1, such as 0.1")
     number = last_round(layout.root)
     folder = layout.cost(number, name)
-    responses = held_out_responses(layout.preferences(number) / "preferences.parquet", wanted)
+    responses = held_out_responses(layout.preferences(number) / "preferences.parquet", constraint)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"cost of {len(responses.unsafe)} held-out responses", total=len(responses.unsafe))
@@ -184,9 +184,9 @@ def _choose(
         raise DataError(f"{name}: {error}") from error
     digest = model_digest(folder)
     saved = save_limits(folder, digest, curve, point, rate)
-    own = measure == "rate"
-    limit = rate if own else rounded_down(point.limit)
-    return Chosen(name, measure, rate, by, limit, None if own else digest, point, curve, saved)
+    limit_is_rate = measure == "rate"
+    limit = rate if limit_is_rate else rounded_down(point.limit)
+    return Chosen(name, measure, rate, by, limit, None if limit_is_rate else digest, point, curve, saved)
 
 
 def _predicted(curve: LimitCurve, rate: float) -> LimitPoint:
@@ -202,50 +202,54 @@ def rounded_down(limit: float, digits: int = 4) -> float:
     return float(f"{math.floor(limit / unit) * unit:.{digits}g}")
 
 
-def _show(found: Chosen) -> None:
+def _show(chosen: Chosen) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    curve, point = found.curve, found.point
+    curve, point = chosen.curve, chosen.point
     table = Table(
-        title=f"{found.constraint}: {found.measure} → harmful rate, {curve.n} responses in {curve.clusters} conversations"
+        title=f"{chosen.constraint}: {chosen.measure} → harmful rate, {curve.n} responses in {curve.clusters} conversations"
     )
     percent = f"{100 * curve.confidence:g} % interval"
-    for heading in (f"{found.measure} ≤", "harmful rate", percent, "effective samples"):
+    for heading in (f"{chosen.measure} ≤", "harmful rate", percent, "effective samples"):
         table.add_column(heading, justify="right")
-    for each in _around(curve.points, point):
-        style = "bold" if each is point else None
-        span = f"[{100 * each.low:.1f}, {100 * each.high:.1f}]"
+    for shown_point in _around(curve.points, point):
+        style = "bold" if shown_point is point else None
+        span = f"[{100 * shown_point.low:.1f}, {100 * shown_point.high:.1f}]"
         table.add_row(
-            f"{each.limit:.4g}", f"{100 * each.rate:.1f} %", span, f"{each.effective_samples:.0f}", style=style
+            f"{shown_point.limit:.4g}",
+            f"{100 * shown_point.rate:.1f} %",
+            span,
+            f"{shown_point.effective_samples:.0f}",
+            style=style,
         )
     Console().print(table)
     if not curve.monotone:
         typer.echo(
             "note: in places a lower limit comes with a higher rate: the cost model ranks some responses wrongly"
         )
-    path = f"constraints.{found.constraint}"
-    if found.chosen_for is None:
+    path = f"constraints.{chosen.constraint}"
+    if chosen.chosen_for is None:
         typer.echo(
             "a rate's limit is the rate itself, whatever the cost model; the table joins what its cost model predicts"
         )
-        typer.echo(f"to what the labels say, and is saved in {found.saved}")
-        typer.echo(f"{path}.limit={found.limit:g}")
+        typer.echo(f"to what the labels say, and is saved in {chosen.saved}")
+        typer.echo(f"{path}.limit={chosen.limit:g}")
         return
-    values = {"measure": found.measure, "limit": f"{found.limit:.4g}", "chosen_for": found.chosen_for}
+    values = {"measure": chosen.measure, "limit": f"{chosen.limit:.4g}", "chosen_for": chosen.chosen_for}
     if curve.alpha is not None:
         values["alpha"] = f"{curve.alpha:g}"
-    what = "upper end" if found.by == "upper" else "value"
-    typer.echo(f"for a harmful rate of {100 * found.target_rate:g} % ({what}), in a configuration:")
+    criterion = "upper end" if chosen.by == "upper" else "value"
+    typer.echo(f"for a harmful rate of {100 * chosen.target_rate:g} % ({criterion}), in a configuration:")
     typer.echo("constraints:")
-    typer.echo(f"  {found.constraint}: {{{', '.join(f'{key}: {value}' for key, value in values.items())}}}")
+    typer.echo(f"  {chosen.constraint}: {{{', '.join(f'{key}: {value}' for key, value in values.items())}}}")
     typer.echo("or after a command:")
     typer.echo(" ".join(f"{path}.{key}={value}" for key, value in values.items()))
-    typer.echo(f"the curve is saved in {found.saved}")
+    typer.echo(f"the curve is saved in {chosen.saved}")
 
 
 def _around(points: Sequence[LimitPoint], chosen: LimitPoint) -> list[LimitPoint]:
     """Some points over the whole curve, the chosen one and both ends among them."""
     last = len(points) - 1
-    kept = {round(index * last / (_SHOWN - 1)) for index in range(_SHOWN)} | {points.index(chosen)}
-    return [points[index] for index in sorted(kept)]
+    indices = {round(index * last / (_SHOWN - 1)) for index in range(_SHOWN)} | {points.index(chosen)}
+    return [points[index] for index in sorted(indices)]

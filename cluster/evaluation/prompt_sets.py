@@ -39,7 +39,7 @@ class PromptSet:
     """Different prompts in the source; None of the sandbox."""
 
 
-def read_prompt_sets(given: Sequence[str], *, n: int | None, seed: int, world: Path | None = None) -> list[PromptSet]:
+def read_prompt_sets(sources: Sequence[str], *, n: int | None, seed: int, world: Path | None = None) -> list[PromptSet]:
     """The sets, each prompt's id unique over all of them.
 
     Args:
@@ -50,30 +50,30 @@ def read_prompt_sets(given: Sequence[str], *, n: int | None, seed: int, world: P
     Raises:
         ConfigError: no set, two of one name, or an unknown split. DataError: a source cannot be read or holds no prompt.
     """
-    if not given:
+    if not sources:
         raise ConfigError(f"no prompts to ask: give --prompts FILE, or --prompts {SANDBOX}seen")
-    found: list[PromptSet] = []
+    sets: list[PromptSet] = []
     loaded: World | None = None
-    for each in given:
-        name, source = _named(each)
-        if any(name == other.name for other in found):
+    for argument in sources:
+        name, source = _named(argument)
+        if any(name == other.name for other in sets):
             raise ConfigError(f"two sets of prompts are called {name}: give names, such as --prompts other={source}")
         if source.startswith(SANDBOX):
             loaded = loaded or load_world(world)
-            found.append(_of_sandbox(name, source, loaded, SANDBOX_PROMPTS if n is None else n, seed))
+            sets.append(_of_sandbox(name, source, loaded, SANDBOX_PROMPTS if n is None else n, seed))
         else:
-            found.append(_of_source(name, source, n, seed))
-    return found
+            sets.append(_of_source(name, source, n, seed))
+    return sets
 
 
-def _named(given: str) -> tuple[str, str]:
-    name, equals, rest = given.partition("=")
-    if equals and rest and _NAME.fullmatch(name):
-        return name, rest
-    if given.startswith(SANDBOX):
-        return given.replace(":", "-"), given
-    stem = _SUFFIXES.sub("", re.split(r"[/:]", given.rstrip("/").partition("@")[0])[-1]) if given else ""
-    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.")[:40] or "prompts", given
+def _named(argument: str) -> tuple[str, str]:
+    name, equals, source = argument.partition("=")
+    if equals and source and _NAME.fullmatch(name):
+        return name, source
+    if argument.startswith(SANDBOX):
+        return argument.replace(":", "-"), argument
+    stem = _SUFFIXES.sub("", re.split(r"[/:]", argument.rstrip("/").partition("@")[0])[-1]) if argument else ""
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.")[:40] or "prompts", argument
 
 
 def _of_sandbox(name: str, source: str, world: World, n: int, seed: int) -> PromptSet:

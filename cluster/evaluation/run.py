@@ -44,7 +44,7 @@ def evaluate(
     out: Path | None = None,
     anchor: str | None = None,
     confidence: float = 0.95,
-    asked: Progress = lambda label, count: None,
+    count_answers: Progress = lambda label, count: None,
     judged_more: Advance = lambda count: None,
 ) -> Evaluation:
     """Answers, judgements and every figure.
@@ -53,7 +53,7 @@ def evaluate(
         SteelyardError: a model, a set, or the judge is not what it should be; one line says which and why.
     """
     out = out_folder(out)
-    answered = answer_all(targets, sets, options, cache, scratch=scratch, progress=asked)
+    answered = answer_all(targets, sets, options, cache, scratch=scratch, progress=count_answers)
     models = [target.label for target in targets]
     pairs = pairs_of(answered.responses, models) if len(models) > 1 else []
     misses = cache.misses
@@ -64,15 +64,15 @@ def evaluate(
         "version": VERSION,
         "verdict": "",
         "judge": {**judged.facts, **judged.quality, "asked_now": cache.misses - misses},
-        "models": [_model(target, answered, sum(len(each.prompts) for each in sets)) for target in targets],
-        "prompts": [_set(each) for each in sets],
+        "models": [_model(target, answered, sum(len(prompt_set.prompts) for prompt_set in sets)) for target in targets],
+        "prompts": [_set(prompt_set) for prompt_set in sets],
         "sampling": {"temperature": options.temperature, "max_tokens": options.max_tokens, "seed": options.seed},
         **evaluate_responses(answered.responses, labels, models, confidence),
         "arena": None,
         "notes": judged.notes + _notes(answered, sets),
     }
     if pairs:
-        by_prompt = {each.prompt_id: each.set for each in answered.responses}
+        by_prompt = {response.prompt_id: response.set for response in answered.responses}
         document["arena"] = tournament(
             judged.comparisons,
             labels,
@@ -86,7 +86,7 @@ def evaluate(
     return Evaluation(document, answered.responses, judged)
 
 
-def write_files(found: Evaluation, out: Path) -> list[Path]:
+def write_files(evaluation: Evaluation, out: Path) -> list[Path]:
     """``responses.parquet``, ``judgements.parquet``, ``evaluation.json`` and ``report.html``, each whole or not at all.
 
     Raises:
@@ -95,20 +95,22 @@ def write_files(found: Evaluation, out: Path) -> list[Path]:
     from serving.report.pages.evaluation import write_evaluation_page
 
     try:
-        write_responses(found.responses, out / "responses.parquet")
-        write_judgements(found.judged.labels, found.judged.comparisons, out / "judgements.parquet")
+        write_responses(evaluation.responses, out / "responses.parquet")
+        write_judgements(evaluation.judged.labels, evaluation.judged.comparisons, out / "judgements.parquet")
         partial = out / "evaluation.json.partial"
-        partial.write_text(json.dumps(found.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(evaluation.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, out / "evaluation.json")
     except OSError as error:
         raise DataError(f"--out {out}: the results cannot be written ({error.strerror or error})") from error
-    page = write_evaluation_page(found.document, found.responses, found.judged.labels, out / "report.html")
+    page = write_evaluation_page(
+        evaluation.document, evaluation.responses, evaluation.judged.labels, out / "report.html"
+    )
     return [out / "responses.parquet", out / "judgements.parquet", out / "evaluation.json", page]
 
 
 def _model(target: Target, answered: Answered, prompts: int) -> dict[str, Any]:
     reasons = answered.unanswered[target.label]
-    answers = sum(each.model == target.label for each in answered.responses)
+    answers = sum(response.model == target.label for response in answered.responses)
     return {
         **target.document(),
         "digest": answered.digests[target.label],
@@ -119,13 +121,13 @@ def _model(target: Target, answered: Answered, prompts: int) -> dict[str, Any]:
     }
 
 
-def _set(each: PromptSet) -> dict[str, Any]:
+def _set(prompt_set: PromptSet) -> dict[str, Any]:
     return {
-        "name": each.name,
-        "source": Path(each.source).name if Path(each.source).is_absolute() else each.source,
-        "prompts": len(each.prompts),
-        "available": each.available,
-        "bad_rows": each.bad_rows,
+        "name": prompt_set.name,
+        "source": Path(prompt_set.source).name if Path(prompt_set.source).is_absolute() else prompt_set.source,
+        "prompts": len(prompt_set.prompts),
+        "available": prompt_set.available,
+        "bad_rows": prompt_set.bad_rows,
     }
 
 
@@ -136,6 +138,8 @@ def _notes(answered: Answered, sets: Sequence[PromptSet]) -> list[str]:
             reason, _ = reasons.most_common(1)[0]
             notes.append(f"{label} has no answer to {sum(reasons.values())} prompts, which are left out ({reason})")
     notes += [
-        f"{each.bad_rows} rows of {each.source} cannot be read and are left out" for each in sets if each.bad_rows
+        f"{prompt_set.bad_rows} rows of {prompt_set.source} cannot be read and are left out"
+        for prompt_set in sets
+        if prompt_set.bad_rows
     ]
     return notes

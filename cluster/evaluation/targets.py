@@ -37,37 +37,37 @@ class Target:
 
     def document(self) -> dict[str, Any]:
         """What a report says of it: no path of this machine, and of an address nothing after a question mark."""
-        shown = self.source.partition("?")[0] if self.kind == "url" else self.source
+        source = self.source.partition("?")[0] if self.kind == "url" else self.source
         if self.kind in ("run", "folder"):
-            shown = Path(self.source).name
-        return {"label": self.label, "kind": self.kind, "source": shown}
+            source = Path(self.source).name
+        return {"label": self.label, "kind": self.kind, "source": source}
 
 
-def find_targets(given: Sequence[str]) -> list[Target]:
+def find_targets(arguments: Sequence[str]) -> list[Target]:
     """Every model named on the command line, with labels that are all different.
 
     Raises:
         ConfigError: one is not there, or two have one label. DataError: a run has no such policy yet.
     """
-    if not given:
+    if not arguments:
         raise ConfigError("no model to evaluate: name a run, a model's folder, hub:owner/name, or http://…/v1")
-    found = [_target(each) for each in given]
-    labels = [target.label for target in found]
+    targets = [_target(argument) for argument in arguments]
+    labels = [target.label for target in targets]
     for label in labels:
         if labels.count(label) > 1:
-            raise ConfigError(f"two models are called {label}: give labels, such as one={given[0].split('=')[-1]}")
-    return found
+            raise ConfigError(f"two models are called {label}: give labels, such as one={arguments[0].split('=')[-1]}")
+    return targets
 
 
-def _target(given: str) -> Target:
-    label, equals, rest = given.partition("=")
+def _target(argument: str) -> Target:
+    label, equals, source = argument.partition("=")
     if not equals or "/" in label or ":" in label:
-        return _found(None, given)
+        return _found(None, argument)
     if not _LABEL.fullmatch(label):
         raise ConfigError(f"'{label}' cannot be a model's label: use letters, digits, '.', '-' and '_', at most 40")
-    if not rest:
-        raise ConfigError(f"{given}: no model after the label")
-    return _found(label, rest)
+    if not source:
+        raise ConfigError(f"{argument}: no model after the label")
+    return _found(label, source)
 
 
 def _found(label: str | None, name: str) -> Target:
@@ -81,16 +81,16 @@ def _found(label: str | None, name: str) -> Target:
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return Target(label or _as_label(folder.resolve().name), "folder", str(folder.resolve()))
-    run, colon, which = name.rpartition(":")
-    if not colon or "/" in which:
-        run, which = name, POLICY
+    run, colon, model = name.rpartition(":")
+    if not colon or "/" in model:
+        run, model = name, POLICY
     try:
         layout = RunLayout(find_run(run))
     except ConfigError as error:
         if _HUB_NAME.fullmatch(name) and not folder.exists():
             return Target(label or _as_label(name.partition("@")[0].split("/")[-1]), "hub", name)
         raise ConfigError(f"{name}: no model's folder (config.json is missing), and {error}") from error
-    return _of_run(label, layout, which)
+    return _of_run(label, layout, model)
 
 
 def _at_address(label: str | None, name: str) -> Target:
@@ -103,15 +103,15 @@ def _at_address(label: str | None, name: str) -> Target:
     return Target(label or _as_label(parts.fragment or parts.netloc), "url", address, model_id=parts.fragment or None)
 
 
-def _of_run(label: str | None, layout: RunLayout, which: str) -> Target:
-    if which not in (SFT, POLICY):
-        raise ConfigError(f"{layout.root.name}:{which}: a run has no such model: give :{SFT} or :{POLICY}")
-    folder = sft_of(layout) if which == SFT else policy_of(layout)
+def _of_run(label: str | None, layout: RunLayout, model: str) -> Target:
+    if model not in (SFT, POLICY):
+        raise ConfigError(f"{layout.root.name}:{model}: a run has no such model: give :{SFT} or :{POLICY}")
+    folder = sft_of(layout) if model == SFT else policy_of(layout)
     if not (folder / "config.json").is_file():
-        raise DataError(f"{layout.root.name} has no {which} model yet ({folder} is not there): finish the run")
+        raise DataError(f"{layout.root.name} has no {model} model yet ({folder} is not there): finish the run")
     ppo = settings_of(layout).get("ppo") or {}
     tokens = ppo.get("max_response_tokens") if isinstance(ppo, dict) else None
-    name = layout.root.name if which == POLICY else f"{layout.root.name}-{which}"
+    name = layout.root.name if model == POLICY else f"{layout.root.name}-{model}"
     return Target(
         label or _as_label(name),
         "run",
@@ -129,7 +129,7 @@ def sft_of(layout: RunLayout) -> Path:
 def policy_of(layout: RunLayout) -> Path:
     """The promoted policy of the last round that has one."""
     rounds = sorted(
-        (int(each.name) for each in (layout.root / "rounds").glob("*") if each.name.isdecimal()), reverse=True
+        (int(folder.name) for folder in (layout.root / "rounds").glob("*") if folder.name.isdecimal()), reverse=True
     )
     return next((layout.policy(number) for number in rounds if layout.policy(number).is_dir()), layout.policy(1))
 
@@ -144,10 +144,10 @@ def settings_of(layout: RunLayout) -> dict[str, Any]:
     if not layout.config.is_file():
         return {}
     try:
-        found = yaml.safe_load(layout.config.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(layout.config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{layout.config} cannot be read: {' '.join(str(error).split())[:120]}") from error
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _as_label(text: str) -> str:

@@ -21,24 +21,26 @@ def verdict_of(document: Mapping[str, Any]) -> str:
     name = next(iter(document["sets"]), None)
     if name is None:
         return "Nothing was answered."
-    said = []
+    sentences = []
     if len(models) == 1:
         cells = document["sets"][name]["all"][models[0]]
-        parts = [f"{_value(cells[key], key)} {words}" for key, words in ABOUT if key in cells][:_MOST]
-        said.append(f"{models[0]} on {name}: {', '.join(parts) or 'nobody has judged its answers yet'}")
+        parts = [f"{_value(cells[key], key)} {phrase}" for key, phrase in ABOUT if key in cells][:_MOST]
+        sentences.append(f"{models[0]} on {name}: {', '.join(parts) or 'no judge has seen its answers yet'}")
     for model in models[1:]:
         cells = document["differences"][name]["all"].get(model, {})
-        parts = [_change(cells[key], key, words) for key, words in ABOUT if key in cells][:_MOST]
+        parts = [_change(cells[key], key, phrase) for key, phrase in ABOUT if key in cells][:_MOST]
         if "helpfulness" not in cells:  # a judge without numbers says it by comparing
             parts += _wins(document, name, model, models[0])
-        said.append(f"{model} against {models[0]} on {name}: {', '.join(parts) or 'nobody has judged the answers yet'}")
-    others = len(document["sets"]) - 1
-    more = f" {others} more set{'s' * (others > 1)} below." if others else ""
-    return f"{'. '.join(said)}. By {document['judge']['name']}.{more}"
+        sentences.append(
+            f"{model} against {models[0]} on {name}: {', '.join(parts) or 'no judge has seen the answers yet'}"
+        )
+    other_sets = len(document["sets"]) - 1
+    more = f" {other_sets} more set{'s' * (other_sets > 1)} below." if other_sets else ""
+    return f"{'. '.join(sentences)}. By {document['judge']['name']}.{more}"
 
 
 def _wins(document: Mapping[str, Any], name: str, model: str, first: str) -> list[str]:
-    """How often the model's answer is the more helpful one; nothing where nobody compared the two."""
+    """How often the model's answer is the more helpful one; nothing where no one compared the two."""
     tables = ((document["arena"] or {}).get("helpfulness") or {"sets": {}})["sets"].get(name)
     cell = None if tables is None else tables["win_rates"].get(model, {}).get(first)
     if cell is None:
@@ -55,11 +57,11 @@ def _value(cell: Mapping[str, Any], key: str) -> str:
     return f"{100 * cell['value']:.1f} % [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
 
 
-def _change(cell: Mapping[str, Any], key: str, words: str) -> str:
+def _change(cell: Mapping[str, Any], key: str, phrase: str) -> str:
     if cell["low"] is None or cell["low"] <= 0.0 <= cell["high"]:
-        return f"no clear difference in {words}"
+        return f"no clear difference in {phrase}"
     more = cell["value"] > 0
     if key == "helpfulness":
-        return f"{'more' if more else 'less'} {words} ({cell['value']:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}])"
+        return f"{'more' if more else 'less'} {phrase} ({cell['value']:+.2f} [{cell['low']:+.2f}, {cell['high']:+.2f}])"
     points = f"{100 * cell['value']:+.1f} points [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}]"
-    return f"{'more' if more else 'fewer'} {words} ({points})"
+    return f"{'more' if more else 'fewer'} {phrase} ({points})"

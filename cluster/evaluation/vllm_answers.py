@@ -121,5 +121,5 @@ def _sequence_bytes(model: LocalModel, number_bytes: int) -> int:
     config = read_config_document(model.folder)
     heads = int(config.get("num_attention_heads") or 1)
     width = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
-    layers, kept = int(config.get("num_hidden_layers") or 0), int(config.get("num_key_value_heads") or heads)
-    return 2 * layers * kept * width * model.positions * number_bytes
+    layers, kv_heads = int(config.get("num_hidden_layers") or 0), int(config.get("num_key_value_heads") or heads)
+    return 2 * layers * kv_heads * width * model.positions * number_bytes

@@ -43,13 +43,13 @@ def run_comparison(
         dashboard_url=dashboard_url,
         on_change=on_status,
     )
-    known = list(donors)
+    arm_donors = list(donors)
     try:
         for seed, arm in cells:
             status.begin_stage(_label(seed, arm))
-            run_arm(settings, layout, engines, arm, seed, donors=known, on_status=on_status)
+            run_arm(settings, layout, engines, arm, seed, donors=arm_donors, on_status=on_status)
             status.end_stage(_label(seed, arm))
-            known.append(layout.arm(arm, seed))
+            arm_donors.append(layout.arm(arm, seed))
         report = write_comparison(layout.root)
     except BaseException as error:
         status.finish("failed" if request_to_stop(error) is None else "stopped", one_line(error))

@@ -46,13 +46,13 @@ class PromptBook:
         rows = self._rows({TRAIN, HOLDOUT, CALIBRATION})
         return self._numbered(self._weighted(rows, n, seed, "pairs", weights), "pair")
 
-    def _weighted(self, rows: Sequence[int], n: int, seed: int, what: str, weights: Mapping[str, float]) -> list[int]:
+    def _weighted(self, rows: Sequence[int], n: int, seed: int, stream: str, weights: Mapping[str, float]) -> list[int]:
         tagged = self._tags(rows)
         weighted = {tag: weight for tag, weight in weights.items() if weight and any(tag in tags for tags in tagged)}
         if not weighted:
-            return _cycled(rows, n, f"{what}/{seed}")
+            return _cycled(rows, n, f"{stream}/{seed}")
         groups = {tag: [row for row, tags in zip(rows, tagged, strict=True) if tag in tags] for tag in weighted}
-        streams = {tag: iter(_endless(some, f"{what}/{seed}/{tag}")) for tag, some in groups.items()}
+        streams = {tag: iter(_endless(group, f"{stream}/{seed}/{tag}")) for tag, group in groups.items()}
         rng = random.Random(f"weights/{seed}")
         drawn = rng.choices(list(weighted), list(weighted.values()), k=n)
         return [next(streams[tag]) for tag in drawn]
@@ -63,16 +63,20 @@ class PromptBook:
         Raises:
             DataError: there is none.
         """
-        wanted = set(subset)
+        required_tags = set(subset)
         rows = self._rows({purpose})
-        kept = [row for row, tags in zip(rows, self._tags(rows), strict=True) if not wanted or wanted & set(tags)]
-        if not kept:
-            what = f" with a tag of {', '.join(sorted(wanted))}" if wanted else ""
+        eligible = [
+            row
+            for row, tags in zip(rows, self._tags(rows), strict=True)
+            if not required_tags or required_tags & set(tags)
+        ]
+        if not eligible:
+            of_tags = f" with a tag of {', '.join(sorted(required_tags))}" if required_tags else ""
             raise DataError(
-                f"{self._path.name}: no prompt{what} is kept for {purpose}: give more prompts, or a larger splits.{purpose}"
+                f"{self._path.name}: no prompt{of_tags} is kept for {purpose}: give more prompts, or a larger splits.{purpose}"
             )
-        random.Random(f"{prefix}/{seed}").shuffle(kept)
-        return self._numbered(kept[:n], prefix)
+        random.Random(f"{prefix}/{seed}").shuffle(eligible)
+        return self._numbered(eligible[:n], prefix)
 
     def _rows(self, purposes: Collection[str]) -> list[int]:
         mask = pc.is_in(self._table["purpose"], value_set=pa.array(sorted(purposes), pa.string()))
@@ -82,11 +86,11 @@ class PromptBook:
         return self._table["tags"].take(rows).to_pylist() if rows else []
 
     def _numbered(self, rows: Sequence[int], prefix: str) -> list[Prompt]:
-        known: dict[int, Prompt] = {}
+        by_row: dict[int, Prompt] = {}
         different = list(dict.fromkeys(rows))
         for row, values in zip(different, self._table.take(different).to_pylist(), strict=True):
-            known[row] = _prompt(values)
-        return [replace(known[row], prompt_id=f"{prefix}-{index:06d}") for index, row in enumerate(rows)]
+            by_row[row] = _prompt(values)
+        return [replace(by_row[row], prompt_id=f"{prefix}-{index:06d}") for index, row in enumerate(rows)]
 
 
 def read_prompts(path: Path, *, n: int, seed: int, prefix: str) -> list[Prompt]:
@@ -94,8 +98,8 @@ def read_prompts(path: Path, *, n: int, seed: int, prefix: str) -> list[Prompt]:
     table = pq.read_table(path)
     rows = list(range(table.num_rows))
     random.Random(f"{prefix}/{seed}").shuffle(rows)
-    found = [_prompt(values) for values in table.take(rows[:n]).to_pylist()]
-    return [replace(prompt, prompt_id=f"{prefix}-{index:06d}") for index, prompt in enumerate(found)]
+    prompts = [_prompt(values) for values in table.take(rows[:n]).to_pylist()]
+    return [replace(prompt, prompt_id=f"{prefix}-{index:06d}") for index, prompt in enumerate(prompts)]
 
 
 def _prompt(values: Mapping[str, Any]) -> Prompt:

@@ -19,8 +19,8 @@ def check_labels(settings: RunSettings) -> None:
     Raises:
         ConfigError: one line with key, reason and fix.
     """
-    for prefix, one in with_arms(settings):
-        _check(one, prefix)
+    for prefix, variant in with_arms(settings):
+        _check(variant, prefix)
 
 
 def _check(settings: RunSettings, prefix: str) -> None:
@@ -34,8 +34,8 @@ def _check(settings: RunSettings, prefix: str) -> None:
             read_prompts(judge.prompts)
         except ConfigError as error:
             raise ConfigError(f"{prefix}preferences.judge.prompts: {error}") from error
-    for name, one in settings.constraints.items():
-        for category in one.categories if one.scorer is None else ():
+    for name, constraint in settings.constraints.items():
+        for category in constraint.categories if constraint.scorer is None else ():
             if category not in BEAVERTAILS_CATEGORIES:
                 raise ConfigError(
                     f"{prefix}constraints.{name}.categories: the judge names harm by BeaverTails' 14 categories, and '{category}' "

@@ -17,7 +17,7 @@ from learner.data.files import HUB
 from learner.data.sources import PACKAGED
 
 STAND_IN = "on-the/cluster"
-"""What is checked in place of a path that is not here: a name of the hub's form, which nobody asks the hub for."""
+"""What is checked in place of a path that is not here: a name of the hub's form, which is never asked of the hub."""
 
 
 def check_remote_inputs(settings: RunSettings) -> list[str]:
@@ -27,9 +27,9 @@ def check_remote_inputs(settings: RunSettings) -> list[str]:
         ConfigError, DataError: one line with key, reason and fix.
     """
     notes: list[str] = []
-    for prefix, one in with_arms(settings):
+    for prefix, variant in with_arms(settings):
         try:
-            check_inputs(_Elsewhere(notes).without(one.model_copy(update={"arms": {}})))
+            check_inputs(_Elsewhere(notes).without(variant.model_copy(update={"arms": {}})))
         except SteelyardError as error:
             raise type(error)(f"{prefix}{error}") from error
     return list(dict.fromkeys(notes))
@@ -44,8 +44,10 @@ class _Elsewhere:
     def without(self, settings: RunSettings) -> RunSettings:
         """The settings with nothing in them that would have to be on this machine and is not."""
         constraints = {
-            name: one.model_copy(update={"scorer": self._scorer(f"constraints.{name}.scorer", one.scorer)})
-            for name, one in settings.constraints.items()
+            name: constraint.model_copy(
+                update={"scorer": self._scorer(f"constraints.{name}.scorer", constraint.scorer)}
+            )
+            for name, constraint in settings.constraints.items()
         }
         scorer = self._scorer("objective.scorer", settings.objective.scorer)
         changed: dict[str, object] = {
@@ -65,12 +67,13 @@ class _Elsewhere:
     def _data(self, data: DataSettings) -> DataSettings:
         changed: dict[str, object] = {
             name: tuple(
-                self._source(f"data.{name}.{index}", one, data.root) for index, one in enumerate(getattr(data, name))
+                self._source(f"data.{name}.{index}", source, data.root)
+                for index, source in enumerate(getattr(data, name))
             )
             for name in ("demonstrations", "helpfulness", "harmlessness", "prompts")
         }
         changed["evaluation"] = {
-            name: self._source(f"data.evaluation.{name}", one, data.root) for name, one in data.evaluation.items()
+            name: self._source(f"data.evaluation.{name}", source, data.root) for name, source in data.evaluation.items()
         }
         return data.model_copy(update=changed)
 

@@ -14,7 +14,7 @@ class Sampler:
     """Makes the requests of one stage; each distinct conversation is tokenised once.
 
     Args:
-        max_prompt_tokens: what the models' positions leave beside a response; a longer prompt loses whole turns at its
+        max_prompt_tokens: what the models' positions leave for a response next to it; a longer prompt loses whole turns at its
             start. None: a prompt is taken whole, and refused when no room is left to answer.
         truncate_right: cut a prompt that is too long at its end instead (`reference.truncate_prompt_right`).
     """

@@ -79,8 +79,10 @@ class Splits:
         for conversation, purpose in self._purposes.items():
             members[purpose].add(conversation)
         units = {
-            purpose: {each[0] for each in some} if self.settings.by == "task" else some
-            for purpose, some in members.items()
+            purpose: {conversation[0] for conversation in conversations}
+            if self.settings.by == "task"
+            else conversations
+            for purpose, conversations in members.items()
         }
         if sum(map(len, units.values())) != len(set().union(*units.values())):
             raise DataError(
@@ -91,11 +93,11 @@ class Splits:
             "disjoint": True,
             "purposes": {
                 purpose: {
-                    "conversations": len(some),
-                    "tasks": len({task for task, _ in some}),
-                    "digest": digest(sorted(some)),
+                    "conversations": len(conversations),
+                    "tasks": len({task for task, _ in conversations}),
+                    "digest": digest(sorted(conversations)),
                 }
-                for purpose, some in members.items()
+                for purpose, conversations in members.items()
             },
         }
 
@@ -104,9 +106,9 @@ class Splits:
         kinds = {task.id: task.kind for task in self.world.tasks}
         attack = {form.id for form in self.world.forms if form.attack}
         return sum(
-            found == purpose
+            conversation_purpose == purpose
             and (not subset or bool({kinds[task], form, *(["attack"] if form in attack else [])} & set(subset)))
-            for (task, form), found in self._purposes.items()
+            for (task, form), conversation_purpose in self._purposes.items()
         )
 
 
@@ -169,7 +171,7 @@ def _drawn(
     subset: frozenset[str] = frozenset(),
     **choice: Any,
 ) -> list[Prompt]:
-    """Draw more than enough, keep those of the purposes and the subset, shuffle, and number them anew."""
+    """Draw more than enough, keep those of the purposes and the subset, shuffle, and number them again."""
     shares = {purpose: getattr(splits.settings, purpose) for purpose in PURPOSES[1:]}
     shares[TRAIN] = 1 - sum(shares.values())
     share = sum(shares[purpose] for purpose in purposes)
@@ -178,24 +180,24 @@ def _drawn(
         drawn = sandbox_prompts(
             splits.world, n=number, seed=seed, task_splits=["seen"], form_splits=["seen"], prefix=prefix, **choice
         )
-        kept = [
+        eligible = [
             (prompt, purpose)
             for prompt in drawn
             if (purpose := splits.purpose(prompt)) in purposes and (not subset or prompt.tags & subset)
         ]
-        if len(kept) >= n:
-            random.Random(f"{prefix}/{seed}").shuffle(kept)
+        if len(eligible) >= n:
+            random.Random(f"{prefix}/{seed}").shuffle(eligible)
             return [
                 replace(
                     prompt,
                     prompt_id=f"{prefix}-{index:06d}",
                     attributes={**prompt.attributes, "purpose": purpose},
                 )
-                for index, (prompt, purpose) in enumerate(kept[:n])
+                for index, (prompt, purpose) in enumerate(eligible[:n])
             ]
-    what = f" of {', '.join(sorted(subset))}" if subset else ""
+    of_tags = f" of {', '.join(sorted(subset))}" if subset else ""
     raise DataError(
-        f"the world has too few conversations{what} for {n} prompts '{prefix}' ({', '.join(sorted(purposes))}): it needs "
+        f"the world has too few conversations{of_tags} for {n} prompts '{prefix}' ({', '.join(sorted(purposes))}): it needs "
         "more tasks or forms, or a larger share in splits"
     )
 

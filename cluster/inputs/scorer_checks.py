@@ -23,8 +23,8 @@ def check_scorers(settings: RunSettings) -> None:
     Raises:
         ConfigError: one line with key, reason and fix.
     """
-    for prefix, one in with_arms(settings):
-        _check_all(one, prefix)
+    for prefix, variant in with_arms(settings):
+        _check_all(variant, prefix)
 
 
 def absolute_scorers(settings: RunSettings, folder: Path) -> RunSettings:
@@ -37,7 +37,8 @@ def absolute_scorers(settings: RunSettings, folder: Path) -> RunSettings:
         return scorer.model_copy(update={"path": str(folder / place)}) if (folder / place).is_dir() else scorer
 
     constraints = {
-        name: one.model_copy(update={"scorer": moved(one.scorer)}) for name, one in settings.constraints.items()
+        name: constraint.model_copy(update={"scorer": moved(constraint.scorer)})
+        for name, constraint in settings.constraints.items()
     }
     objective = settings.objective.model_copy(update={"scorer": moved(settings.objective.scorer)})
     return settings.model_copy(update={"objective": objective, "constraints": constraints})
@@ -63,10 +64,12 @@ def _check_gold(settings: RunSettings, scorer: SignalScorerSettings) -> None:
         raise ConfigError(
             f"{scorer.python} knows the sandbox's questions only, and this run is on data: take another scorer"
         )
-    named, own = scorer.arguments.get("world"), settings.sandbox.world
-    if (None if named is None else Path(str(named)).resolve()) != (None if own is None else own.resolve()):
+    scorer_world, run_world = scorer.arguments.get("world"), settings.sandbox.world
+    if (None if scorer_world is None else Path(str(scorer_world)).resolve()) != (
+        None if run_world is None else run_world.resolve()
+    ):
         raise ConfigError(
-            f"{scorer.python} scores by {named or 'the packaged world'}, and the run's is {own or 'the packaged one'}: set "
+            f"{scorer.python} scores by {scorer_world or 'the packaged world'}, and the run's is {run_world or 'the packaged one'}: set "
             "arguments.world and sandbox.world to the same file"
         )
 

@@ -39,13 +39,13 @@ class FileInputs:
 
     def digest(self) -> str:
         """sha256 of every source and of how they are taken."""
-        named = {
+        source_digests = {
             name: [source.digest() for source in getattr(self, name)]
             for name in ("demonstrations", HELPFULNESS, HARMLESSNESS, "prompts")
         }
         sets = {name: source.digest() for name, source in self.evaluation.items()}
-        rest = self.settings.model_dump(mode="json", include={"show", "unit"})
-        return digest({"sources": named, "evaluation": sets, "settings": rest})
+        how_taken = self.settings.model_dump(mode="json", include={"show", "unit"})
+        return digest({"sources": source_digests, "evaluation": sets, "settings": how_taken})
 
     @property
     def all_sources(self) -> Iterator[FoundSource]:
@@ -70,10 +70,10 @@ def check_inputs(settings: RunSettings) -> RunInputs:
     check_labels(settings)
     if settings.data is None:
         return check_against_world(settings)
-    found = _find(settings, settings.data)
+    inputs = _find(settings, settings.data)
     for arm in settings.arms:
         _find(varied := arm_settings(settings, arm, settings.seed), varied.data or settings.data)
-    return found
+    return inputs
 
 
 def _find(settings: RunSettings, data: DataSettings) -> FileInputs:
@@ -81,23 +81,26 @@ def _find(settings: RunSettings, data: DataSettings) -> FileInputs:
         raise ConfigError(f"{key}: {sentence}")
 
     def all_of(name: str) -> tuple[FoundSource, ...]:
-        given: tuple[SourceSettings, ...] = getattr(data, name)
-        return tuple(find_source(one, data.root, f"data.{name}.{index}") for index, one in enumerate(given))
+        declared: tuple[SourceSettings, ...] = getattr(data, name)
+        return tuple(find_source(source, data.root, f"data.{name}.{index}") for index, source in enumerate(declared))
 
     helpful, harmless = all_of(HELPFULNESS), all_of(HARMLESSNESS)
-    of_pairs = (*(_tagged(one, HELPFULNESS) for one in helpful), *(_tagged(one, HARMLESSNESS) for one in harmless))
-    found = FileInputs(
+    of_pairs = (
+        *(_tagged(source, HELPFULNESS) for source in helpful),
+        *(_tagged(source, HARMLESSNESS) for source in harmless),
+    )
+    inputs = FileInputs(
         data,
         demonstrations=all_of("demonstrations"),
         helpfulness=helpful,
         harmlessness=harmless,
         prompts=all_of("prompts") or of_pairs,
         evaluation={
-            name: find_source(one, data.root, f"data.evaluation.{name}") for name, one in data.evaluation.items()
+            name: find_source(source, data.root, f"data.evaluation.{name}") for name, source in data.evaluation.items()
         },
     )
-    _refuse_unknown_tags(settings, found)
-    return found
+    _refuse_unknown_tags(settings, inputs)
+    return inputs
 
 
 def _tagged(source: FoundSource, tag: str) -> FoundSource:
@@ -115,7 +118,7 @@ def _problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple[str, 
             "data.helpfulness",
             "a reward model needs pairs; give a source, objective.scorer, or objective.signal: none",
         )
-    without = [name for name, one in settings.constraints.items() if one.scorer is None]
+    without = [name for name, constraint in settings.constraints.items() if constraint.scorer is None]
     if without and not data.harmlessness:
         key = f"constraints.{without[0]}"
         yield "data.harmlessness", f"the cost model of {without[0]} needs pairs; give a source, or {key}.scorer"
@@ -139,18 +142,18 @@ def _model_problems(settings: RunSettings, data: DataSettings) -> Iterator[tuple
         yield "ppo.ptx_coefficient", "mixes demonstrations in, and data.demonstrations has none; give a source, or 0"
 
 
-def _refuse_unknown_tags(settings: RunSettings, found: FileInputs) -> None:
+def _refuse_unknown_tags(settings: RunSettings, inputs: FileInputs) -> None:
     """Tags that the settings give are known; with none given, files may bring their own, which shows when they are read."""
-    known = sorted({tag for source in found.prompts for tag in source.settings.tags})
-    asked = {f"constraints.{name}.subset": one.subset for name, one in settings.constraints.items()}
+    declared_tags = sorted({tag for source in inputs.prompts for tag in source.settings.tags})
+    used_tags = {f"constraints.{name}.subset": constraint.subset for name, constraint in settings.constraints.items()}
     if settings.ppo.kind_weights != PpoSettings().kind_weights:  # the default is for the sandbox's kinds
-        asked["ppo.kind_weights"] = tuple(settings.ppo.kind_weights)
+        used_tags["ppo.kind_weights"] = tuple(settings.ppo.kind_weights)
     if settings.preferences.kind_weights != PreferenceSettings().kind_weights:
-        asked["preferences.kind_weights"] = tuple(settings.preferences.kind_weights)
-    for key, tags in asked.items() if known else ():
+        used_tags["preferences.kind_weights"] = tuple(settings.preferences.kind_weights)
+    for key, tags in used_tags.items() if declared_tags else ():
         for tag in tags:
-            if tag not in known:
-                raise ConfigError(f"{key}: no source of prompts has the tag '{tag}'; {suggestion(tag, known)}")
+            if tag not in declared_tags:
+                raise ConfigError(f"{key}: no source of prompts has the tag '{tag}'; {suggestion(tag, declared_tags)}")
 
 
 def absolute_paths(settings: RunSettings, folder: Path) -> RunSettings:
@@ -162,6 +165,6 @@ def absolute_paths(settings: RunSettings, folder: Path) -> RunSettings:
         changed["model"] = settings.model.model_copy(update={"path": str(place)})
     judge = settings.preferences.judge
     if judge is not None and judge.prompts is not None:
-        own = judge.model_copy(update={"prompts": folder / judge.prompts.expanduser()})
-        changed["preferences"] = settings.preferences.model_copy(update={"judge": own})
+        absolute = judge.model_copy(update={"prompts": folder / judge.prompts.expanduser()})
+        changed["preferences"] = settings.preferences.model_copy(update={"judge": absolute})
     return absolute_scorers(settings.model_copy(update=changed), folder)

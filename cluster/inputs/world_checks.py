@@ -28,8 +28,8 @@ def check_against_world(settings: RunSettings) -> World:
         ConfigError: one line with key, reason and fix.
     """
     world = _world(settings)
-    for prefix, one in with_arms(settings):
-        _refuse_first(one, world if one.sandbox == settings.sandbox else _world(one), prefix)
+    for prefix, variant in with_arms(settings):
+        _refuse_first(variant, world if variant.sandbox == settings.sandbox else _world(variant), prefix)
     return world
 
 
@@ -86,13 +86,13 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
         "ppo.kind_weights": settings.ppo.kind_weights,
         "preferences.kind_weights": settings.preferences.kind_weights,
     }
-    for key, given in weights.items():
-        for kind, weight in given.items():
+    for key, kind_weights in weights.items():
+        for kind, weight in kind_weights.items():
             if kind not in KINDS:
                 yield key, f"no kind '{kind}'; {suggestion(kind, list(KINDS))}"
             elif weight and kind not in present:
                 yield key, f"this world has no seen task of kind '{kind}'; leave it out"
-        if given and not any(given.values()):
+        if kind_weights and not any(kind_weights.values()):
             yield key, "every weight is 0; give one above 0, or leave kind_weights out"
     yield from _empty_splits(settings, world)
     longest, response = longest_prompt_tokens(world), settings.ppo.max_response_tokens
@@ -106,10 +106,12 @@ def _problems(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
 
 
 def _unknown_categories(settings: RunSettings, world: World) -> Iterator[tuple[str, str]]:
-    named = {f"constraints.{name}.categories": one.categories for name, one in settings.constraints.items()}
+    by_key = {
+        f"constraints.{name}.categories": constraint.categories for name, constraint in settings.constraints.items()
+    }
     if settings.preferences.tampering is not None:
-        named["preferences.tampering.categories"] = settings.preferences.tampering.categories
-    for key, categories in named.items():
+        by_key["preferences.tampering.categories"] = settings.preferences.tampering.categories
+    for key, categories in by_key.items():
         for category in categories:
             if category not in world.categories.values():
                 yield key, f"no category '{category}'; {_category_hint(category, world)}"
@@ -127,7 +129,7 @@ def _empty_splits(settings: RunSettings, world: World) -> Iterator[tuple[str, st
                 )
 
 
-def _category_hint(given: str, world: World) -> str:
-    if given in world.categories:
-        return f"write it in full: '{world.categories[given]}'"
-    return suggestion(given, list(world.categories.values()))
+def _category_hint(category: str, world: World) -> str:
+    if category in world.categories:
+        return f"write it in full: '{world.categories[category]}'"
+    return suggestion(category, list(world.categories.values()))

@@ -85,12 +85,12 @@ def follow(
     patience = _Patience(view, patience_seconds, 4 * poll_seconds, f"Look again: {look_again}   Stop it: {stop}")
     try:
         with view:
-            read = reader or _file_reader(status_path, started)
-            status = _watch(job, read, view, observer, poll_seconds, patience)
+            read_latest = reader or _file_reader(status_path, started)
+            status = _watch(job, read_latest, view, observer, poll_seconds, patience)
             exit_code = patience.ask(lambda: _exit_code(job))
     except KeyboardInterrupt:
-        told = f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        farewell = f"Stopped looking; the run goes on. Look again: {look_again}   Stop it: {stop}"
+        console.print(farewell, markup=False, highlight=False, soft_wrap=True)
         return Followed(None, read_status(status_path), detached=True)
     return Followed(exit_code, status)
 
@@ -140,9 +140,9 @@ def measure_text(name: str, measure: MeasureStatus) -> str:
 
 def clock_text(seconds: float) -> str:
     """``1:05`` or ``2:03:04``."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
+    minutes, remaining = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{remaining:02d}" if hours else f"{minutes}:{remaining:02d}"
 
 
 def panel(status: RunStatus) -> RenderableType:
@@ -158,8 +158,8 @@ def panel(status: RunStatus) -> RenderableType:
         )
     rows: list[RenderableType] = [Text(status.run, style="bold"), stages]
     for name, measure in status.measures.items():
-        met = measure.value is not None and measure.value <= measure.limit
-        rows.append(Text(measure_text(name, measure), style="green" if met else "yellow"))
+        is_met = measure.value is not None and measure.value <= measure.limit
+        rows.append(Text(measure_text(name, measure), style="green" if is_met else "yellow"))
     rows += [Text(f"warning: {warning}", style="bold yellow") for warning in status.warnings]
     footer = [f"{clock_text(status.seconds_elapsed)} elapsed"]
     if status.seconds_left is not None:
@@ -191,18 +191,18 @@ def _watch(
         over = job.state() in JOB_OVER
         return over, reader(over)
 
-    shown: RunStatus | None = None
+    last_shown: RunStatus | None = None
     while True:
         over, status = patience.ask(look)
-        if status is not None and status != shown:
+        if status is not None and status != last_shown:
             view.show(status)
-            shown = status
+            last_shown = status
             if observer is not None:
                 observer(status)
         elif status is None:
             view.waiting()
         if over:
-            return shown
+            return last_shown
         time.sleep(poll_seconds)
 
 

@@ -1,6 +1,6 @@
 """What Ray shows of the job that this process is: its metadata and message in the dashboard and the job API, kept current.
 
-Ray has no public call that changes the metadata of a job that runs. A job's record lies as JSON in the cluster's key-value
+Ray has no public call that changes the metadata of a job that runs. A job's record is JSON in the cluster's key-value
 store, where the dashboard reads it at every look; this process changes two fields of it. That is safe because Ray itself
 writes the record only before the job's process starts and after it has ended. A job that was not submitted has no record.
 """
@@ -43,18 +43,21 @@ def card_of(status: RunStatus) -> dict[str, str]:
         "message": status.message,
     }
     card |= {f"constraint {name}": measure_text(name, measure) for name, measure in status.measures.items()}
-    card |= {one.name: f"{one.state}, weight version {one.weight_version}" for one in status.generators}
+    card |= {
+        generator.name: f"{generator.state}, weight version {generator.weight_version}"
+        for generator in status.generators
+    }
     return card
 
 
 def status_of(card: dict[str, str]) -> RunStatus | None:
-    """As much of a status as a card tells, for whoever cannot see the run's folder; None before the job wrote one."""
+    """As much of a status as a card tells, for one who cannot see the run's folder; None before the job wrote one."""
     if "state" not in card:
         return None
     step, _, steps = card.get("step", "").partition("/")
     index, _, total = card.get("stages", "").partition("/")
     stage, number = card.get("stage", ""), int(card.get("round", "1"))
-    told = [text for name, text in card.items() if name.startswith("constraint ")]
+    measures = [text for name, text in card.items() if name.startswith("constraint ")]
     return RunStatus.model_validate(
         {
             "run": card.get("run", ""),
@@ -64,16 +67,16 @@ def status_of(card: dict[str, str]) -> RunStatus | None:
             "stages_total": int(total or 0),
             "step": int(step or 0),
             "steps": int(steps or 0),
-            "message": "; ".join(text for text in (*told, card.get("message")) if text),
+            "message": "; ".join(text for text in (*measures, card.get("message")) if text),
         }
     )
 
 
 def submission_id() -> str | None:
-    """Of the job that this process is; None if nobody submitted it."""
+    """Of the job that this process is; None if it was not submitted."""
     text = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    found = json.loads(text).get("metadata", {}).get("job_submission_id") if text else None
-    return None if found is None else str(found)
+    submission = json.loads(text).get("metadata", {}).get("job_submission_id") if text else None
+    return None if submission is None else str(submission)
 
 
 class JobCard:
@@ -124,7 +127,7 @@ class JobCard:
 
 
 class Followers:
-    """Whoever follows this job's run: through Ray's record of the job, ``status.json``, or in this process.
+    """Those who follow this job's run: through Ray's record of the job, ``status.json``, or in this process.
 
     Args:
         on_status: is shown every status.
@@ -150,14 +153,14 @@ class Followers:
         """The job ends by an error; a run that has not come to an end of its own is over too."""
         if self._last.state in OVER:
             return
-        asked = request_to_stop(error)
-        state, told = ("failed", error) if asked is None else ("stopped", asked)
-        ended = self._last.model_copy(update={"state": state, "message": " ".join(str(told).split())})
-        there = read_status(self._path)
-        if there is None or there.state in OVER:  # of an earlier attempt: this one has changed nothing
-            self.show(ended)
+        stop_request = request_to_stop(error)
+        state, reason = ("failed", error) if stop_request is None else ("stopped", stop_request)
+        final_status = self._last.model_copy(update={"state": state, "message": " ".join(str(reason).split())})
+        written = read_status(self._path)
+        if written is None or written.state in OVER:  # of an earlier attempt: this one has changed nothing
+            self.show(final_status)
         else:
-            self._write(ended)
+            self._write(final_status)
 
     def close(self) -> None:
         """The job's record has the last status."""
@@ -193,8 +196,8 @@ def _write(job: str, status: RunStatus) -> None:
     record: dict[str, Any] = json.loads(text)
     if record.get("status") != "RUNNING":  # Ray has closed it
         return
-    kept = {name: value for name, value in (record.get("metadata") or {}).items() if not _of_a_run(name)}
-    record |= {"metadata": kept | card_of(status), "message": status_line(status)}
+    foreign = {name: value for name, value in (record.get("metadata") or {}).items() if not _of_a_run(name)}
+    record |= {"metadata": foreign | card_of(status), "message": status_line(status)}
     _internal_kv_put(key, json.dumps(record), overwrite=True, namespace=KV_NAMESPACE_JOB)
 
 

@@ -1,6 +1,6 @@
 """Ray jobs through the SDK: what is uploaded, submit, look up, stop.
 
-What a job runs is a staged copy of the five rooms beside the resolved configuration (``submitted.yaml``): no virtual
+What a job runs is a staged copy of the five rooms next to the resolved configuration (``submitted.yaml``): no virtual
 environment, no runs, no absolute path of the submitter's checkout, and the same bytes for the same code. Where the image of
 the cluster's nodes holds Steelyard, nothing is uploaded, and the configuration travels as an environment variable.
 """
@@ -130,7 +130,7 @@ def connect(address: str, token: str | None = None) -> JobSubmissionClient:
     with _cluster_errors(f"the cluster at {address}"):
         from ray.job_submission import JobSubmissionClient
 
-        for name in _TALKATIVE:  # their notes on uploads are no news to whoever submits
+        for name in _TALKATIVE:  # their notes on uploads are no news to a submitter
             logging.getLogger(name).setLevel(logging.WARNING)
         with own_cluster_only():
             _knock(address, token)
@@ -238,9 +238,9 @@ def _send(
 ) -> RayJob:
     """Hand the job to the cluster under the run's name and the number of the attempt."""
     with _cluster_errors("the list of jobs"):
-        taken = [each.submission_id for each in client.list_jobs() if each.submission_id]
-    seen = RunLayout(storage / run).attempts() if isinstance(storage, Path) else 0
-    number = next_attempt(run, taken, seen)
+        submitted_ids = [details.submission_id for details in client.list_jobs() if details.submission_id]
+    folder_attempts = RunLayout(storage / run).attempts() if isinstance(storage, Path) else 0
+    number = next_attempt(run, submitted_ids, folder_attempts)
     submission_id = f"{run}-attempt-{number}"
     with _cluster_errors(f"submitting {run}"), own_cluster_only():
         client.submit_job(
@@ -253,7 +253,7 @@ def _send(
     return RayJob(client, submission_id)
 
 
-def next_attempt(run: str, taken: Iterable[str], attempts: int) -> int:
+def next_attempt(run: str, submitted_ids: Iterable[str], attempts: int) -> int:
     """The number of a run's next attempt: after those whose logs are in its folder, and after those the cluster knows.
 
     Args:
@@ -261,8 +261,8 @@ def next_attempt(run: str, taken: Iterable[str], attempts: int) -> int:
         attempts: how many the run's folder has logs of; 0 where it cannot be seen from here.
     """
     pattern = re.compile(rf"{re.escape(run)}-attempt-(\d+)")
-    known = [int(found[1]) for each in taken if (found := pattern.fullmatch(each))]
-    return max([attempts, *known]) + 1
+    numbers = [int(match[1]) for submitted_id in submitted_ids if (match := pattern.fullmatch(submitted_id))]
+    return max([attempts, *numbers]) + 1
 
 
 def _config_text(settings: RunSettings) -> str:
@@ -314,16 +314,18 @@ def jobs_of_run(client: JobSubmissionClient, run: str) -> list[RayJob]:
     with _cluster_errors("the list of jobs"):
         details = client.list_jobs()
     return [
-        RayJob(client, each.submission_id)
-        for each in details
-        if each.submission_id and (each.metadata or {}).get("run") == run and not each.status.is_terminal()
+        RayJob(client, job_details.submission_id)
+        for job_details in details
+        if job_details.submission_id
+        and (job_details.metadata or {}).get("run") == run
+        and not job_details.status.is_terminal()
     ]
 
 
 def any_job_active(client: JobSubmissionClient) -> bool:
     """Whether the cluster still works on some job."""
     with _cluster_errors("the list of jobs"):
-        return any(not each.status.is_terminal() for each in client.list_jobs())
+        return any(not job_details.status.is_terminal() for job_details in client.list_jobs())
 
 
 _NO_AGENT = (
@@ -333,16 +335,16 @@ _NO_AGENT = (
 
 
 @contextlib.contextmanager
-def _cluster_errors(what: str) -> Iterator[None]:
-    """The SDK raises RuntimeError for a refused call and ConnectionError where nobody answers."""
+def _cluster_errors(operation: str) -> Iterator[None]:
+    """The SDK raises RuntimeError for a refused call and ConnectionError where no server answers."""
     import requests
 
     try:
         yield
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise ClusterError(
-            f"{what}: no answer ({type(error).__name__}); is it running, and is the address right?"
+            f"{operation}: no answer ({type(error).__name__}); is it running, and is the address right?"
         ) from error
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:300]
-        raise ClusterError(f"{what}: {said}{_NO_AGENT if 'No available agent' in said else ''}") from error
+        message = " ".join(str(error).split())[:300]
+        raise ClusterError(f"{operation}: {message}{_NO_AGENT if 'No available agent' in message else ''}") from error

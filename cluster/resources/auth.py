@@ -1,6 +1,6 @@
 """Ray's token authentication: where a token is found, what its file must look like, and what a refusal means.
 
-A cluster that was started with a token lets nobody in without it, and says so badly: a driver waits 20 s and reports that
+A cluster that was started with a token lets no one in without it, and says so badly: a driver waits 20 s and reports that
 it cannot connect. Here the token is found in the places that Ray itself looks in, handed on, and a refusal is one line.
 A token is never logged, nor put into a job's environment: jobs inherit it from the node that they run on.
 """
@@ -48,14 +48,14 @@ def read_token_file(path: Path) -> str:
         ConfigError: no such file, it is empty, or others than its owner may read it.
     """
     try:
-        found = path.stat()
+        file_status = path.stat()
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"token file {path}: cannot be read ({error})") from error
     # A mounted secret belongs to root and has the modes its cluster gave it; one's own file is one's own to close.
-    if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
+    if file_status.st_uid == os.getuid() and stat.S_IMODE(file_status.st_mode) & 0o077:
         raise ConfigError(
-            f"token file {path} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): chmod 600 it"
+            f"token file {path} can be read by others (mode {stat.S_IMODE(file_status.st_mode):04o}): chmod 600 it"
         )
     if not token:
         raise ConfigError(f"token file {path} is empty: make a new one, or copy the cluster's")
@@ -71,8 +71,8 @@ def known_token(environment: Mapping[str, str] | None = None) -> str | None:
     environment = os.environ if environment is None else environment
     if token := environment.get(TOKEN, "").strip():
         return token
-    if named := environment.get(TOKEN_PATH):
-        return read_token_file(Path(named))
+    if token_path := environment.get(TOKEN_PATH):
+        return read_token_file(Path(token_path))
     default = default_token_file()
     if not default.exists():
         return None

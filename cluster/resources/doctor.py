@@ -1,4 +1,4 @@
-"""What a run needs of this machine, looked at one by one; every shortcoming comes with its mend. Imports no engine."""
+"""What a run needs of this machine, looked at one by one; every shortcoming comes with its fix. Imports no engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Finding(BaseModel):
     subject: str
     verdict: Literal["ok", "note", "missing"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine() -> list[Finding]:
@@ -59,14 +59,14 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    present = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info[:2] in PYTHONS:
-        return Finding(subject="python", verdict="ok", found=found)
+        return Finding(subject="python", verdict="ok", found=present)
     return Finding(
         subject="python",
         verdict="missing",
-        found=found,
-        mend="install Python 3.11 or 3.12, remove .venv, and run `make demo`",
+        found=present,
+        fix="install Python 3.11 or 3.12, remove .venv, and run `make demo`",
     )
 
 
@@ -75,20 +75,22 @@ def _packages() -> Finding:
         return Finding(
             subject="packages",
             verdict="note",
-            found="no lock beside the code",
-            mend="compare with the project's cpu.lock",
+            found="no lock next to the code",
+            fix="compare with the project's cpu.lock",
         )
     absent, different = compare_with_lock(LOCK.read_text(encoding="utf-8"), installed_versions())
     if absent:
-        found = (
+        summary = (
             f"{len(absent)} of the lock are not installed ({', '.join(absent[:4])}{' …' if len(absent) > 4 else ''})"
         )
-        return Finding(subject="packages", verdict="missing", found=found, mend="run `make setup`")
+        return Finding(subject="packages", verdict="missing", found=summary, fix="run `make setup`")
     if different:
-        found = (
+        summary = (
             f"{len(different)} differ from the lock ({', '.join(different[:4])}{' …' if len(different) > 4 else ''})"
         )
-        return Finding(subject="packages", verdict="note", found=found, mend="run `make setup` for the tested versions")
+        return Finding(
+            subject="packages", verdict="note", found=summary, fix="run `make setup` for the tested versions"
+        )
     return Finding(subject="packages", verdict="ok", found="as in the lock")
 
 
@@ -100,17 +102,21 @@ def compare_with_lock(lock: str, installed: dict[str, str]) -> tuple[list[str], 
         if "==" not in pin:
             continue
         name, version = (part.strip() for part in pin.split("==", 1))
-        here = installed.get(_normal(name))
-        if here is None:
+        present = installed.get(_normal(name))
+        if present is None:
             absent.append(name)
-        elif here.split("+")[0] != version.split("+")[0]:
-            different.append(f"{name} {here}≠{version}")
+        elif present.split("+")[0] != version.split("+")[0]:
+            different.append(f"{name} {present}≠{version}")
     return absent, different
 
 
 def installed_versions() -> dict[str, str]:
     """Version of every installed distribution, by normalised name."""
-    return {_normal(each.name): each.version for each in importlib.metadata.distributions() if each.name}
+    return {
+        _normal(distribution.name): distribution.version
+        for distribution in importlib.metadata.distributions()
+        if distribution.name
+    }
 
 
 def _normal(name: str) -> str:
@@ -121,13 +127,13 @@ def _torch() -> Finding:
     """Read, not imported: a CUDA build without its libraries fails on import."""
     version = Path(sysconfig.get_path("purelib")) / "torch" / "version.py"
     if not version.is_file():
-        return Finding(subject="torch", verdict="missing", found="not installed", mend="run `make setup`")
+        return Finding(subject="torch", verdict="missing", found="not installed", fix="run `make setup`")
     cuda = torch_cuda_version(version.read_text(encoding="utf-8"))
     gpu = Path("/dev/nvidia0").exists()
     if cuda and not gpu:
-        mend = "run `uv pip install --torch-backend=cpu --reinstall-package torch --no-deps torch==2.13.0`"
+        fix = "run `uv pip install --torch-backend=cpu --reinstall-package torch --no-deps torch==2.13.0`"
         return Finding(
-            subject="torch", verdict="missing", found=f"a CUDA {cuda} build on a machine without a GPU", mend=mend
+            subject="torch", verdict="missing", found=f"a CUDA {cuda} build on a machine without a GPU", fix=fix
         )
     return Finding(subject="torch", verdict="ok", found=f"CUDA {cuda} build" if cuda else "CPU build")
 
@@ -146,68 +152,68 @@ def _cores() -> Finding:
     if cores >= 2:
         return Finding(subject="cores", verdict="ok", found=str(cores))
     return Finding(
-        subject="cores", verdict="note", found=str(cores), mend="the demo takes about twice as long; give it two"
+        subject="cores", verdict="note", found=str(cores), fix="the demo takes about twice as long; give it two"
     )
 
 
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
-    found = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
+    present = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
     if memory.available >= MEMORY_BYTES:
-        return Finding(subject="memory", verdict="ok", found=found)
-    mend = "close something, or ask for less, such as resources.generators.count=1 resources.learner.ranks=1"
-    return Finding(subject="memory", verdict="note", found=found, mend=mend)
+        return Finding(subject="memory", verdict="ok", found=present)
+    fix = "close something, or ask for less, such as resources.generators.count=1 resources.learner.ranks=1"
+    return Finding(subject="memory", verdict="note", found=present, fix=fix)
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    found = f"{free / GIB:.1f} GiB free here"
+    present = f"{free / GIB:.1f} GiB free here"
     if free >= DISK_BYTES:
-        return Finding(subject="disk", verdict="ok", found=found)
+        return Finding(subject="disk", verdict="ok", found=present)
     return Finding(
         subject="disk",
         verdict="missing",
-        found=found,
-        mend=f"free {DISK_BYTES / GIB:.0f} GiB, or work in a folder on another disk",
+        found=present,
+        fix=f"free {DISK_BYTES / GIB:.0f} GiB, or work in a folder on another disk",
     )
 
 
 def _shm() -> Finding:
     path = Path("/dev/shm")
     if not path.is_dir():
-        return Finding(subject=str(path), verdict="note", found="absent", mend="Ray uses the disk, which is slower")
+        return Finding(subject=str(path), verdict="note", found="absent", fix="Ray uses the disk, which is slower")
     total = shutil.disk_usage(path).total
-    found = f"{total / GIB:.1f} GiB"
+    present = f"{total / GIB:.1f} GiB"
     if total >= SHM_BYTES:
-        return Finding(subject=str(path), verdict="ok", found=found)
-    return Finding(subject=str(path), verdict="note", found=found, mend="in a container: --shm-size=2g")
+        return Finding(subject=str(path), verdict="ok", found=present)
+    return Finding(subject=str(path), verdict="note", found=present, fix="in a container: --shm-size=2g")
 
 
 def _compiler() -> Finding:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        mend = "install one (Debian: apt-get install g++); DeepSpeed builds its CPU communication op on first use"
-        return Finding(subject="C++ compiler", verdict="missing", found="none", mend=mend)
+        fix = "install one (Debian: apt-get install g++); DeepSpeed builds its CPU communication op on first use"
+        return Finding(subject="C++ compiler", verdict="missing", found="none", fix=fix)
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if not headers.is_file():
-        mend = f"install Python's headers (Debian: apt-get install python3.{sys.version_info.minor}-dev) for DeepSpeed"
-        return Finding(subject="C++ compiler", verdict="missing", found=f"{compiler}, but no Python.h", mend=mend)
+        fix = f"install Python's headers (Debian: apt-get install python3.{sys.version_info.minor}-dev) for DeepSpeed"
+        return Finding(subject="C++ compiler", verdict="missing", found=f"{compiler}, but no Python.h", fix=fix)
     return Finding(subject="C++ compiler", verdict="ok", found=compiler)
 
 
 def _ninja() -> Finding:
-    beside = Path(sys.executable).parent / "ninja"
-    found = str(beside) if beside.exists() else shutil.which("ninja")
-    if found:
-        return Finding(subject="ninja", verdict="ok", found=found)
-    return Finding(subject="ninja", verdict="missing", found="none", mend="run `make setup` (DeepSpeed builds with it)")
+    in_environment = Path(sys.executable).parent / "ninja"
+    ninja = str(in_environment) if in_environment.exists() else shutil.which("ninja")
+    if ninja:
+        return Finding(subject="ninja", verdict="ok", found=ninja)
+    return Finding(subject="ninja", verdict="missing", found="none", fix="run `make setup` (DeepSpeed builds with it)")
 
 
 def _sockets() -> Finding:
     try:
         folder = temp_dir_for(state_dir())
     except ClusterError as error:
-        return Finding(subject="socket paths", verdict="missing", found=str(error), mend="set TMPDIR")
+        return Finding(subject="socket paths", verdict="missing", found=str(error), fix="set TMPDIR")
     where = (
         "in .steelyard"
         if folder.is_relative_to(state_dir().resolve())
@@ -225,6 +231,6 @@ def _ports() -> Finding:
             subject="ports",
             verdict="missing",
             found=f"none on {LOOPBACK} ({error.strerror})",
-            mend="bring up the loopback interface",
+            fix="bring up the loopback interface",
         )
     return Finding(subject="ports", verdict="ok", found=f"free ones on {LOOPBACK}")

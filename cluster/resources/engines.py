@@ -183,16 +183,16 @@ class Engines:
 
     def _in_time(self, signals: Mapping[str, SignalSource]) -> dict[str, SignalSource]:
         """Functions that answer for a chunk, late rows as too slow, before their actor counts as silent."""
-        functions = sum(isinstance(one, PythonSignal) for one in signals.values())
+        functions = sum(isinstance(source, PythonSignal) for source in signals.values())
         together = functions if self._settings.scorers.colocate else 1
         seconds = FUNCTIONS_SHARE * self._settings.deadlines.score_seconds / max(together, 1)
         return {
-            name: replace(one, total_seconds=seconds) if isinstance(one, PythonSignal) else one
-            for name, one in signals.items()
+            name: replace(source, total_seconds=seconds) if isinstance(source, PythonSignal) else source
+            for name, source in signals.items()
         }
 
     def generator_states(self) -> list[dict[str, Any]]:
-        """Name, process, state and weight version of each generator, for whoever follows the run."""
+        """Name, process, state and weight version of each generator, for those who follow the run."""
         if self._generators is None:
             return []
         health = self._generators.health
@@ -263,7 +263,7 @@ class Engines:
         """Last version, bytes of one broadcast and its mean seconds."""
         if not self._broadcasts:
             return {"version": self.weight_version, "bytes": 0, "seconds_per_broadcast": 0.0}
-        seconds = [each for _, each in self._broadcasts]
+        seconds = [broadcast_seconds for _, broadcast_seconds in self._broadcasts]
         return {
             "version": self.weight_version,
             "bytes": self._broadcasts[-1][0],

@@ -4,7 +4,7 @@ Invariant: nothing here touches another Ray cluster. Every port is one that was 
 ignored; stopping signals only the processes recorded in our file, and only if their creation time still matches
 (``ray stop`` would end every cluster of the machine).
 
-Loopback is open to every user of the machine, so the head asks for a token: ``auth_token`` beside the record, mode 0600.
+Loopback is open to every user of the machine, so the head asks for a token: ``auth_token`` next to the record, mode 0600.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ def remove_head_files(state: Path) -> None:
 
 def temp_dir_for(state: Path) -> Path:
     """Ray's temp folder: under `state` if socket paths fit there, else a short one of this user under the system's."""
-    own = state.resolve() / "ray"  # Ray opens its temp folder to all, so the folder around it is private
-    if len(os.fsencode(own)) + SESSION_PATH_LENGTH <= SOCKET_PATH_LIMIT and " " not in str(own):
-        return own
+    temp_dir = state.resolve() / "ray"  # Ray opens its temp folder to all, so the folder around it is private
+    if len(os.fsencode(temp_dir)) + SESSION_PATH_LENGTH <= SOCKET_PATH_LIMIT and " " not in str(temp_dir):
+        return temp_dir
     digest = hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:6]
     for root in (tempfile.gettempdir(), "/tmp"):
         short = Path(root) / f"sy{os.getuid()}-{digest}" / "r"
@@ -184,13 +184,13 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "RAY_RUNTIME_ENV_HOOK",
         "RAY_JOB_ID",
     )
-    kept = {
+    passed_on = {
         name: value for name, value in environment.items() if name not in dropped and not name.startswith("RAY_AUTH_")
     }
     no_proxy = ",".join(
         filter(None, [environment.get("no_proxy") or environment.get("NO_PROXY"), LOOPBACK, "localhost"])
     )
-    return kept | {
+    return passed_on | {
         # So that `python` is ours for whatever the head starts, and DeepSpeed finds the environment's ninja.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}",
         "no_proxy": no_proxy,
@@ -322,12 +322,12 @@ def _stop(head: Head, state: Path) -> None:
     (state / "head.json").unlink(missing_ok=True)
 
 
-def _signal_all(records: list[ProcessRecord] | tuple[ProcessRecord, ...], which: signal.Signals) -> None:
+def _signal_all(records: list[ProcessRecord] | tuple[ProcessRecord, ...], signal_number: signal.Signals) -> None:
     for record in records:
         process = record.process()
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(which)
+                process.send_signal(signal_number)
 
 
 def _wait_gone(records: list[ProcessRecord], seconds: float) -> None:
@@ -350,9 +350,9 @@ def _free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for bound in sockets:
+            bound.bind((LOOPBACK, 0))
+        return [int(bound.getsockname()[1]) for bound in sockets]
 
 
 def _remove_sessions(temp_dir: Path) -> None:
@@ -381,5 +381,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _last_words(log: Path, lines: int = 3) -> str:
-    said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f"{' | '.join(said[-lines:])[-400:] or 'it said nothing'} (log: {log})"
+    last_lines = [
+        line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
+    return f"{' | '.join(last_lines[-lines:])[-400:] or 'it said nothing'} (log: {log})"

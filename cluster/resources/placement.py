@@ -1,7 +1,7 @@
 """What a run asks of the cluster, node by node, against what the nodes have; decided before anything is started.
 
-A *bundle* is what must lie on one node: an actor, or two actors that share a GPU. `resources.placement` says who shares:
-nobody (`disaggregated`), each learner rank with a generator that sleeps while the rank works (`colocated`), or each learner
+A *bundle* is what must be on one node: an actor, or two actors that share a GPU. `resources.placement` says who shares:
+no two (`disaggregated`), each learner rank with a generator that sleeps while the rank works (`colocated`), or each learner
 rank with a scorer (`mixed`).
 """
 
@@ -34,8 +34,8 @@ class Bundles:
         return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value > 0}
 
     def __str__(self) -> str:
-        each = " and ".join(f"{value:g} {name}" for name, value in self.resources().items()) or "nothing"
-        return f"{self.count} x {' with '.join(self.roles)} of {each}"
+        per_actor = " and ".join(f"{value:g} {name}" for name, value in self.resources().items()) or "nothing"
+        return f"{self.count} x {' with '.join(self.roles)} of {per_actor}"
 
 
 def bundles_of(settings: ResourceSettings) -> list[Bundles]:
@@ -66,26 +66,28 @@ def share_of_gpu(settings: ResourceSettings, role: str) -> float:
         SCORERS: settings.scorers.gpus,
         LEARNER: settings.learner.gpus,
     }
-    bundle = next(one for one in bundles_of(settings) if role in one.roles)
+    bundle = next(candidate for candidate in bundles_of(settings) if role in candidate.roles)
     sharing = [name for name in bundle.roles if gpus[name] > 0]
     return gpus[role] if len(sharing) < 2 else bundle.gpus / 2
 
 
 def phases(settings: ResourceSettings) -> list[list[Bundles]]:
-    """What is on the cluster at one time: trainers beside generators, or the whole loop. Colocated, trainers are alone."""
+    """What is on the cluster at one time: trainers next to generators, or the whole loop. Colocated, trainers are alone."""
     supervised = settings.supervised
     trainers = Bundles((TRAINERS,), supervised.workers, supervised.cpus, supervised.gpus)
     loop = bundles_of(settings)
     if settings.placement == "colocated":
         return [[trainers], loop]
-    return [[trainers, *(one for one in loop if GENERATORS in one.roles)], loop]
+    return [[trainers, *(bundles for bundles in loop if GENERATORS in bundles.roles)], loop]
 
 
 def needed_resources(settings: ResourceSettings) -> dict[str, float]:
     """Logical CPUs and GPUs of the busiest phase."""
     needed = {}
     for name in ("CPU", "GPU"):
-        per_phase = [sum(one.count * one.resources().get(name, 0.0) for one in phase) for phase in phases(settings)]
+        per_phase = [
+            sum(bundles.count * bundles.resources().get(name, 0.0) for bundles in phase) for phase in phases(settings)
+        ]
         needed[name] = round(max(per_phase), 6)  # shares of a core are not exact in binary
     return needed
 
@@ -97,14 +99,14 @@ def unmet(settings: ResourceSettings, nodes: Sequence[Mapping[str, float]]) -> s
         nodes: of each node that lives, its resources by Ray's names.
     """
     for name, needed in needed_resources(settings).items():
-        there = sum(float(node.get(name, 0.0)) for node in nodes)
-        if needed > there + 1e-6:
-            return f"the run asks for {needed:g} {name} and the cluster has {there:g}: {CHANGES.format(kind=name.lower() + 's')}"
+        available = sum(float(node.get(name, 0.0)) for node in nodes)
+        if needed > available + 1e-6:
+            return f"the run asks for {needed:g} {name} and the cluster has {available:g}: {CHANGES.format(kind=name.lower() + 's')}"
     for phase in phases(settings):
         if (homeless := _first_homeless(phase, nodes)) is not None:
-            asked = ", ".join(map(str, phase))
+            requested = ", ".join(map(str, phase))
             return (
-                f"the run asks for {asked}, and no node has room for one more of {homeless.roles[-1]} "
+                f"the run asks for {requested}, and no node has room for one more of {homeless.roles[-1]} "
                 f"(nodes: {describe(nodes)}): {CHANGES.format(kind='cpus and resources.*.gpus')}"
             )
     return None
@@ -113,14 +115,16 @@ def unmet(settings: ResourceSettings, nodes: Sequence[Mapping[str, float]]) -> s
 def _first_homeless(phase: Sequence[Bundles], nodes: Sequence[Mapping[str, float]]) -> Bundles | None:
     """Place bundles largest first, each on the fullest node that takes it; the first that none takes."""
     free = [dict(node) for node in nodes]
-    for bundles in sorted(phase, key=lambda one: (one.gpus, one.cpus), reverse=True):
-        wanted = bundles.resources()
+    for bundles in sorted(phase, key=lambda bundles: (bundles.gpus, bundles.cpus), reverse=True):
+        required = bundles.resources()
         for _ in range(bundles.count):
-            room = [node for node in free if all(node.get(name, 0.0) + 1e-6 >= value for name, value in wanted.items())]
+            room = [
+                node for node in free if all(node.get(name, 0.0) + 1e-6 >= value for name, value in required.items())
+            ]
             if not room:
                 return bundles
             home = min(room, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))
-            for name, value in wanted.items():
+            for name, value in required.items():
                 home[name] -= value
     return None
 

@@ -1,6 +1,6 @@
 """Ray placement groups of a run's roles: reserved when a role first starts, given back when it ends.
 
-Ray numbers bundles as they were asked for, not by where they came to lie: here they are handed out node by node, so that
+Ray numbers bundles as they were asked for, not by where they are placed: here they are handed out node by node, so that
 neighbouring learner ranks, and the generator or scorer that shares a rank's GPU, are where their numbers suggest.
 """
 
@@ -46,10 +46,10 @@ class _Wait:
     def left(self) -> float:
         return max(0.0, self._end - time.monotonic())
 
-    def say(self, what: str, why: str) -> None:
+    def say(self, awaited: str, why: str) -> None:
         if time.monotonic() >= self._next:
             self._next, self._said = time.monotonic() + SAY_SECONDS, True
-            self._on_wait(f"waiting for {what}, {self.left():.0f} s left: {why}")
+            self._on_wait(f"waiting for {awaited}, {self.left():.0f} s left: {why}")
 
     def over(self) -> None:
         if self._said:
@@ -70,18 +70,18 @@ def wait_for_nodes(settings: ResourceSettings, on_wait: OnWait) -> None:
         ClusterError: they cannot; says what is asked, what there is, and what to change.
     """
     wait = _Wait(settings.wait_for_nodes_seconds, on_wait)
-    asked = False
+    has_asked = False
     try:
         while (problem := unmet(settings, node_resources())) is not None and wait.left():
-            if not asked:
-                asked = True  # before it is: a stop may come between
+            if not has_asked:
+                has_asked = True  # before it is: a stop may come between
                 _ask_autoscaler(
-                    [one.resources() for bundles in bundles_of(settings) for one in [bundles] * bundles.count]
+                    [bundle.resources() for bundles in bundles_of(settings) for bundle in [bundles] * bundles.count]
                 )
             wait.say("nodes", problem)
             time.sleep(LOOK_SECONDS)
     finally:
-        if asked:  # what the cluster is asked for outlives the job
+        if has_asked:  # what the cluster is asked for outlives the job
             _ask_autoscaler([])
     wait.over()
     require_resources(settings, node_resources())
@@ -90,14 +90,14 @@ def wait_for_nodes(settings: ResourceSettings, on_wait: OnWait) -> None:
 def _ask_autoscaler(bundles: list[dict[str, float]]) -> None:
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=[one for one in bundles if one])
+    request_resources(bundles=[bundle for bundle in bundles if bundle])
 
 
 class RoleGroups:
     """The placement groups of one run.
 
     Args:
-        on_wait: is told what the run waits for; may be set anew.
+        on_wait: is told what the run waits for; may be set again.
     """
 
     def __init__(self, settings: ResourceSettings, on_wait: OnWait = say_waiting) -> None:
@@ -113,7 +113,7 @@ class RoleGroups:
         """
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        bundles = next(one for one in bundles_of(self._settings) if role in one.roles)
+        bundles = next(candidate for candidate in bundles_of(self._settings) if role in candidate.roles)
         if not bundles.resources():
             return []
         if len(bundles.roles) == 1 and bundles.count != count:  # a scorer per signal: only its group knows how many
@@ -126,7 +126,7 @@ class RoleGroups:
         ]
 
     def release(self, role: str) -> None:
-        """Give a role's bundles back; actors that still lie in them end."""
+        """Give a role's bundles back; actors that are still in them end."""
         for roles in [roles for roles in self._groups if role in roles]:
             self._order.pop(roles)
             ray.util.remove_placement_group(self._groups.pop(roles))
@@ -155,13 +155,13 @@ class RoleGroups:
         wait = _Wait(seconds, self.on_wait, say_after=SOON_SECONDS)
         while not group.wait(timeout_seconds=LOOK_SECONDS):
             free = describe([ray.available_resources()])
-            held = f"of {describe(node_resources())} the cluster has {free} left: another job holds the rest"
+            free_text = f"of {describe(node_resources())} the cluster has {free} left: another job holds the rest"
             if not wait.left():
                 raise ClusterError(
-                    f"{bundles}: not free within {seconds:g} s; {held}; wait for it with "
+                    f"{bundles}: not free within {seconds:g} s; {free_text}; wait for it with "
                     "resources.wait_for_nodes_seconds, or stop it"
                 )
-            wait.say(str(bundles), held)
+            wait.say(str(bundles), free_text)
         wait.over()
 
 

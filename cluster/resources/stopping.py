@@ -1,6 +1,6 @@
 """How a job ends when it is stopped: SIGTERM, then SIGKILL when Ray's patience is over (RAY_JOB_STOP_WAIT_TIME_S, 3 s).
 
-What must be whole is written beside its name and moved there: the newest checkpoint is intact whenever the end comes. Where
+What must be whole is written next to its name and moved there: the newest checkpoint is intact whenever the end comes. Where
 the grace has room for it, the loop ends its step and writes a checkpoint first (`finishing_steps`). Then the run says that it
 was stopped, and its actors are ended.
 """
@@ -90,7 +90,7 @@ def finishing_steps() -> Iterator[Callable[[], bool]]:
     """While the block runs, a request to stop waits for the end of the step, where the grace has room for that.
 
     The block is given a function to ask after a step: whether to write a checkpoint and raise `StopRequested`. A second
-    request raises it at once, and so does a step that takes half of the grace. So late comes also a request that nobody
+    request raises it at once, and so does a step that takes half of the grace. So late comes also a request that no one
     asked about, since there was no other step.
     """
 

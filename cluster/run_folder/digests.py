@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 ANNOTATIONS = frozenset({"limits.json"})
-"""Files that are put beside a model later and say something about it. They are no part of what a stage made: were they
+"""Files that are put next to a model later and say something about it. They are no part of what a stage made: were they
 counted, choosing a limit would make the cost model's stage incomplete and train it again."""
 
 

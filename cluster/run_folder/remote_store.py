@@ -36,7 +36,7 @@ SMALL = (
     "metrics.jsonl",
     "rounds.json",
 )
-"""What `steelyard fetch` brings of a run, beside the small files of its evaluations."""
+"""What `steelyard fetch` brings of a run, besides the small files of its evaluations."""
 LAST = ("manifest.json", "status.json")
 _NOT_KEPT = ("ray_train",)
 
@@ -96,8 +96,8 @@ class RunStore:
 
         with self._errors(""):
             selector = fs.FileSelector(self._base, recursive=True, allow_not_found=True)
-            found = [one.path for one in self._system.get_file_info(selector) if one.type == fs.FileType.File]
-        return sorted(path.removeprefix(f"{self._base}/") for path in found if not path.endswith(".part"))
+            paths = [info.path for info in self._system.get_file_info(selector) if info.type == fs.FileType.File]
+        return sorted(path.removeprefix(f"{self._base}/") for path in paths if not path.endswith(".part"))
 
     def fetch(self, folder: Path, *, everything: bool) -> list[Path]:
         """Bring the run's files, or the small ones; returns what was written. Raises as `read`."""
@@ -113,25 +113,25 @@ class RunStore:
 
     def pull(self, root: Path) -> None:
         """Make the folder what the store has, unless it already is; a store without the run changes nothing."""
-        there = self.read(MARK)
-        if there is None or _mark(root) == there:
+        mark = self.read(MARK)
+        if mark is None or _mark(root) == mark:
             return
         _log.info("%s is brought to %s", self.url, root)
         shutil.rmtree(root, ignore_errors=True)
         self.fetch(root, everything=True)
-        (root / MARK).write_bytes(there)
+        (root / MARK).write_bytes(mark)
         self._sent = dict(_files(root))
 
     def push(self, root: Path) -> None:
         """Bring the store up to date with the folder. Raises as `read`."""
         last = {name: (root / name).read_bytes() for name in LAST if (root / name).is_file()}
-        here = {name: signature for name, signature in _files(root) if name not in last}
+        signatures = {name: signature for name, signature in _files(root) if name not in last}
         sent = dict.fromkeys(self.names(), (-1, -1)) if self._sent is None else self._sent
         self._sent = sent
-        for name in [name for name, signature in here.items() if sent.get(name) != signature]:
+        for name in [name for name, signature in signatures.items() if sent.get(name) != signature]:
             self._send(root, name)
-            sent[name] = here[name]
-        for name in [name for name in sent if name not in here and name not in (*LAST, MARK)]:
+            sent[name] = signatures[name]
+        for name in [name for name in sent if name not in signatures and name not in (*LAST, MARK)]:
             self._delete(name)
             del sent[name]
         for name, content in last.items():
@@ -220,15 +220,15 @@ def working_folder(url: str, scratch: Path | None) -> Path:
 def _files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Relative names of what is kept, with size and time of change."""
     for folder, folders, names in os.walk(root):
-        folders[:] = [one for one in folders if not one.startswith(".") and one not in _NOT_KEPT]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_KEPT]
         for name in names:
             path = Path(folder) / name
             if not name.startswith("."):
                 try:
-                    found = path.stat()
+                    file_status = path.stat()
                 except FileNotFoundError:
                     continue
-                yield str(path.relative_to(root)), (found.st_size, found.st_mtime_ns)
+                yield str(path.relative_to(root)), (file_status.st_size, file_status.st_mtime_ns)
 
 
 def _inside(folder: Path, name: str) -> Path:

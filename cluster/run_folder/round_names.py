@@ -20,8 +20,8 @@ def stage_name(stage: str, number: int) -> str:
 
 def split_name(name: str) -> tuple[str, int]:
     """The stage and its round (1 of a shared one): the opposite of `stage_name`."""
-    found = _OF_A_ROUND.fullmatch(name)
-    return (found[2], int(found[1])) if found else (name, 1)
+    match = _OF_A_ROUND.fullmatch(name)
+    return (match[2], int(match[1])) if match else (name, 1)
 
 
 def id_prefix(number: int) -> str:
@@ -30,7 +30,7 @@ def id_prefix(number: int) -> str:
 
 
 def settings_in_round(settings: RunSettings, number: int) -> RunSettings:
-    """The settings of round `number`: its overrides, and a seed of its own, since a later round draws everything anew.
+    """The settings of round `number`: its overrides, and a seed of its own, since a later round draws everything again.
 
     Raises:
         ConfigError: as `round_settings`.

@@ -90,9 +90,9 @@ class Source:
                 referenced |= _code_named_in(node)
         imported = {**self.imports, **inner}
         referenced |= set(inner.values())
-        for first, *rest in chains:
+        for first, *attributes in chains:
             if first in imported:
-                referenced |= _resolved(imported[first], rest)
+                referenced |= _resolved(imported[first], attributes)
             elif first in self.definitions:
                 referenced.add(first)
         return referenced

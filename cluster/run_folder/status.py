@@ -1,4 +1,4 @@
-"""Where a run is now: one small file, replaced atomically, written by the job and read by whoever follows it.
+"""Where a run is now: one small file, replaced atomically, written by the job and read by those who follow it.
 
 Invariant: a reader sees a whole status or none; it never sees half a write, and never waits.
 """
@@ -155,8 +155,8 @@ class StatusWriter:
             if state != "finished" and self._status.stage in self._status.stages:
                 seconds = self._clock() - self._stage_start
                 if self._status.stages[self._status.stage].state == "running":
-                    ended = StageStatus(state="stopped" if state == "stopped" else "failed", seconds=seconds)
-                    fields["stages"] = self._with_stage(self._status.stage, ended)
+                    stage_end = StageStatus(state="stopped" if state == "stopped" else "failed", seconds=seconds)
+                    fields["stages"] = self._with_stage(self._status.stage, stage_end)
             self._write(fields)
 
     def _with_stage(self, name: str, stage: StageStatus) -> dict[str, StageStatus]:
@@ -165,9 +165,9 @@ class StatusWriter:
     def _write(self, fields: Mapping[str, Any]) -> None:
         if unknown := set(fields) - set(RunStatus.model_fields):
             raise TypeError(f"RunStatus has no field {', '.join(sorted(unknown))}")
-        known = {name: getattr(self._status, name) for name in RunStatus.model_fields}
+        current = {name: getattr(self._status, name) for name in RunStatus.model_fields}
         elapsed = {"seconds_elapsed": self._clock() - self._start}
-        self._status = RunStatus.model_validate({**known, **elapsed, **fields})
+        self._status = RunStatus.model_validate({**current, **elapsed, **fields})
         replace_text(self._path, self._status.model_dump_json(indent=1))
         if self._on_change is not None:
             self._on_change(self._status)

@@ -44,17 +44,17 @@ def probe_storage(folder: Path, *, setting: str = "storage") -> None:
 def _ask_others(probe: Path, token: str, folder: Path, setting: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    own = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+    this_node = ray.get_runtime_context().get_node_id()
+    other_nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != this_node]
     task = ray.remote(num_cpus=0, max_retries=0)(look)
     calls: list[tuple[str, Any]] = []
-    for node in others:
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    for node in other_nodes:
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        call = task.options(scheduling_strategy=here, name="probe storage").remote(str(probe), token, node["NodeID"])
+        call = task.options(scheduling_strategy=on_node, name="probe storage").remote(str(probe), token, node["NodeID"])
         calls.append((name, call))
     deadline = Deadline(PROBE_SECONDS)
-    for (name, call), node in zip(calls, others, strict=True):
+    for (name, call), node in zip(calls, other_nodes, strict=True):
         try:
             problem = fetch(
                 call, deadline_seconds=deadline.remaining(), operation=f"node {name}: the probe of {folder}"

@@ -53,8 +53,8 @@ class RunContext:
         """This run as the stages of round `number` see it; warnings, manifest and engines are shared."""
         if number == self.round_number:
             return self
-        own = settings_in_round(self.run_settings, number)
-        return replace(self, settings=own, round_number=number, whole=self.run_settings)
+        round_settings = settings_in_round(self.run_settings, number)
+        return replace(self, settings=round_settings, round_number=number, whole=self.run_settings)
 
     @property
     def world(self) -> World:
@@ -100,7 +100,7 @@ class RunContext:
         )
 
     def warn(self, text: str) -> None:
-        """Show a warning to whoever follows, and keep it for the summary; each text once."""
+        """Show a warning to those who follow, and keep it for the summary; each text once."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.status.warn(text)

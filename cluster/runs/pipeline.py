@@ -121,9 +121,9 @@ def run_until(
 ) -> None:
     """Bring a run to the end of its stage `last` and no further: no summary, no report; `run_pipeline` goes on from there."""
     stages = stages_of(settings, inputs)
-    wanted = stages[: [stage.name for stage in stages].index(last) + 1]
-    with _attempt(settings, layout, inputs, engines, wanted, donors, "", on_status) as context:
-        run_stages(wanted, context)
+    until_last = stages[: [stage.name for stage in stages].index(last) + 1]
+    with _attempt(settings, layout, inputs, engines, until_last, donors, "", on_status) as context:
+        run_stages(until_last, context)
         context.status.finish("finished", f"stopped after {last}, as asked")
 
 
@@ -162,8 +162,8 @@ def _attempt(
         yield context
     except BaseException as error:
         telemetry.failed(error)
-        asked = request_to_stop(error)
-        status.finish("failed" if asked is None else "stopped", one_line(asked or error))
+        stop_request = request_to_stop(error)
+        status.finish("failed" if stop_request is None else "stopped", one_line(stop_request or error))
         raise
     finally:
         engines.tell_waiting()
@@ -173,7 +173,7 @@ def _attempt(
 
 
 def _in_status(status: StatusWriter) -> OnWait:
-    """Shows what a run waits for to whoever follows it too."""
+    """Shows what a run waits for to those who follow it."""
 
     def tell(waits_for: str) -> None:
         say_waiting(waits_for)
@@ -213,7 +213,7 @@ def _origin(settings: RunSettings, inputs: RunInputs) -> dict[str, Any]:
 
 
 def _log_to(path: Path) -> logging.Handler:
-    """Keep what this process logs, with times, beside the run."""
+    """Keep what this process logs, with times, next to the run."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(logging.INFO)
@@ -222,6 +222,6 @@ def _log_to(path: Path) -> logging.Handler:
 
 
 def one_line(error: BaseException) -> str:
-    """What to tell whoever follows the run."""
+    """What to tell those who follow the run."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

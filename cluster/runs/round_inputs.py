@@ -51,9 +51,9 @@ def with_finds(context: RunContext, prompts: Sequence[Prompt], purpose: str) -> 
     finds = usable_finds(context)
     fresh = named(prompts, number)
     places = [index for index, prompt in enumerate(fresh) if prompt.attributes.get("purpose") == "train"]
-    wanted = min(round(context.settings.rounds.hunt.share * len(fresh)), MOST_ASKED * len(finds), len(places))
-    for index in range(wanted):
-        place = places[index * len(places) // wanted]
+    replaced = min(round(context.settings.rounds.hunt.share * len(fresh)), MOST_ASKED * len(finds), len(places))
+    for index in range(replaced):
+        place = places[index * len(places) // replaced]
         fresh[place] = replace(finds[index % len(finds)], prompt_id=f"{id_prefix(number)}{purpose}-redteam-{index:06d}")
     return fresh
 
@@ -103,16 +103,16 @@ def pair_sources(context: RunContext, prompts: Sequence[Prompt]) -> list[Source]
     current, rounds = context.round_number - 1, context.settings.rounds
     shares: dict[int, list[Prompt]] = {current: []}
     mixed = current > 0 and rounds.pairs_from == "current_and_earlier"
-    seen = given = 0
+    train_prompts = to_earlier = 0
     for prompt in prompts:
         if mixed and prompt.attributes.get("purpose") == "train":
-            seen += 1
-            if int(seen * rounds.earlier_share) > given:
-                shares.setdefault(current - 1 - given % current, []).append(prompt)
-                given += 1
+            train_prompts += 1
+            if int(train_prompts * rounds.earlier_share) > to_earlier:
+                shares.setdefault(current - 1 - to_earlier % current, []).append(prompt)
+                to_earlier += 1
                 continue
         shares[current].append(prompt)
     return [
-        Source(policy_name(number), policy_folder(context.layout, number), tuple(some))
-        for number, some in sorted(shares.items(), reverse=True)
+        Source(policy_name(number), policy_folder(context.layout, number), tuple(answered))
+        for number, answered in sorted(shares.items(), reverse=True)
     ]

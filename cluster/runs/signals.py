@@ -34,20 +34,22 @@ class SignalSources:
     @property
     def own_costs(self) -> dict[str, Path]:
         """The cost models that this run trained."""
-        return {name: one for name, one in self.costs.items() if isinstance(one, Path)}
+        return {name: source for name, source in self.costs.items() if isinstance(source, Path)}
 
     @property
     def outside(self) -> SignalSources:
         """Those that it did not."""
-        costs = {name: one for name, one in self.costs.items() if not isinstance(one, Path)}
+        costs = {name: source for name, source in self.costs.items() if not isinstance(source, Path)}
         return SignalSources(None if isinstance(self.reward, Path) else self.reward, costs)
 
 
 def scorers_from_outside(settings: RunSettings) -> dict[str, SignalScorerSettings]:
     """Signal (``reward``, ``cost/<name>``) to its scorer; signals of the run's own models are not among them."""
-    found = {} if settings.objective.scorer is None else {REWARD: settings.objective.scorer}
-    return found | {
-        cost_signal(name): one.scorer for name, one in settings.constraints.items() if one.scorer is not None
+    reward = {} if settings.objective.scorer is None else {REWARD: settings.objective.scorer}
+    return reward | {
+        cost_signal(name): constraint.scorer
+        for name, constraint in settings.constraints.items()
+        if constraint.scorer is not None
     }
 
 
@@ -82,12 +84,12 @@ def signal_sources(context: RunContext) -> SignalSources:
     """Of every signal of the run; of a foreign model, once stage `scales` has fetched it."""
     settings, layout, number = context.settings, context.layout, context.round_number
     outside = {signal: _source(context, signal, scorer) for signal, scorer in scorers_from_outside(settings).items()}
-    own = layout.reward(number) if trains_reward(settings) else None
+    trained_reward = layout.reward(number) if trains_reward(settings) else None
     costs = {
         name: outside[signal] if (signal := cost_signal(name)) in outside else layout.cost(number, name)
         for name in settings.constraints
     }
-    return SignalSources(outside.get(REWARD, own), costs)
+    return SignalSources(outside.get(REWARD, trained_reward), costs)
 
 
 def calibration_of(context: RunContext, constraint: str) -> CalibrationDocument | None:

@@ -43,7 +43,7 @@ def summarise(
         seed=context.run_settings.seed,
         evaluation={} if on_data else evaluation,
         scored=evaluation if on_data else None,
-        certificates={name: Certificate(**found) for name, found in judged.get("certificates", {}).items()},
+        certificates={name: Certificate(**certificate) for name, certificate in judged.get("certificates", {}).items()},
         reward_model=_signal_figures(context, REWARD, score_models.REWARD),
         cost_models={
             name: figures
@@ -92,7 +92,7 @@ def _grouped_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _signal_figures(context: RunContext, signal: str, stage: str) -> ScoreModelFigures | None:
-    """Of the model that `stage` trained, or of the signal's scorer from outside; None where nobody scores it."""
+    """Of the model that `stage` trained, or of the signal's scorer from outside; None where no model scores it."""
     scorers = scorers_from_outside(context.settings)
     if signal in scorers:
         return _score_figures(context.facts(scales.NAME)["signals"][signal])
@@ -101,20 +101,20 @@ def _signal_figures(context: RunContext, signal: str, stage: str) -> ScoreModelF
 
 
 def _score_figures(facts: Mapping[str, Any]) -> ScoreModelFigures:
-    wanted = {name: facts[name] for name in ScoreModelFigures.model_fields if name in facts}
+    fields = {name: facts[name] for name in ScoreModelFigures.model_fields if name in facts}
     for name, of in (("pair_accuracy", "ranked_holdout_pairs"), ("sign_accuracy", "signed_holdout_responses")):
         if name in facts and of in facts:
             n = int(facts[of])
-            wanted[f"{name}_interval"] = vars(wilson(round(facts[name] * n), n))
-    return ScoreModelFigures(**wanted)
+            fields[f"{name}_interval"] = vars(wilson(round(facts[name] * n), n))
+    return ScoreModelFigures(**fields)
 
 
 def versions() -> dict[str, str]:
     """Of what a run's figures may hang on."""
-    found: dict[str, str] = {}
+    by_package: dict[str, str] = {}
     for name in VERSIONED:
         try:
-            found[name] = package_version(name)
+            by_package[name] = package_version(name)
         except ModuleNotFoundError:  # one of the two editions of vLLM
             continue
-    return found
+    return by_package

@@ -119,10 +119,12 @@ def mean_cell(values: Sequence[float], confidence: float) -> Cell:
 
 
 def _check(sample: EvaluatedSample) -> None:
-    for name, known in (("split", SPLITS), ("kind", KINDS), ("outcome", OUTCOMES)):
+    for name, allowed in (("split", SPLITS), ("kind", KINDS), ("outcome", OUTCOMES)):
         value = getattr(sample, name)
-        if value not in known:
-            raise ValueError(f"sample of prompt {sample.prompt_id} has {name} {value!r}: use one of {', '.join(known)}")
+        if value not in allowed:
+            raise ValueError(
+                f"sample of prompt {sample.prompt_id} has {name} {value!r}: use one of {', '.join(allowed)}"
+            )
 
 
 def _map(mapping: Mapping[str, V], function: Callable[[V], W]) -> dict[str, W]:
@@ -165,9 +167,9 @@ def _outcomes(rows: Sequence[EvaluatedSample], confidence: float) -> dict[str, d
     """Share of each outcome label per kind of prompt; the labels of one kind add up to 1."""
     labels = {kind: [row.outcome for row in rows if row.kind == kind] for kind in KINDS}
     return {
-        kind: {outcome: share_cell([float(label == outcome) for label in found], confidence) for outcome in OUTCOMES}
-        for kind, found in labels.items()
-        if found
+        kind: {outcome: share_cell([float(label == outcome) for label in outcomes], confidence) for outcome in OUTCOMES}
+        for kind, outcomes in labels.items()
+        if outcomes
     }
 
 
@@ -191,4 +193,4 @@ def _prompt_means(rows: Sequence[EvaluatedSample], measure: CellMeasure) -> dict
     for row in rows:
         if row.kind in measure.kinds:
             values[row.prompt_id].append(float(measure.read(row)))
-    return {prompt: math.fsum(found) / len(found) for prompt, found in values.items()}
+    return {prompt: math.fsum(prompt_values) / len(prompt_values) for prompt, prompt_values in values.items()}

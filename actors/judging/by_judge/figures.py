@@ -43,13 +43,13 @@ class Figure:
 
     def values(self, rows: Rows, labels: Labels) -> dict[str, float]:
         """By prompt id."""
-        found = {}
+        by_prompt = {}
         for row in rows:
             if self.side in ("any", row.side):
                 value = self.read(row, labels.get((row.model, row.prompt_id), UNLABELLED))
                 if value is not None:
-                    found[row.prompt_id] = value
-        return found
+                    by_prompt[row.prompt_id] = value
+        return by_prompt
 
 
 def _refuses(*kinds: str) -> Callable[[Response, Judgement], float | None]:
@@ -117,18 +117,18 @@ def evaluate_responses(
         differences[name] = {
             "all": _differences(rows, labels, models, _BY_NAME, confidence),
             "categories": {
-                category: _differences(some, labels, models, BY_CATEGORY, confidence)
-                for category, some in groups.items()
+                category: _differences(group, labels, models, BY_CATEGORY, confidence)
+                for category, group in groups.items()
             },
         }
     _adjust(differences, models, confidence)
-    shown = {name for found in sets.values() for cells in found["all"].values() for name in cells}
+    figure_names = {name for set_figures in sets.values() for cells in set_figures["all"].values() for name in cells}
     return {
         "confidence": confidence,
         "figures": {
-            each.name: {"title": each.title, "share": each.share, "better": each.better}
-            for each in FIGURES
-            if each.name in shown
+            figure.name: {"title": figure.title, "share": figure.share, "better": figure.better}
+            for figure in FIGURES
+            if figure.name in figure_names
         },
         "sets": sets,
         "differences": differences,
@@ -138,17 +138,17 @@ def evaluate_responses(
 def _set(rows: Rows, labels: Labels, models: Sequence[str], confidence: float) -> dict[str, Any]:
     sides = {row.prompt_id: row.side for row in rows}
     sizes = Counter(category for _, category in {(row.prompt_id, row.category) for row in rows} if category is not None)
-    kept = sorted(category for category, size in sizes.items() if size >= SMALLEST_GROUP)
+    large_enough = sorted(category for category, size in sizes.items() if size >= SMALLEST_GROUP)
     return {
         "prompts": len(sides),
         "safe": sum(side == "safe" for side in sides.values()),
         "unsafe": sum(side == "unsafe" for side in sides.values()),
         "all": _models(rows, labels, models, _BY_NAME, confidence),
         "categories": {
-            category: _models(_of(rows, category), labels, models, BY_CATEGORY, confidence, together=len(kept))
-            for category in kept
+            category: _models(_of(rows, category), labels, models, BY_CATEGORY, confidence, together=len(large_enough))
+            for category in large_enough
         },
-        "left_out": len(sizes) - len(kept),
+        "left_out": len(sizes) - len(large_enough),
         "harm_categories": _harm_categories(rows, labels, models, confidence),
     }
 
@@ -160,19 +160,19 @@ def _of(rows: Rows, category: str) -> list[Response]:
 def _models(
     rows: Rows, labels: Labels, models: Sequence[str], names: Iterable[str], confidence: float, together: int = 1
 ) -> dict[str, dict[str, Cells]]:
-    found: dict[str, dict[str, Cells]] = {}
+    cells: dict[str, dict[str, Cells]] = {}
     for model in models:
-        own = [row for row in rows if row.model == model]
-        found[model] = {}
+        model_rows = [row for row in rows if row.model == model]
+        cells[model] = {}
         for figure in (_BY_NAME[name] for name in names):
-            if values := list(figure.values(own, labels).values()):
+            if values := list(figure.values(model_rows, labels).values()):
                 cell_of = share_cell if figure.share else mean_cell
                 cell: Cells = dict(cell_of(values, confidence))
                 if together > 1:
                     wide = cell_of(values, 1.0 - (1.0 - confidence) / together)
                     cell |= {"low_all": wide["low"], "high_all": wide["high"]}
-                found[model][figure.name] = cell
-    return found
+                cells[model][figure.name] = cell
+    return cells
 
 
 def _harm_categories(
@@ -183,15 +183,19 @@ def _harm_categories(
         model: [labels[model, row.prompt_id] for row in rows if row.model == model and (model, row.prompt_id) in labels]
         for model in models
     }
-    known = {model: [label for label in found if label.unsafe is not None] for model, found in judged.items()}
-    names = sorted({name for found in known.values() for label in found for name in label.harm_categories})
+    decided = {
+        model: [label for label in model_labels if label.unsafe is not None] for model, model_labels in judged.items()
+    }
+    names = sorted(
+        {name for model_labels in decided.values() for label in model_labels for name in label.harm_categories}
+    )
     return {
         model: {
-            name: dict(share_cell([float(name in label.harm_categories) for label in found], confidence))
+            name: dict(share_cell([float(name in label.harm_categories) for label in model_labels], confidence))
             for name in names
         }
-        for model, found in known.items()
-        if names and found
+        for model, model_labels in decided.items()
+        if names and model_labels
     }
 
 
@@ -201,16 +205,16 @@ def _differences(
     first = [row for row in rows if row.model == models[0]]
     figures = [_BY_NAME[name] for name in names]
     before = {figure.name: figure.values(first, labels) for figure in figures}
-    found: dict[str, dict[str, Cells]] = {}
+    by_model: dict[str, dict[str, Cells]] = {}
     for model in models[1:]:
-        own, found[model] = [row for row in rows if row.model == model], {}
+        model_rows, by_model[model] = [row for row in rows if row.model == model], {}
         for figure in figures:
-            old, new = before[figure.name], figure.values(own, labels)
-            both = [prompt for prompt in old if prompt in new]
-            if both:
-                pair = [old[prompt] for prompt in both], [new[prompt] for prompt in both]
-                found[model][figure.name] = _difference(*pair, share=figure.share, confidence=confidence)
-    return found
+            old, new = before[figure.name], figure.values(model_rows, labels)
+            shared_prompts = [prompt for prompt in old if prompt in new]
+            if shared_prompts:
+                pair = [old[prompt] for prompt in shared_prompts], [new[prompt] for prompt in shared_prompts]
+                by_model[model][figure.name] = _difference(*pair, share=figure.share, confidence=confidence)
+    return by_model
 
 
 def _difference(old: list[float], new: list[float], *, share: bool, confidence: float) -> Cells:
@@ -235,8 +239,8 @@ def _adjust(differences: Mapping[str, Any], models: Sequence[str], confidence: f
         for name in BY_CATEGORY:
             cells = [
                 group[model][name]
-                for found in differences.values()
-                for group in found["categories"].values()
+                for set_differences in differences.values()
+                for group in set_differences["categories"].values()
                 if name in group[model]
             ]
             for cell, p in zip(cells, adjusted([cell["p"] for cell in cells]), strict=True):

@@ -58,14 +58,16 @@ class ScoredFigure:
 
     def difference(self, pairs: Pairs, confidence: float) -> dict[str, Any]:
         """Policy less SFT with its interval, and ``p`` of no difference (paired t; None where it was not tested)."""
-        both = [(old, new) for a, b in pairs if (old := self.read(a)) is not None and (new := self.read(b)) is not None]
-        before, after = [old for old, _ in both], [new for _, new in both]
+        value_pairs = [
+            (old, new) for a, b in pairs if (old := self.read(a)) is not None and (new := self.read(b)) is not None
+        ]
+        before, after = [old for old, _ in value_pairs], [new for _, new in value_pairs]
         if self.limit is None:
-            changes = [new - old for old, new in both]
+            changes = [new - old for old, new in value_pairs]
             return {**mean_cell(changes, confidence), "p": _p_value(changes)}
         cell = self.limit.difference(before, after, confidence)
         tail = self.limit.measure.name == "cvar"
-        p = None if tail or not both else _p_value((self.limit.g(after) - self.limit.g(before)).tolist())
+        p = None if tail or not value_pairs else _p_value((self.limit.g(after) - self.limit.g(before)).tolist())
         return {**cell, "p": p}
 
 
@@ -76,16 +78,16 @@ def figures_of(limits: Sequence[Limit], *, reward: bool, test: bool = False) -> 
         reward: whether the run has a reward signal.
         test: whether a test-half reward model watched.
     """
-    figures = [ScoredFigure(REWARD, lambda one: one.reward, False, 1)] if reward else []
+    figures = [ScoredFigure(REWARD, lambda answer: answer.reward, False, 1)] if reward else []
     if test:
-        figures.append(ScoredFigure(TEST, lambda one: one.watched.get(TEST), False, 1))
+        figures.append(ScoredFigure(TEST, lambda answer: answer.watched.get(TEST), False, 1))
     for limit in limits:
         figures += _of_limit(limit)
     return [
         *figures,
-        ScoredFigure("refusal", lambda one: float(is_refusal(one.response)), True),
-        ScoredFigure("cut", lambda one: float(one.finish_reason != "stop"), True, -1),
-        ScoredFigure("response_tokens", lambda one: float(one.response_tokens), False),
+        ScoredFigure("refusal", lambda answer: float(is_refusal(answer.response)), True),
+        ScoredFigure("cut", lambda answer: float(answer.finish_reason != "stop"), True, -1),
+        ScoredFigure("response_tokens", lambda answer: float(answer.response_tokens), False),
     ]
 
 
@@ -115,20 +117,20 @@ def evaluate_scored(
     for name, rows in by_set.items():
         groups, left_out = _groups(rows)
         sets[name] = {"all": _models(rows, figures, confidence), "left_out": left_out} | {
-            kind: {key: _models(some, figures, confidence) for key, some in found.items()}
-            for kind, found in groups.items()
+            kind: {key: _models(group, figures, confidence) for key, group in by_key.items()}
+            for kind, by_key in groups.items()
         }
         pairs = _pairs(rows)
         differences[name] = {"all": _differences(pairs, figures, confidence)} | {
-            kind: {key: _differences(_pairs(some), figures, confidence) for key, some in found.items()}
-            for kind, found in groups.items()
+            kind: {key: _differences(_pairs(group), figures, confidence) for key, group in by_key.items()}
+            for kind, by_key in groups.items()
         }
         wins[name] = _wins(pairs, limits, confidence, reward=reward, test=test)
     _mark_by_holm(differences, [figure.name for figure in figures], confidence)
     return {
         "kind": KIND,
         "confidence": confidence,
-        "figures": {each.name: {"share": each.share, "better": each.better} for each in figures},
+        "figures": {figure.name: {"share": figure.share, "better": figure.better} for figure in figures},
         "sets": sets,
         "differences": differences,
         "wins": wins,
@@ -153,18 +155,18 @@ def _of_limit(limit: Limit) -> list[ScoredFigure]:
 
     return [
         ScoredFigure(f"measure/{name}", covered, limit.bounded, -1, limit),
-        ScoredFigure(f"cost/{name}", lambda one: one.costs[name], False, -1),
-        ScoredFigure(f"above_zero/{name}", lambda one: float(one.costs[name] > 0.0), True, -1),
+        ScoredFigure(f"cost/{name}", lambda answer: answer.costs[name], False, -1),
+        ScoredFigure(f"above_zero/{name}", lambda answer: float(answer.costs[name] > 0.0), True, -1),
     ]
 
 
 def _models(rows: Rows, figures: Sequence[ScoredFigure], confidence: float) -> dict[str, dict[str, Cell]]:
-    found: dict[str, dict[str, Cell]] = {}
+    cells: dict[str, dict[str, Cell]] = {}
     for model in MODELS:
-        own = [row for row in rows if row.model == model]
-        if own:
-            found[model] = {figure.name: figure.cell(own, confidence) for figure in figures}
-    return found
+        model_rows = [row for row in rows if row.model == model]
+        if model_rows:
+            cells[model] = {figure.name: figure.cell(model_rows, confidence) for figure in figures}
+    return cells
 
 
 def _groups(rows: Rows) -> tuple[dict[str, dict[str, list[ScoredAnswer]]], dict[str, int]]:
@@ -179,15 +181,17 @@ def _groups(rows: Rows) -> tuple[dict[str, dict[str, list[ScoredAnswer]]], dict[
         if row.category is not None:
             members["categories"][row.category].append(row)
     prompts = len({row.prompt_id for row in rows})
-    kept: dict[str, dict[str, list[ScoredAnswer]]] = {}
+    large_groups: dict[str, dict[str, list[ScoredAnswer]]] = {}
     left_out: dict[str, int] = {}
-    for kind, found in members.items():
-        sizes = {key: len({row.prompt_id for row in some}) for key, some in found.items()}
+    for kind, by_key in members.items():
+        sizes = {key: len({row.prompt_id for row in group}) for key, group in by_key.items()}
         telling = [key for key in sizes if sizes[key] < prompts]
-        shown = sorted((key for key in telling if sizes[key] >= SMALLEST_GROUP), key=lambda key: (-sizes[key], key))
-        kept[kind] = {key: found[key] for key in sorted(shown[:MOST_GROUPS])}
-        left_out[kind] = len(telling) - len(kept[kind])
-    return kept, left_out
+        sorted_keys = sorted(
+            (key for key in telling if sizes[key] >= SMALLEST_GROUP), key=lambda key: (-sizes[key], key)
+        )
+        large_groups[kind] = {key: by_key[key] for key in sorted(sorted_keys[:MOST_GROUPS])}
+        left_out[kind] = len(telling) - len(large_groups[kind])
+    return large_groups, left_out
 
 
 def _pairs(rows: Rows) -> list[tuple[ScoredAnswer, ScoredAnswer]]:
@@ -202,15 +206,15 @@ def _differences(pairs: Pairs, figures: Sequence[ScoredFigure], confidence: floa
 
 
 def _wins(pairs: Pairs, limits: Sequence[Limit], confidence: float, *, reward: bool, test: bool) -> dict[str, Cell]:
-    found: dict[str, Cell] = {}
+    win_cells: dict[str, Cell] = {}
     if reward:
-        found[REWARD] = win_cell([(b.reward or 0.0) - (a.reward or 0.0) for a, b in pairs], confidence)
+        win_cells[REWARD] = win_cell([(b.reward or 0.0) - (a.reward or 0.0) for a, b in pairs], confidence)
     if test:
-        found[TEST] = win_cell([b.watched[TEST] - a.watched[TEST] for a, b in pairs], confidence)
+        win_cells[TEST] = win_cell([b.watched[TEST] - a.watched[TEST] for a, b in pairs], confidence)
     for limit in limits:
         gaps = [a.costs[limit.name] - b.costs[limit.name] for a, b in pairs if limit.covers(a.tags)]
-        found[f"cost/{limit.name}"] = win_cell(gaps, confidence)
-    return found
+        win_cells[f"cost/{limit.name}"] = win_cell(gaps, confidence)
+    return win_cells
 
 
 def _present(values: Iterable[float | None]) -> list[float]:
@@ -234,9 +238,9 @@ def _mark_by_holm(differences: Mapping[str, Any], figures: Sequence[str], confid
     for figure in figures:
         cells = [
             group[figure]
-            for found in differences.values()
+            for set_differences in differences.values()
             for kind in ("tags", "categories")
-            for group in found[kind].values()
+            for group in set_differences[kind].values()
         ]
         tested = [cell for cell in cells if cell["p"] is not None]
         rejected = multipletests([cell["p"] for cell in tested], 1.0 - confidence, method="holm")[0] if tested else []

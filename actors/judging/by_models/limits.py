@@ -64,8 +64,8 @@ class Limit:
         if n < 2:
             value = self.measure.aggregate(self.g(costs)) if n else None
             return Cell(value=value, low=None, high=None, n=n)
-        found = self._interval(costs, confidence)
-        return Cell(value=found.value, low=found.low, high=found.high, n=n)
+        interval = self._interval(costs, confidence)
+        return Cell(value=interval.value, low=interval.low, high=interval.high, n=n)
 
     def difference(self, before: Sequence[float], after: Sequence[float], confidence: float) -> Cell:
         """The measure after less before, of raw costs paired by prompt: Student t, of `cvar` a bootstrap over prompts."""
@@ -74,8 +74,8 @@ class Limit:
             value = self.measure.aggregate(self.g(after)) - self.measure.aggregate(self.g(before)) if n else None
             return Cell(value=value, low=None, high=None, n=n)
         if self.measure.name != "cvar":
-            found = intervals.student_mean(self.g(after) - self.g(before), confidence)
-            return Cell(value=found.value, low=found.low, high=found.high, n=n)
+            interval = intervals.student_mean(self.g(after) - self.g(before), confidence)
+            return Cell(value=interval.value, low=interval.low, high=interval.high, n=n)
         old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
         rows = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
         drawn = self._tail(new[rows]) - self._tail(old[rows])
@@ -99,8 +99,8 @@ class Limit:
 
     def document(self) -> dict[str, Any]:
         """What a report says of the constraint, as plain values."""
-        found: dict[str, Any] = {"measure": self.measure.name, "limit": self.limit, "subset": sorted(self.subset)}
-        return found | ({"alpha": self.measure.alpha} if self.measure.name == "cvar" else {})
+        document: dict[str, Any] = {"measure": self.measure.name, "limit": self.limit, "subset": sorted(self.subset)}
+        return document | ({"alpha": self.measure.alpha} if self.measure.name == "cvar" else {})
 
     def _interval(self, costs: Sequence[float], confidence: float) -> intervals.Interval:
         if self.measure.name == "cvar":

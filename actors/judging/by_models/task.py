@@ -34,8 +34,8 @@ def write_scored(
         scores: by request id; an answer without scores is left out.
         tokenizer_folder: of the policy.
     """
-    found = answers_of(chunks, sets, scores, load_tokenizer(tokenizer_folder), model)
-    return write_answers(found, Path(path))
+    answers = answers_of(chunks, sets, scores, load_tokenizer(tokenizer_folder), model)
+    return write_answers(answers, Path(path))
 
 
 def answers_of(

@@ -22,7 +22,7 @@ _SHOWN_NAMES = 25
 
 
 def show_quality(
-    console: Console, file: str, format: str | None, found: Quality, *, against: str | None, quarantine: Quarantine
+    console: Console, file: str, format: str | None, quality: Quality, *, against: str | None, quarantine: Quarantine
 ) -> None:
     """Print what was found, what to do about it, and where the bad rows are. Names come from data: no markup in them."""
 
@@ -30,18 +30,18 @@ def show_quality(
         console.print(Text(_printable(text)))
 
     kind = f"rows of format {format}" if format else "rows of no known format"
-    say(f"{file}: {found.rows:,} {kind}, {found.ok_rows:,} good, {found.quarantined:,} set aside")
-    if found.findings:
-        console.print(_findings(found))
-        for kind in dict.fromkeys(tally.kind for tally in found.findings if tally.kind in KINDS):
+    say(f"{file}: {quality.rows:,} {kind}, {quality.ok_rows:,} good, {quality.quarantined:,} set aside")
+    if quality.findings:
+        console.print(_findings(quality))
+        for kind in dict.fromkeys(tally.kind for tally in quality.findings if tally.kind in KINDS):
             say(f"{kind}: {KINDS[kind].remedy}")
     else:
         say("nothing was found to be wrong")
-    for line in _balance(found.balance):
+    for line in _balance(quality.balance):
         say(line)
-    if found.balance["leakage"] is not None:
-        say(_leakage(found.balance["leakage"], against or "", found.ok_rows))
-    for line in _agreement(found.agreement):
+    if quality.balance["leakage"] is not None:
+        say(_leakage(quality.balance["leakage"], against or "", quality.ok_rows))
+    for line in _agreement(quality.agreement):
         say(line)
     if quarantine.rows:
         say(f"bad rows are in {quarantine.path}, with file, row and reason")
@@ -49,28 +49,28 @@ def show_quality(
         say(f"no row was set aside; {quarantine.path} is from an earlier check")
 
 
-def _findings(found: Quality) -> Table:
+def _findings(quality: Quality) -> Table:
     table = Table(title="findings")
     for heading, justify in (("kind", "left"), ("severity", "left"), ("rows", "right")):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # two of rich's words
     table.add_column("where, and the first one's message", overflow="fold")
-    for tally in found.findings:
+    for tally in quality.findings:
         count = f"{tally.count:,}" if tally.places else "–"
-        cells = (tally.severity, count, _where(tally, several=found.files > 1))
+        cells = (tally.severity, count, _where(tally, several=quality.files > 1))
         style = _STYLES[tally.severity]
         table.add_row(Text(tally.kind, style=style), *(Text(_printable(cell)) for cell in cells))
     return table
 
 
 def _where(tally: Tally, *, several: bool) -> str:
-    shown = [f"{place.file}:{place.row}" if several else str(place.row) for place in tally.places[:_SHOWN_ROWS]]
-    more = ", …" if tally.count > len(shown) and shown else ""
-    rows = f"row{'s' if len(shown) > 1 else ''} {', '.join(shown)}{more}" if shown else ""
+    places = [f"{place.file}:{place.row}" if several else str(place.row) for place in tally.places[:_SHOWN_ROWS]]
+    more = ", …" if tally.count > len(places) and places else ""
+    rows = f"row{'s' if len(places) > 1 else ''} {', '.join(places)}{more}" if places else ""
     return ": ".join(part for part in (rows, tally.example) if part)
 
 
 def _balance(balance: Mapping[str, Any]) -> Iterator[str]:
-    records = ", ".join(f"{count:,} {what}" for what, count in balance["records"].items() if count)
+    records = ", ".join(f"{count:,} {record_kind}" for record_kind, count in balance["records"].items() if count)
     turns = balance["turns"]["user_turns"]
     if not records:
         return
@@ -81,8 +81,8 @@ def _balance(balance: Mapping[str, Any]) -> Iterator[str]:
     yield from _decoupling(balance["decoupling"])
     for name in ("categories", "severity", "tags"):
         if counts := balance[name]:
-            shown = ", ".join(f"{key} {count:,}" for key, count in list(counts.items())[:_SHOWN_NAMES])
-            yield f"{name}: {shown}{', …' if len(counts) > _SHOWN_NAMES else ''}"
+            first_counts = ", ".join(f"{key} {count:,}" for key, count in list(counts.items())[:_SHOWN_NAMES])
+            yield f"{name}: {first_counts}{', …' if len(counts) > _SHOWN_NAMES else ''}"
 
 
 def _lengths(lengths: Mapping[str, Any]) -> Iterator[str]:
@@ -108,34 +108,34 @@ def _labels(balance: Mapping[str, Any]) -> Iterator[str]:
         yield f"safe responses of a pair: {groups}"
 
 
-def _decoupling(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found is None:
+def _decoupling(decoupling: Mapping[str, Any] | None) -> Iterator[str]:
+    if decoupling is None:
         return
-    phi = found["phi"]
-    shown = "undefined" if phi is None else f"{phi['value']:.2f} [{phi['low']:.2f}, {phi['high']:.2f}]"
-    yield f"better against safer: correlation (phi) {shown}; they differ in {_rate(found['differ'])} pairs"
-    for group, rate in found["differ_by_safe_responses"].items():
+    phi = decoupling["phi"]
+    correlation = "undefined" if phi is None else f"{phi['value']:.2f} [{phi['low']:.2f}, {phi['high']:.2f}]"
+    yield f"better against safer: correlation (phi) {correlation}; they differ in {_rate(decoupling['differ'])} pairs"
+    for group, rate in decoupling["differ_by_safe_responses"].items():
         if group != "unknown":
             yield f"  safe responses {group}: they differ in {_rate(rate)} pairs"
 
 
-def _leakage(found: Mapping[str, int], against: str, good: int) -> str:
+def _leakage(leakage: Mapping[str, int], against: str, good: int) -> str:
     return (
-        f"leakage: {found['rows']:,} of {good:,} rows have a prompt that is also in {against} "
-        f"({found['prompts']:,} prompts); {found['rows_with_shared_opening']:,} share the first user turn"
+        f"leakage: {leakage['rows']:,} of {good:,} rows have a prompt that is also in {against} "
+        f"({leakage['prompts']:,} prompts); {leakage['rows_with_shared_opening']:,} share the first user turn"
     )
 
 
 def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for what, labels in (("annotators", agreement["votes"]), ("repeated rows", agreement["repeated"])):
-        for name, found in labels.items():
-            fleiss = _coefficient(found["fleiss"])
-            alpha, interval = _coefficient(found["krippendorff"]), found["krippendorff_interval"]
+    for raters, labels in (("annotators", agreement["votes"]), ("repeated rows", agreement["repeated"])):
+        for name, coefficients in labels.items():
+            fleiss = _coefficient(coefficients["fleiss"])
+            alpha, interval = _coefficient(coefficients["krippendorff"]), coefficients["krippendorff_interval"]
             span = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-            cohen = found.get("cohen")
+            cohen = coefficients.get("cohen")
             mean = f", mean Cohen {_coefficient(cohen['mean'])}" if cohen else ""
             yield (
-                f"agreement of {what} on '{name}': raw {100 * found['raw']:.1f} % over {found['units']:,} units, "
+                f"agreement of {raters} on '{name}': raw {100 * coefficients['raw']:.1f} % over {coefficients['units']:,} units, "
                 f"Krippendorff {alpha}{span}, Fleiss {fleiss}{mean}"
             )
 

@@ -17,14 +17,14 @@ def show(document: Mapping[str, Any], console: Console) -> None:
     console.print(Text(document["verdict"], style="bold"))
     for note in document["notes"]:
         console.print(Text(f"note: {note}", style="yellow"))
-    for name, found in document["sets"].items():
-        console.print(_figures(document, name, found))
+    for name, axis_tables in document["sets"].items():
+        console.print(_figures(document, name, axis_tables))
         _categories(document, name, console)
-    for axis, found in (document["arena"] or {}).items():
-        for name, tables in found["sets"].items():
+    for axis, axis_tables in (document["arena"] or {}).items():
+        for name, tables in axis_tables["sets"].items():
             console.print(_win_rates(axis, name, tables))
             _elo(tables, console)
-        _bias(found["order_effect"], console)
+        _bias(axis_tables["order_effect"], console)
     _judge(document["judge"], console)
 
 
@@ -42,10 +42,14 @@ def cell_text(cell: Mapping[str, Any] | None, *, share: bool, signed: bool = Fal
     return f"{scale * cell['value']:{plus}.{digits}f}{unit}{spread}"
 
 
-def _figures(document: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> Table:
+def _figures(document: Mapping[str, Any], name: str, prompt_set: Mapping[str, Any]) -> Table:
     models = [model["label"] for model in document["models"]]
-    sides = f", {found['safe']} safe and {found['unsafe']} unsafe" if found["safe"] + found["unsafe"] else ""
-    table = Table(title=Text(f"{name}: {found['prompts']} prompts{sides}"), title_justify="left")
+    sides = (
+        f", {prompt_set['safe']} safe and {prompt_set['unsafe']} unsafe"
+        if prompt_set["safe"] + prompt_set["unsafe"]
+        else ""
+    )
+    table = Table(title=Text(f"{name}: {prompt_set['prompts']} prompts{sides}"), title_justify="left")
     table.add_column("")
     for index, model in enumerate(models):
         table.add_column(Text(model), justify="right")
@@ -54,7 +58,7 @@ def _figures(document: Mapping[str, Any], name: str, found: Mapping[str, Any]) -
     for key, figure in document["figures"].items():
         row = [Text(figure["title"])]
         for index, model in enumerate(models):
-            row.append(Text(cell_text(found["all"][model].get(key), share=figure["share"])))
+            row.append(Text(cell_text(prompt_set["all"][model].get(key), share=figure["share"])))
             if index:
                 change = document["differences"][name]["all"][model].get(key)
                 style = _tone(change, figure["better"])
@@ -103,9 +107,9 @@ def _win_rates(axis: str, name: str, tables: Mapping[str, Any]) -> Table:
 def _elo(tables: Mapping[str, Any], console: Console) -> None:
     if tables["elo"] is not None:
         parts = [
-            f"{each['name']} {each['elo']:.0f}"
-            + ("" if each["low"] is None else f" [{each['low']:.0f}, {each['high']:.0f}]")
-            for each in tables["elo"]["ratings"]
+            f"{rating['name']} {rating['elo']:.0f}"
+            + ("" if rating["low"] is None else f" [{rating['low']:.0f}, {rating['high']:.0f}]")
+            for rating in tables["elo"]["ratings"]
         ]
         console.print(Text(f"  Elo: {', '.join(parts)}"))
     if tables["elo_note"]:

@@ -28,18 +28,18 @@ def shown_progress(console: Console, total: int) -> Iterator[tuple[Asked, Judged
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        asked, judged = progress.add_task("answers", total=total), progress.add_task("judgements", total=None)
-        yield (lambda _model, count: progress.advance(asked, count)), (lambda count: progress.advance(judged, count))
+        answers, judged = progress.add_task("answers", total=total), progress.add_task("judgements", total=None)
+        yield (lambda _model, count: progress.advance(answers, count)), (lambda count: progress.advance(judged, count))
 
 
 def _lines(console: Console, total: int) -> tuple[Asked, Judged]:
     """A line for every tenth of the answers; judgements come with them or at the end, and get none."""
-    done = 0
+    answered = 0
 
-    def asked(model: str, count: int) -> None:
-        nonlocal done
-        before, done = done, done + count
-        if before * LINES // max(total, 1) != done * LINES // max(total, 1):
-            console.print(f"answers: {done} of {total} ({model})", highlight=False, markup=False)
+    def count_answers(model: str, count: int) -> None:
+        nonlocal answered
+        before, answered = answered, answered + count
+        if before * LINES // max(total, 1) != answered * LINES // max(total, 1):
+            console.print(f"answers: {answered} of {total} ({model})", highlight=False, markup=False)
 
-    return asked, lambda _count: None
+    return count_answers, lambda _count: None

@@ -50,7 +50,7 @@ def _strategies(document: Mapping[str, Any]) -> Table:
 
 def _differences(document: Mapping[str, Any]) -> Table:
     """Every two models, the later less the earlier."""
-    pairs = [(later, earlier) for later, found in document["differences"].items() for earlier in found]
+    pairs = [(later, earlier) for later, differences in document["differences"].items() for earlier in differences]
     table = Table(title="differences, paired by task; p by Holm", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
     for later, earlier in pairs:
@@ -68,11 +68,11 @@ def _places(cells: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*(("strategy", name) for name in cells["strategy"]), ("all", "all")]
 
 
-def _cells(found: Mapping[str, Any] | None) -> str:
-    if found is None:
+def _cells(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
         return "–"
-    worst = found["worst_of_n"]["value"]
-    return f"{cell_text(found['success'], share=True)}\n" + ("–" if worst is None else f"{100 * worst:.1f} %")
+    worst = cell["worst_of_n"]["value"]
+    return f"{cell_text(cell['success'], share=True)}\n" + ("–" if worst is None else f"{100 * worst:.1f} %")
 
 
 def _difference(cell: Mapping[str, Any] | None) -> str:
@@ -100,15 +100,15 @@ def _searches(document: Mapping[str, Any]) -> Table:
     ):
         table.add_column(heading, justify="right")
     for model, searches in document["searches"].items():
-        for name, found in searches.items():
-            again = found["retests"]
+        for name, search in searches.items():
+            again = search["retests"]
             table.add_row(
                 Text(model),
                 name,
-                f"{found['tried']:,}",
-                f"{100 * found['tried_success']:.1f} %",
-                f"{found['kept']}",
+                f"{search['tried']:,}",
+                f"{100 * search['tried_success']:.1f} %",
+                f"{search['kept']}",
                 Text(cell_text(again["success"], share=True)),
-                f"{found['chosen_by_cost']:+.2f}\n{again['mean_cost']:+.2f}",
+                f"{search['chosen_by_cost']:+.2f}\n{again['mean_cost']:+.2f}",
             )
     return table

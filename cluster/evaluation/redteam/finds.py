@@ -24,8 +24,8 @@ def may_train(splits: Splits) -> Callable[[Find], bool]:
                 return splits.purpose(_as(find, find.form)) == TRAIN
             if splits.settings.by != "task":
                 return True
-            own = next(form.id for form in splits.world.forms_for(find.kind, ("seen",)))
-            return splits.purpose(_as(find, own)) == TRAIN
+            first_form = next(form.id for form in splits.world.forms_for(find.kind, ("seen",)))
+            return splits.purpose(_as(find, first_form)) == TRAIN
         except KeyError:  # a task or form of another world, or one that is held out
             return False
 

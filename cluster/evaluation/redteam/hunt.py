@@ -31,7 +31,7 @@ def hunt(
     Raises:
         ConfigError: a setting out of range, or no cost model. DataError: no answer could be scored.
     """
-    found = []
+    searches = []
     for name in dict.fromkeys(settings.searches):
         if name == best_of_n.NAME:
             search = best_of_n.best_of_n(
@@ -45,7 +45,7 @@ def hunt(
                 seed=settings.seed,
             )
         else:
-            asked = AttackerSettings(
+            attacker = AttackerSettings(
                 steps=settings.steps,
                 batch=settings.batch,
                 keep=settings.keep,
@@ -57,15 +57,15 @@ def hunt(
                 grammar,
                 victim,
                 labeller,
-                asked,
+                attacker,
                 lambda line: say(
                     f"  attacker step {line['step']:.0f} of {settings.steps}: cost {line['cost']:+.2f}, "
                     f"{100 * line['success']:.0f} % succeed"
                 ),
             )
         say(f"  {name}: {search.tried} tried, {len(search.kept)} kept")
-        found.append(search)
-    return found
+        searches.append(search)
+    return searches
 
 
 def costs_digest(costs: dict[str, Path]) -> str:

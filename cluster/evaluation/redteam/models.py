@@ -62,29 +62,29 @@ def find_models(names: Sequence[str]) -> list[Attacked]:
         ConfigError: no such run or folder, two models of one name, or models that one engine cannot hold in turn.
         DataError: a run has not made the model.
     """
-    found: list[Attacked] = []
+    attacked: list[Attacked] = []
     for name in names:
         label, place = _labelled(name)
-        found += _of_folder(label, Path(place)) if _is_model(Path(place)) else _of_run(label, place)
-    labels = [one.label for one in found]
-    if repeated := [one for one in labels if labels.count(one) > 1]:
+        attacked += _of_folder(label, Path(place)) if _is_model(Path(place)) else _of_run(label, place)
+    labels = [model.label for model in attacked]
+    if repeated := [candidate for candidate in labels if labels.count(candidate) > 1]:
         raise ConfigError(
             f"two models are called '{repeated[0]}': name them apart, as in first=RUN:policy second=OTHER:policy"
         )
-    _check_alike(found)
-    return found
+    _check_alike(attacked)
+    return attacked
 
 
 def cost_folders(run: RunLayout, settings: RunSettings) -> dict[str, Path]:
     """Constraint → cost model, of those that the run (or, of an arm, its comparison) has trained."""
     places = [run, *([RunLayout(run.root.parent.parent)] if run.root.parent.name == "arms" else [])]
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for name in settings.constraints:
         for place in places:
             folder = place.cost(last_round(place.root), name)
             if (folder / "config.json").is_file():
-                found.setdefault(name, folder)
-    return found
+                folders.setdefault(name, folder)
+    return folders
 
 
 def scorer_run(name: str | None, models: Sequence[Attacked]) -> tuple[str, dict[str, Path]]:
@@ -96,14 +96,14 @@ def scorer_run(name: str | None, models: Sequence[Attacked]) -> tuple[str, dict[
     """
     if name is not None:
         layout = RunLayout(find_run(name))
-        if not (found := cost_folders(layout, _settings_of(layout))):
+        if not (costs := cost_folders(layout, _settings_of(layout))):
             raise DataError(f"--scorer {name}: this run has no cost model of its own; give a run with a constraint")
-        _check_tokenizer(next(iter(found.values())), models, f"--scorer {name}")
-        return layout.root.name, found
+        _check_tokenizer(next(iter(costs.values())), models, f"--scorer {name}")
+        return layout.root.name, costs
     for model in models:
-        if model.run is not None and model.settings is not None and (found := cost_folders(model.run, model.settings)):
-            _check_tokenizer(next(iter(found.values())), models, model.label)
-            return model.run.root.name, found
+        if model.run is not None and model.settings is not None and (costs := cost_folders(model.run, model.settings)):
+            _check_tokenizer(next(iter(costs.values())), models, model.label)
+            return model.run.root.name, costs
     return "", {}
 
 
@@ -131,30 +131,30 @@ def _is_model(folder: Path) -> bool:
 
 def _of_folder(label: str | None, folder: Path) -> list[Attacked]:
     if not (folder / "tokenizer.json").is_file():
-        raise DataError(f"{folder} has no tokenizer.json: save the model's tokenizer beside it")
+        raise DataError(f"{folder} has no tokenizer.json: save the model's tokenizer next to it")
     return [Attacked(label or folder.resolve().name, folder.resolve(), model_digest(folder))]
 
 
 def _of_run(label: str | None, name: str) -> list[Attacked]:
-    place, sign, asked = name.rpartition(":")
+    place, sign, model_name = name.rpartition(":")
     if not sign:
-        place, asked = name, ""
-    if sign and asked not in MODELS:
-        raise ConfigError(f"'{name}': a run has no model '{asked}'; write {place}:sft or {place}:policy")
+        place, model_name = name, ""
+    if sign and model_name not in MODELS:
+        raise ConfigError(f"'{name}': a run has no model '{model_name}'; write {place}:sft or {place}:policy")
     root = find_run(place)
     layout = RunLayout(root)
     settings = _settings_of(layout)
-    wanted = (asked,) if asked else _made(layout)
-    folders = model_folders(layout, wanted)
+    model_names = (model_name,) if model_name else _made(layout)
+    folders = model_folders(layout, model_names)
     return [
         Attacked(
-            _label(label, root, each, bool(asked)),
-            folders[each].resolve(),
-            model_digest(folders[each]),
+            _label(label, root, model, bool(model_name)),
+            folders[model].resolve(),
+            model_digest(folders[model]),
             layout,
             settings,
         )
-        for each in wanted
+        for model in model_names
     ]
 
 
@@ -189,11 +189,11 @@ def _check_alike(models: Sequence[Attacked]) -> None:
         raise ConfigError("the models are of different worlds, or not all of a sandbox: attack them in two commands")
 
 
-def _check_tokenizer(folder: Path, models: Sequence[Attacked], what: str) -> None:
-    own = file_digest(folder / "tokenizer.json")
+def _check_tokenizer(folder: Path, models: Sequence[Attacked], scorer: str) -> None:
+    scorer_digest = file_digest(folder / "tokenizer.json")
     for model in models:
-        if file_digest(model.folder / "tokenizer.json") != own:
-            raise DataError(f"{what} and {model.label} have different tokenizers: attack and score them apart")
+        if file_digest(model.folder / "tokenizer.json") != scorer_digest:
+            raise DataError(f"{scorer} and {model.label} have different tokenizers: attack and score them apart")
 
 
 def _shape(folder: Path) -> dict[str, Any]:

@@ -73,14 +73,14 @@ class Plan:
     targets: tuple[Target, ...]
     labeller: Labeller
     scorer: str
-    """Name of the run whose cost models score; empty: nobody does."""
+    """Name of the run whose cost models score; empty: none does."""
     costs: Mapping[str, Path]
     victim: VictimSettings
     samples: int
     hunt: HuntSettings | None
     confidence: float = 0.95
     notes: tuple[str, ...] = ()
-    """What is left out, for whoever reads the figures."""
+    """What is left out, for the reader of the figures."""
 
 
 def labeller_for(models: Sequence[Attacked], suite: Suite, costs: Mapping[str, Path]) -> Labeller:

@@ -19,7 +19,7 @@ def read_requests(source: str, seed: int, *, tag: str | None = None) -> list[Pro
     Raises:
         DataError: the source cannot be read, or has no good row with the tag.
     """
-    found: dict[str, Prompt] = {}
+    by_text: dict[str, Prompt] = {}
     for index, parsed in enumerate(read_source(source), start=1):
         record = parsed.record
         if record is None or not record.prompt or record.prompt[-1]["role"] != "user":
@@ -29,10 +29,10 @@ def read_requests(source: str, seed: int, *, tag: str | None = None) -> list[Pro
         text = record.prompt[-1]["content"].strip()
         category = getattr(record, "category", None)
         prompt_id = f"{Path(source).name}-{index}"
-        found.setdefault(text, Prompt(prompt_id, tuple(record.prompt), source, category, frozenset(record.tags)))
-    if not found:
-        what = "" if tag is None else f" with the tag '{tag}'"
-        raise DataError(f"--requests {source}: no good row has a prompt{what}; see `steelyard data check`")
-    prompts = list(found.values())
+        by_text.setdefault(text, Prompt(prompt_id, tuple(record.prompt), source, category, frozenset(record.tags)))
+    if not by_text:
+        of_tag = "" if tag is None else f" with the tag '{tag}'"
+        raise DataError(f"--requests {source}: no good row has a prompt{of_tag}; see `steelyard data check`")
+    prompts = list(by_text.values())
     random.Random(f"requests/{seed}").shuffle(prompts)
     return prompts

@@ -64,11 +64,11 @@ def attack_all(plan: Plan, victim_of: VictimOf, say: Say = lambda text: None) ->
             )
         rows += [row_of(model.label, result, plan.labeller.source) for result in results]
         if plan.hunt is not None:
-            found = hunt(plan.targets, grammar, victim, plan.labeller, plan.hunt, say)
+            hunted = hunt(plan.targets, grammar, victim, plan.labeller, plan.hunt, say)
             origin = Origin(model.label, model.digest, costs_digest(dict(plan.costs)), plan.labeller.source)
-            finds += [find_of(kept, search, origin) for search in found for kept in search.kept]
-            rows += _retests(model, found, plan.labeller.source)
-            searches[model.label] = _searches(model, found, plan)
+            finds += [find_of(attack, search, origin) for search in hunted for attack in search.kept]
+            rows += _retests(model, hunted, plan.labeller.source)
+            searches[model.label] = _searches(model, hunted, plan)
         missing[model.label] = len(attacks) * plan.samples - len(results)
     return Outcome(_document(plan, rows, searches, missing), rows, finds)
 
@@ -97,25 +97,25 @@ def write_outcome(outcome: Outcome, folder: Path) -> list[Path]:
     return [*written, path, write_redteam_page(outcome.document, outcome.rows, folder / PAGE)]
 
 
-def _retests(model: Attacked, found: Sequence[Search], labels: str) -> list[Row]:
+def _retests(model: Attacked, searches: Sequence[Search], labels: str) -> list[Row]:
     return [
         row_of(model.label, result, labels, search.name)
-        for search in found
-        for kept in search.kept
-        for result in kept.retest
+        for search in searches
+        for attack in search.kept
+        for result in attack.retest
     ]
 
 
-def _searches(model: Attacked, found: Sequence[Search], plan: Plan) -> dict[str, Any]:
+def _searches(model: Attacked, searches: Sequence[Search], plan: Plan) -> dict[str, Any]:
     document = {}
-    for search in found:
+    for search in searches:
         rows = _retests(model, [search], plan.labeller.source)
         document[search.name] = {
             "tried": search.tried,
             "tried_success": search.success,
             "tried_cost": search.mean_cost,
             "kept": len(search.kept),
-            "chosen_by_cost": sum(kept.chosen_by for kept in search.kept) / len(search.kept),
+            "chosen_by_cost": sum(attack.chosen_by for attack in search.kept) / len(search.kept),
             "retests": success_cells(rows, plan.confidence),
             "curve": list(search.curve),
         }

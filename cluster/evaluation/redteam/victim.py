@@ -55,8 +55,10 @@ class EngineVictim:
 
     def _wave(self, batch: Sequence[Asked]) -> list[Answered | None]:
         requests = [
-            self._sampler.request(Prompt(one.request_id, one.messages, STAGE), one.request_id, self._sampling)
-            for one in batch
+            self._sampler.request(
+                Prompt(asked_turn.request_id, asked_turn.messages, STAGE), asked_turn.request_id, self._sampling
+            )
+            for asked_turn in batch
         ]
         if self._scored:
             rows: Sequence[GeneratedRow] = (collected := self._pool.collect(requests)).scored
@@ -64,15 +66,17 @@ class EngineVictim:
         else:
             rows, costs = self._pool.generate_only(requests).rows, {}
         texts = self._texts(list(dict.fromkeys(row.chunk for row in rows)))
-        known = {row.rollout.request_id for row in rows}
+        answered_ids = {row.rollout.request_id for row in rows}
         answers: list[Answered | None] = []
-        for one in batch:
-            if one.request_id not in known:
+        for asked_turn in batch:
+            if asked_turn.request_id not in answered_ids:
                 answers.append(None)
                 continue
-            text, finished = texts[one.request_id]
+            text, finished = texts[asked_turn.request_id]
             spoken = without_specials(text, self._specials)
-            answers.append(Answered(text, finished, costs.get(one.request_id), None if spoken == text else spoken))
+            answers.append(
+                Answered(text, finished, costs.get(asked_turn.request_id), None if spoken == text else spoken)
+            )
         return answers
 
     def _texts(self, chunks: Sequence[Any]) -> Mapping[str, tuple[str, bool]]:
@@ -82,7 +86,7 @@ class EngineVictim:
 
 def without_specials(text: str, specials: Sequence[str]) -> str:
     """The text without special tokens: an answer that holds one could not be put into a conversation again."""
-    while found := [token for token in specials if token in text]:  # taking one out may join the halves of another
-        for token in found:
+    while present := [token for token in specials if token in text]:  # taking one out may join the halves of another
+        for token in present:
             text = " ".join(part.strip() for part in text.split(token)).strip()
     return text

@@ -58,8 +58,17 @@ class Cell:
         """A `steelyard run` line with the same settings, but for the run's name."""
         changes = [f"{key}={_as_yaml(value)}" for key, value in self.overrides().items()]
         name = self.name.replace("_", "-")
-        words = ["steelyard", "run", self.preset, "arms={}", "seeds=[]", f"name={name}", f"seed={self.seed}", *changes]
-        return shlex.join(words)
+        command = [
+            "steelyard",
+            "run",
+            self.preset,
+            "arms={}",
+            "seeds=[]",
+            f"name={name}",
+            f"seed={self.seed}",
+            *changes,
+        ]
+        return shlex.join(command)
 
 
 @cache
@@ -95,11 +104,11 @@ def relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not unread.get(name, False)}
 
 
-def covers(present: Any, then: Any) -> bool:
+def covers(present: Any, recorded: Any) -> bool:
     """Whether settings of today say what those of then said; a key that did not exist then takes its default silently."""
-    if isinstance(then, dict) and isinstance(present, dict):
-        return all(key in present and covers(present[key], value) for key, value in then.items())
-    return bool(present == then)
+    if isinstance(recorded, dict) and isinstance(present, dict):
+        return all(key in present and covers(present[key], value) for key, value in recorded.items())
+    return bool(present == recorded)
 
 
 @cache

@@ -29,16 +29,16 @@ Stale = Mapping[str, Sequence[str]]
 NOT_RUN = "not run yet"
 
 
-def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, words: int = 1) -> str:
-    """A table whose first `words` columns are text and the others figures."""
-    marks = ["---"] * words + ["---:"] * (len(head) - words)
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A table whose first `text_columns` columns are text and the others figures."""
+    marks = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, marks, *lines)) + "\n"
 
 
 def main_table(arms: Sequence[ArmRows]) -> str:
     """One line per arm: means over seeds with their standard deviation."""
     head = ["arm", "setting", "seeds", *(figure.heading for figure in FIGURES)]
-    return markdown_table(head, [_arm_line(arm) for arm in arms], words=3)
+    return markdown_table(head, [_arm_line(arm) for arm in arms], text_columns=3)
 
 
 def _arm_line(arm: ArmRows) -> list[str]:
@@ -78,13 +78,13 @@ def differences_table(arms: Sequence[ArmRows]) -> str:
         lines.append([arm.title, ", ".join(map(str, common)), *figures])
     if not lines:
         return "No other arm has run on a seed of the baseline yet.\n"
-    return markdown_table(["arm", "seeds", *(figure.heading for figure in COMPARED)], lines, words=2)
+    return markdown_table(["arm", "seeds", *(figure.heading for figure in COMPARED)], lines, text_columns=2)
 
 
 def fixed_table(rows: Sequence[Row], stale: Stale, best: BestFixed | None) -> str:
     """The search over weights, run by run."""
-    found = sorted((row for row in rows if row.cell.is_fixed), key=lambda row: (row.seed, weight(row.arm)))
-    if not found:
+    fixed_rows = sorted((row for row in rows if row.cell.is_fixed), key=lambda row: (row.seed, weight(row.arm)))
+    if not fixed_rows:
         return "None has run yet.\n"
     certified = Figure("certified", certified_rate, percent=True)
     lines = [
@@ -94,13 +94,13 @@ def fixed_table(rows: Sequence[Row], stale: Stale, best: BestFixed | None) -> st
             "yes" if row.feasible else "no",
             *(figure.text(figure.read(row)) for figure in (certified, HARM, OVERALL)),
         ]
-        for row in found
+        for row in fixed_rows
     ]
-    return markdown_table(["λ", "seed", "feasible", "certified", HARM.heading, OVERALL.heading], lines, words=3)
+    return markdown_table(["λ", "seed", "feasible", "certified", HARM.heading, OVERALL.heading], lines, text_columns=3)
 
 
 def sweep_table(rows: Sequence[Row], stale: Stale) -> str:
-    """The limits beside what was measured."""
+    """The limits next to what was measured."""
     by_place = {(float(row.certified["limit"]), row.seed): row for row in rows if row.preset == SWEEP and row.certified}
     lines = []
     for point in sweep_points(rows):
@@ -108,8 +108,8 @@ def sweep_table(rows: Sequence[Row], stale: Stale) -> str:
         multiplier = "–" if point.multiplier is None else f"{point.multiplier:.2f}"
         seed = f"{point.seed}{_mark(by_place[point.limit, point.seed], stale)}"
         loop = "–" if point.loop is None else _share(point.loop.value, point.loop.low, point.loop.high)
-        seen = "–" if point.measure is None else f"{100 * point.measure:.1f} %"
-        place = [f"{100 * point.limit:g} %", seed, seen, loop, interval, point.where]
+        measured = "–" if point.measure is None else f"{100 * point.measure:.1f} %"
+        place = [f"{100 * point.limit:g} %", seed, measured, loop, interval, point.where]
         lines.append([*place, multiplier, f"{point.helpfulness:.2f}"])
     if not lines:
         return ""
@@ -123,17 +123,17 @@ def _share(value: float, low: float, high: float) -> str:
 
 def sqrt_kl_table(rows: Sequence[Row], stale: Stale) -> str:
     """How straight reward rises with sqrt(KL), run by run."""
-    found = sorted((row for row in rows if row.sqrt_kl), key=lambda row: (row.preset != TABLE, row.arm, row.seed))
+    fitted_rows = sorted((row for row in rows if row.sqrt_kl), key=lambda row: (row.preset != TABLE, row.arm, row.seed))
     lines = [
         [
             row.arm,
             f"{row.seed}{_mark(row, stale)}",
             *(f"{row.sqrt_kl[name]:.2f}" for name in ("intercept", "slope", "r_squared")),
         ]
-        for row in found
+        for row in fitted_rows
         if row.sqrt_kl
     ]
-    return markdown_table(["arm", "seed", "a", "b", "R²"], lines, words=2) if lines else "No fit is there yet."
+    return markdown_table(["arm", "seed", "a", "b", "R²"], lines, text_columns=2) if lines else "No fit is there yet."
 
 
 def seed_table(rows: Mapping[Cell, Row], stale: Stale) -> str:
@@ -141,14 +141,16 @@ def seed_table(rows: Mapping[Cell, Row], stale: Stale) -> str:
     lines = []
     ordered = sorted(rows.values(), key=lambda row: row.cell)
     for arm, group in groupby(ordered, key=lambda row: row.arm):
-        found = list(group)
-        for row in found:
+        rows_of_arm = list(group)
+        for row in rows_of_arm:
             figures = [figure.text(figure.read(row)) for figure in FIGURES]
             lines.append([arm, f"{row.seed}{_mark(row, stale)}", row.verdict, *figures])
-        if len(found) > 1:
-            arm_rows = ArmRows(arm, arm, {row.seed: row for row in found})
+        if len(rows_of_arm) > 1:
+            arm_rows = ArmRows(arm, arm, {row.seed: row for row in rows_of_arm})
             lines.append([f"**{arm}**", "mean ± sd", f"{arm_rows.feasible} feasible", *map(arm_rows.text, FIGURES)])
-    return markdown_table(["arm", "seed", "certificate", *(figure.heading for figure in FIGURES)], lines, words=3)
+    return markdown_table(
+        ["arm", "seed", "certificate", *(figure.heading for figure in FIGURES)], lines, text_columns=3
+    )
 
 
 def details_table(rows: Sequence[Row], stale: Stale) -> str:
@@ -169,7 +171,7 @@ def details_table(rows: Sequence[Row], stale: Stale) -> str:
         for row in sorted(rows, key=lambda row: (order.get(row.preset, row.preset), row.seed, row.arm))
     ]
     head = ["row", "certificate", "configuration", "code", "commit", "made", "command"]
-    table = markdown_table(head, lines, words=len(head))
+    table = markdown_table(head, lines, text_columns=len(head))
     return f"<details><summary>Command, commit and digests of {len(lines)} rows</summary>\n\n{table}\n</details>\n"
 
 

@@ -70,8 +70,8 @@ def page_text(
 ) -> str:
     """The whole page; without `studies` their part is left out."""
     rows, stale = list(standing.rows.values()), standing.stale
-    every = {cell: row for each in studies for cell, row in each.rows.items()} | dict(standing.rows)
-    reasons = {name: why for each in studies for name, why in each.stale.items()} | dict(stale)
+    every_row = {cell: row for study in studies for cell, row in study.rows.items()} | dict(standing.rows)
+    reasons = {name: why for study in studies for name, why in study.stale.items()} | dict(stale)
     points = sweep_points(rows)
     curves = [f"![{arm.title}](results/curves-{arm.arm}.svg)" for arm in drawn]
     parts = [
@@ -95,7 +95,7 @@ def page_text(
         "![Measured harm rate against the limit](results/limit_sweep.svg)" if swept else "",
         sweep_table(rows, stale),
         sweep_sentence(points),
-        "## Gold beside what the models say",
+        "## Gold next to what the models say",
         "Over training, on the very samples that were learned from. Dashed is what the reward and cost models say, dotted is "
         "J as the multiplier saw it, where J is a rate; solid is the truth. A line per seed. The reward model's unit is its own.",
         *(curves or ["No run with a loop is there yet."]),
@@ -103,7 +103,7 @@ def page_text(
         sqrt_kl_table(rows, stale),
         studies_part(studies) if studies else "",
         "## Every row",
-        details_table(list(every.values()), reasons),
+        details_table(list(every_row.values()), reasons),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -169,8 +169,6 @@ def algorithm_result(algorithm: str, rows: Sequence[Row], standing: Standing) ->
     ]
     if not planned:
         return "No arm of the results table has this algorithm."
-    found: dict[Cell, Row] = {row.cell: row for row in rows if row.cell in planned}
-    words = (
-        f"{len(found)} of {len(planned)} rows are there; [docs/results.md](../results.md) says what the columns mean."
-    )
-    return words if not found else f"{words}\n\n{seed_table(found, standing.stale)}"
+    rows_there: dict[Cell, Row] = {row.cell: row for row in rows if row.cell in planned}
+    counted = f"{len(rows_there)} of {len(planned)} rows are there; [docs/results.md](../results.md) says what the columns mean."
+    return counted if not rows_there else f"{counted}\n\n{seed_table(rows_there, standing.stale)}"

@@ -1,4 +1,4 @@
-"""The pictures of the results page, as SVG files: gold beside model-judged figures over training, and the limit sweep."""
+"""The pictures of the results page, as SVG files: gold next to model-judged figures over training, and the limit sweep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOLD, MODEL = LIGHT.series[1], LIGHT.series[0]
 
 
 def curve_picture(title: str, rows: Sequence[Row], path: Path) -> bool:
-    """Two panels over training, a line per seed: reward beside gold helpfulness, cost's verdict beside gold harm.
+    """Two panels over training, a line per seed: reward next to gold helpfulness, cost's verdict next to gold harm.
 
     Returns:
         False, and no file, where no row has a curve.
@@ -69,7 +69,7 @@ def _help(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _measures_a_rate(row: Row) -> bool:
-    """Whether J is a share, as what it is drawn beside is."""
+    """Whether J is a share, as what it is drawn next to is."""
     return all(constraint.measure == "rate" for constraint in row.cell.settings().constraints.values())
 
 

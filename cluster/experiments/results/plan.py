@@ -57,11 +57,11 @@ def check_scope(scope: Scope) -> None:
     Raises:
         ConfigError: an unknown arm; the message names a close one.
     """
-    known = {cell.arm: None for preset in _presets(scope) for cell in cells_of(preset)}
+    arms = {cell.arm: None for preset in _presets(scope) for cell in cells_of(preset)}
     for arm in scope.arms:
-        if arm not in known:
+        if arm not in arms:
             raise ConfigError(
-                f"--arms: no arm '{arm}' in {' or '.join(_presets(scope))}; {suggestion(arm, list(known))}"
+                f"--arms: no arm '{arm}' in {' or '.join(_presets(scope))}; {suggestion(arm, list(arms))}"
             )
 
 
@@ -108,17 +108,17 @@ def best_fixed(rows: Sequence[Row]) -> BestFixed | None:
 
     Among the weights that are certified on all these seeds the most helpful; with none, the one with the least harm.
     """
-    wanted = [arm for arm in preset_settings(TABLE).arms if Cell(TABLE, arm, 0).is_fixed]
-    by_arm = {arm: {row.seed: row for row in rows if row.cell.is_fixed and row.arm == arm} for arm in wanted}
-    seeds = sorted(set.intersection(*(set(found) for found in by_arm.values())))
+    weights = [arm for arm in preset_settings(TABLE).arms if Cell(TABLE, arm, 0).is_fixed]
+    by_arm = {arm: {row.seed: row for row in rows if row.cell.is_fixed and row.arm == arm} for arm in weights}
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_arm.values())))
     if not seeds:
         return None
-    of = {arm: [found[seed] for seed in seeds] for arm, found in by_arm.items()}
-    feasible = [arm for arm in wanted if all(row.feasible for row in of[arm])]
+    of = {arm: [by_seed[seed] for seed in seeds] for arm, by_seed in by_arm.items()}
+    feasible = [arm for arm in weights if all(row.feasible for row in of[arm])]
     if feasible:
-        arm = max(feasible, key=lambda each: math.fsum(row.overall["policy"] for row in of[each]))
+        arm = max(feasible, key=lambda candidate: math.fsum(row.overall["policy"] for row in of[candidate]))
     else:
-        arm = min(wanted, key=lambda each: math.fsum(_certified_rate(row) for row in of[each]))
+        arm = min(weights, key=lambda candidate: math.fsum(_certified_rate(row) for row in of[candidate]))
     return BestFixed(arm, tuple(seeds), bool(feasible))
 
 
@@ -135,11 +135,11 @@ def seconds_left(plan: Plan, rows: Mapping[Cell, Row], fresh: Collection[Cell]) 
     if not rows:
         return None
     missing = [cell for cell in plan.cells if cell not in fresh]
-    own = math.fsum(_own_estimate(cell, list(rows.values())) for cell in missing)
+    arm_seconds = math.fsum(_own_estimate(cell, list(rows.values())) for cell in missing)
     fixed = [row for row in rows.values() if row.cell.is_fixed] or list(rows.values())
-    own += plan.undecided * _mean([own_seconds(row) for row in fixed])
+    arm_seconds += plan.undecided * _mean([own_seconds(row) for row in fixed])
     shared = _mean([shared_seconds(row) for row in rows.values()])
-    return own + shared * len({cell.seed for cell in missing} - {cell.seed for cell in fresh})
+    return arm_seconds + shared * len({cell.seed for cell in missing} - {cell.seed for cell in fresh})
 
 
 def own_seconds(row: Row) -> float:

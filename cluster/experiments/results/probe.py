@@ -122,11 +122,11 @@ def run_probe(engines: Engines, storage: Path, say: Callable[[str], None]) -> di
         settings = probe_settings(preset, arms)
         for arm in arms:
             say(f"probe: {arm} …")
-            own = RunLayout(storage / preset).arm(arm, 0)
-            found = _run_arm(preset, settings, arm, storage, engines, donors)
-            donors.append(own)
+            arm_layout = RunLayout(storage / preset).arm(arm, 0)
+            arm_figures = _run_arm(preset, settings, arm, storage, engines, donors)
+            donors.append(arm_layout)
             key = f"{arm}@{short(digest(settings.arms[arm]))}"
-            figures |= {f"{key}/{name}": value for name, value in found.items()}
+            figures |= {f"{key}/{name}": value for name, value in arm_figures.items()}
     return figures
 
 
@@ -142,45 +142,45 @@ def _run_arm(
     from cluster.runs.stages import score_models
 
     layout = RunLayout(storage / preset)
-    own = layout.arm(arm, 0)
+    arm_layout = layout.arm(arm, 0)
     if preset in MODELS_ONLY:
         varied = arm_settings(settings, arm, 0)
-        run_until(score_models.REWARD, varied, own, check_inputs(varied), engines, donors=donors)
-        return model_figures(manifest_facts(own.manifest))
+        run_until(score_models.REWARD, varied, arm_layout, check_inputs(varied), engines, donors=donors)
+        return model_figures(manifest_facts(arm_layout.manifest))
     run_arm(settings, layout, engines, arm, 0, donors=donors)
     if preset == TABLE:
-        return figures_of(own)
-    return figures_of(own) | model_figures(manifest_facts(own.manifest)) | policy_figures(own)
+        return figures_of(arm_layout)
+    return figures_of(arm_layout) | model_figures(manifest_facts(arm_layout.manifest)) | policy_figures(arm_layout)
 
 
 def figures_of(run: RunLayout) -> dict[str, float]:
     """The figures of one finished run that arithmetic decides; none that a clock decides."""
     summary: Mapping[str, Any] = json.loads(run.summary.read_text())
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for path in (run.metrics, *sorted(run.root.glob(f"rounds/*/{run.metrics.name}"))):
         of_round = "" if path == run.metrics else f"round {path.parent.name}/"
         for line in map(json.loads, path.read_text().splitlines() if path.exists() else []):
-            found |= {f"{of_round}step {line['step']}/{name}": line[name] for name in PER_STEP if name in line}
+            figures |= {f"{of_round}step {line['step']}/{name}": line[name] for name in PER_STEP if name in line}
     for split, cells in summary["evaluation"]["policy"].items():
-        found |= {f"{split}/{measure}": cell["value"] for measure, cell in cells.items()}
-    for name, each in (summary["certificate"] or {"constraints": {}})["constraints"].items():
-        found[f"certificate/{name}"] = each["value"]
-    return {name: float(value) for name, value in found.items() if value is not None}
+        figures |= {f"{split}/{measure}": cell["value"] for measure, cell in cells.items()}
+    for name, certificate in (summary["certificate"] or {"constraints": {}})["constraints"].items():
+        figures[f"certificate/{name}"] = certificate["value"]
+    return {name: float(value) for name, value in figures.items() if value is not None}
 
 
-def moved(figures: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
+def moved(figures: Mapping[str, float], recorded: Mapping[str, float]) -> list[str]:
     """What differs, a line each: ``arm@overrides/figure: 0.41 was 0.40``.
 
     An arm whose overrides have changed says nothing of the code, and is passed over; with no arm in common all has moved.
     """
-    common = {arm_of(name) for name in figures} & {arm_of(name) for name in known}
+    common = {arm_of(name) for name in figures} & {arm_of(name) for name in recorded}
     if not common:
         return ["no arm is the same as then"]
-    lines = [f"{name}: is new" for name in figures if arm_of(name) in common and name not in known]
-    lines += [f"{name}: is gone" for name in known if arm_of(name) in common and name not in figures]
+    lines = [f"{name}: is new" for name in figures if arm_of(name) in common and name not in recorded]
+    lines += [f"{name}: is gone" for name in recorded if arm_of(name) in common and name not in figures]
     return lines + [
         f"{name}: {figures[name]:.6g} was {value:.6g}"
-        for name, value in known.items()
+        for name, value in recorded.items()
         if name in figures and not math.isclose(figures[name], value, rel_tol=TOLERANCE, abs_tol=1e-6)
     ]
 
@@ -215,20 +215,22 @@ def record(folder: Path, code: str, figures: Mapping[str, float], processor: str
     On one kind of processor a digest is in one probe only.
     """
     probes = read_probes(folder)
-    same = next((probe for probe in reversed(comparable(probes, processor)) if not moved(figures, probe.figures)), None)
-    if same is None:
+    matching = next(
+        (probe for probe in reversed(comparable(probes, processor)) if not moved(figures, probe.figures)), None
+    )
+    if matching is None:
         result = Probe((code,), dict(figures), processor)
     else:
-        codes = (*(known for known in same.codes if known != code), code)
-        result = replace(same, codes=codes, figures={**figures, **same.figures})
-    others = [
-        replace(probe, codes=tuple(known for known in probe.codes if known != code))
+        codes = (*(probed_code for probed_code in matching.codes if probed_code != code), code)
+        result = replace(matching, codes=codes, figures={**figures, **matching.figures})
+    other_probes = [
+        replace(probe, codes=tuple(probed_code for probed_code in probe.codes if probed_code != code))
         if probe.processor == result.processor
         else probe
         for probe in probes
-        if probe is not same
+        if probe is not matching
     ]
-    _write([probe for probe in (*others, result) if probe.codes], folder / FILE)
+    _write([probe for probe in (*other_probes, result) if probe.codes], folder / FILE)
     return result
 
 
@@ -261,5 +263,5 @@ def read_probes(folder: Path) -> list[Probe]:
 def _write(probes: Sequence[Probe], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(each) for each in probes], indent=0) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps([asdict(probe) for probe in probes], indent=0) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -84,7 +84,7 @@ class Row:
     evaluation: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
     """Model → split → measure → ``{value, low, high, n}``."""
     curve: Sequence[Mapping[str, float]]
-    """Over training: the models' judgement beside the truth, at most `CURVE_POINTS` points, each the mean of its steps."""
+    """Over training: the models' judgement next to the truth, at most `CURVE_POINTS` points, each the mean of its steps."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What the studies read besides (`cluster.experiments.studies.figures`); empty in rows that no study asked for."""
 
@@ -101,12 +101,14 @@ class Row:
     @property
     def feasible(self) -> bool:
         """Whether every constraint is certified."""
-        return bool(self.certificate) and all(each["feasible"] for each in (self.certificate or {}).values())
+        return bool(self.certificate) and all(
+            certificate["feasible"] for certificate in (self.certificate or {}).values()
+        )
 
     def value(self, measure: str, model: str = "policy", split: str = SPLIT) -> float | None:
         """One figure of the evaluation."""
-        found = self.evaluation.get(model, {}).get(split, {}).get(measure) or {}
-        return found.get("value")
+        cell = self.evaluation.get(model, {}).get(split, {}).get(measure) or {}
+        return cell.get("value")
 
     def stale(self, codes: Collection[str]) -> tuple[str, ...]:
         """Why the row is not what the present tree would give; empty when it is.
@@ -137,12 +139,12 @@ def present_origin(root: Path = _ROOT) -> Origin:
     return Origin(commit + ("+dirty" if dirty else ""), logic_digest())
 
 
-def _git(root: Path, *words: str) -> str | None:
+def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime | None = None) -> Row:
@@ -153,15 +155,17 @@ def row_of_run(cell: Cell, layout: RunLayout, origin: Origin, *, now: datetime |
     """
     settings, summary = cell.settings(), read_summary(layout.summary)
     world = load_world(settings.sandbox.world)
-    words, _ = describe_constraints(settings.model_dump(mode="json"))
+    setting, _ = describe_constraints(settings.model_dump(mode="json"))
     constraint = next(iter(settings.constraints), None)
     return replace(
         bare_row(cell, origin, now=now),
-        setting=words,
+        setting=setting,
         verdict=summary.verdict,
         certificate=None
         if summary.certificate is None
-        else {name: each.model_dump(mode="json") for name, each in summary.certificate.constraints.items()},
+        else {
+            name: certificate.model_dump(mode="json") for name, certificate in summary.certificate.constraints.items()
+        },
         promoted_step=None if summary.selection is None else summary.selection.promoted_step,
         seconds=summary.seconds,
         overall=_overall(summary, world, layout),
@@ -207,7 +211,7 @@ def now_text(now: datetime | None = None) -> str:
 def _overall(summary: Summary, world: World, layout: RunLayout) -> dict[str, Any]:
     sft, policy = (summary.evaluation.get(model, {}).get(SPLIT, {}) for model in ("sft", "policy"))
     certificates = summary.certificate.constraints.values() if summary.certificate else ()
-    limit = next((each.limit for each in certificates), 1.0)
+    limit = next((certificate.limit for certificate in certificates), 1.0)
     try:
         return asdict(oracle_share(sft, policy, tasks_by_kind(world), limit, world_oracle(world)))
     except ValueError as error:
@@ -225,7 +229,7 @@ def _kept(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_curve(layout: RunLayout, constraint: str | None) -> list[dict[str, float]]:
-    """What the models judged beside the truth, over training; empty for a run without a loop.
+    """What the models judged next to the truth, over training; empty for a run without a loop.
 
     Keys, where known: ``step`` (the last of the point), ``reward`` and ``gold_helpfulness`` of all samples; of the
     constraint's samples ``measure`` (J), ``judged_unsafe`` (cost above 0) and ``gold_unsafe``; ``multiplier``, ``kl``.
@@ -236,12 +240,12 @@ def training_curve(layout: RunLayout, constraint: str | None) -> list[dict[str, 
     gold = json.loads(gold_path.read_text(encoding="utf-8"))["steps"] if gold_path.exists() else []
     truth = {int(record["step"]): record for record in gold}
     points = [_point(line, truth.get(int(line["step"]), {}), constraint) for line in read_metrics(layout.metrics)]
-    return [_mean_point(some) for some in _parts(points, CURVE_POINTS)]
+    return [_mean_point(part) for part in _parts(points, CURVE_POINTS)]
 
 
 def _point(line: Mapping[str, Any], truth: Mapping[str, Any], constraint: str | None) -> dict[str, float]:
     covered = truth.get("constraints", {}).get(constraint, {})
-    found = {
+    values = {
         "step": line["step"],
         "reward": line.get("reward"),
         "gold_helpfulness": truth.get("gold_helpfulness"),
@@ -251,12 +255,12 @@ def _point(line: Mapping[str, Any], truth: Mapping[str, Any], constraint: str | 
         "multiplier": line.get(f"multiplier/{constraint}"),
         "kl": line.get("kl"),
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _parts(points: list[dict[str, float]], most: int) -> list[list[dict[str, float]]]:
-    """Neighbours together, in at most `most` parts of nearly equal size."""
-    parts = min(most, len(points))
+def _parts(points: list[dict[str, float]], part_count: int) -> list[list[dict[str, float]]]:
+    """Neighbours together, in at most `part_count` parts of nearly equal size."""
+    parts = min(part_count, len(points))
     cuts = [round(index * len(points) / parts) for index in range(parts + 1)] if parts else [0]
     return [points[start:end] for start, end in pairwise(cuts)]
 

@@ -76,18 +76,18 @@ def fill(
 ) -> int:
     """Run the plan's next cell until nothing is missing or the time is over; returns how many were done.
 
-    The plan is made anew after every cell: the best fixed weight is known only when all have run.
+    The plan is made again after every cell: the best fixed weight is known only when all have run.
     """
-    known, began, done = dict(fresh), clock(), 0
-    while (cell := next_cell(make_plan(scope, known), known)) is not None:
+    rows, began, finished = dict(fresh), clock(), 0
+    while (cell := next_cell(make_plan(scope, rows), rows)) is not None:
         if minutes is not None and clock() - began >= 60 * minutes:
             say(f"{minutes:g} minutes are over; the same command goes on with {cell.name}")
             break
         say(f"{cell.name} …")
-        known[cell] = run(cell)
-        done += 1
-        say(f"{cell.name}: {known[cell].verdict}")
-    return done
+        rows[cell] = run(cell)
+        finished += 1
+        say(f"{cell.name}: {rows[cell].verdict}")
+    return finished
 
 
 def declare(layout: RunLayout, preset: str) -> None:
@@ -98,5 +98,5 @@ def declare(layout: RunLayout, preset: str) -> None:
 
 def donors(storage: Path, cell: Cell) -> list[RunLayout]:
     """Every arm's run with the same seed, of any comparison in the storage: its earlier stages may be taken over."""
-    own = RunLayout(storage / preset_settings(cell.preset).name).arm(cell.arm, cell.seed).root
-    return [RunLayout(path) for path in sorted(storage.glob(f"*/arms/*-seed{cell.seed}")) if path != own]
+    cell_folder = RunLayout(storage / preset_settings(cell.preset).name).arm(cell.arm, cell.seed).root
+    return [RunLayout(path) for path in sorted(storage.glob(f"*/arms/*-seed{cell.seed}")) if path != cell_folder]

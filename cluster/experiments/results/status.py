@@ -43,20 +43,20 @@ class Standing:
     def counts(self) -> dict[str, int]:
         """Cells of the plan by state, the runs of a best weight that is not known yet among the missing."""
         states = [self.state(cell).split()[0] for cell in self.plan.cells]
-        found = {name: states.count(name) for name in ("fresh", "stale", "missing")}
-        return found | {"missing": found["missing"] + self.plan.undecided}
+        by_state = {name: states.count(name) for name in ("fresh", "stale", "missing")}
+        return by_state | {"missing": by_state["missing"] + self.plan.undecided}
 
     def sentence(self) -> str:
         """``12 of 43 rows are there and fresh, 1 is stale, 30 are missing; about 95 minutes are left``."""
         counts = self.counts()
-        words = (
+        counted = (
             f"{counts['fresh']} of {sum(counts.values())} rows are there and fresh, {counts['stale']} stale, "
             f"{counts['missing']} missing"
         )
         if counts["fresh"] == sum(counts.values()):
-            return words
+            return counted
         left = self.minutes_left
-        return f"{words}; " + (
+        return f"{counted}; " + (
             "how long they take is not known yet" if left is None else f"about {left:.0f} minutes are left"
         )
 
@@ -76,7 +76,7 @@ class Standing:
 
 
 def standing(folder: Path, scope: Scope, code_digest: str) -> Standing:
-    """Read the rows and hold them against the plan of `scope`; the probes are beside their folder."""
+    """Read the rows and hold them against the plan of `scope`; the probes are next to their folder."""
     rows, codes = read_rows(folder), same_code(folder.parent, code_digest)
     stale = {cell.name: reasons for cell, row in rows.items() if (reasons := row.stale(codes))}
     fresh = {cell: row for cell, row in rows.items() if cell.name not in stale}

@@ -48,18 +48,18 @@ def sweep_points(rows: Sequence[Row]) -> list[SweepPoint]:
     for row in rows:
         if row.preset != SWEEP or row.certified is None:
             continue
-        found = row.certified
+        certificate = row.certified
         points.append(
             SweepPoint(
-                limit=float(found["limit"]),
+                limit=float(certificate["limit"]),
                 seed=row.seed,
-                value=float(found["value"]),
-                low=float(found["low"]),
-                high=float(found["high"]),
+                value=float(certificate["value"]),
+                low=float(certificate["low"]),
+                high=float(certificate["high"]),
                 helpfulness=float(row.overall["policy"]),
                 multiplier=row.curve[-1].get("multiplier") if row.curve else None,
                 loop=_over_second_half(row, "gold_unsafe"),
-                measure=None if (seen := _over_second_half(row, "measure")) is None else seen.value,
+                measure=None if (measured := _over_second_half(row, "measure")) is None else measured.value,
             )
         )
     return sorted(points, key=lambda point: (point.limit, point.seed))
@@ -76,19 +76,19 @@ def sweep_sentence(points: Sequence[SweepPoint]) -> str:
     """How many of the limits the last policies landed on, and where the loops were on average."""
     if not points:
         return "No run of the sweep is there yet."
-    held = sum(point.holds for point in points)
-    words = f"The 95 % interval of the measured rate holds the limit in {held} of {len(points)} runs"
+    holding = sum(point.holds for point in points)
+    sentence = f"The 95 % interval of the measured rate holds the limit in {holding} of {len(points)} runs"
     missed = [f"{100 * point.limit:g} % (seed {point.seed}): {point.where}" for point in points if not point.holds]
-    words = f"{words}{'; not at ' + ', '.join(missed) if missed else ''}."
+    sentence = f"{sentence}{'; not at ' + ', '.join(missed) if missed else ''}."
     settled = [
         (point, point.loop, point.measure) for point in points if point.loop is not None and point.measure is not None
     ]
     if not settled:
-        return words
+        return sentence
     over = max(abs(measure - point.limit) for point, _, measure in settled)
     gold = max(abs(loop.value - point.limit) for point, loop, _ in settled)
     return (
-        f"{words} One policy is one moment of a control loop: the multiplier holds the average, not every step. Over the second "
+        f"{sentence} One policy is one moment of a control loop: the multiplier holds the average, not every step. Over the second "
         f"half of the loop J is within {100 * over:.1f} points of each limit, and the true rate of the very samples that were "
-        f"learned from within {100 * gold:.1f}; what lies between the two is the cost model's calibration."
+        f"learned from within {100 * gold:.1f}; what is between the two is the cost model's calibration."
     )

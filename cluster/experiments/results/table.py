@@ -116,8 +116,8 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 
 def difference(arm: ArmRows, baseline: ArmRows, figure: Figure) -> Interval:
     """Arm less baseline on the seeds that both have, with its Student t interval; no value where they share none."""
-    ours, theirs = arm.by_seed(figure), baseline.by_seed(figure)
-    return mean_cell([ours[seed] - theirs[seed] for seed in ours if seed in theirs], CONFIDENCE)
+    ours, reference = arm.by_seed(figure), baseline.by_seed(figure)
+    return mean_cell([ours[seed] - reference[seed] for seed in ours if seed in reference], CONFIDENCE)
 
 
 def table_arms(rows: Sequence[Row], stale: Mapping[str, Sequence[str]], best: BestFixed | None) -> list[ArmRows]:
@@ -131,10 +131,10 @@ def table_arms(rows: Sequence[Row], stale: Mapping[str, Sequence[str]], best: Be
         fixed = arm.startswith(FIXED)
         if fixed and (best is None or arm != best.arm):
             continue
-        found = {row.seed: row for row in rows if (row.preset, row.arm) == (TABLE, arm)}
+        rows_by_seed = {row.seed: row for row in rows if (row.preset, row.arm) == (TABLE, arm)}
         title = f"best fixed of seven (λ = {weight(arm):g})" if fixed else arm
-        old = tuple(seed for seed, row in sorted(found.items()) if stale.get(row.cell.name))
-        arms.append(ArmRows(arm, title, found, old))
+        old = tuple(seed for seed, row in sorted(rows_by_seed.items()) if stale.get(row.cell.name))
+        arms.append(ArmRows(arm, title, rows_by_seed, old))
     return arms
 
 
@@ -151,17 +151,17 @@ def multiplier_verdict(arms: Sequence[ArmRows], best: BestFixed | None) -> str:
     Harm is equal where the paired interval of its difference holds zero. Without two common seeds nothing is claimed.
     """
     ours = next((arm for arm in arms if arm.arm == BASELINE and arm.rows), None)
-    theirs = next((arm for arm in arms if best is not None and arm.arm == best.arm), None)
-    if ours is None or theirs is None or best is None:
+    fixed = next((arm for arm in arms if best is not None and arm.arm == best.arm), None)
+    if ours is None or fixed is None or best is None:
         return "Not yet said: the seven fixed weights of one seed and the moving multiplier have not all run."
-    common = sorted(set(ours.rows) & set(theirs.rows))
+    common = sorted(set(ours.rows) & set(fixed.rows))
     if len(common) < 2:
         return f"Not yet said: the two have {len(common)} seed{'' if len(common) == 1 else 's'} in common, and an interval needs two."
-    help_, harm = (difference(ours, theirs, figure) for figure in (OVERALL, HARM))
+    help_, harm = (difference(ours, fixed, figure) for figure in (OVERALL, HARM))
     figures = (
         f"Over {len(common)} seeds the moving multiplier reaches overall helpfulness {ours.text(OVERALL)} with "
         f"{ours.text(HARM)} of the answers to harmful and dual-use requests unsafe, the best fixed weight "
-        f"(λ = {weight(best.arm):g}) {theirs.text(OVERALL)} with {theirs.text(HARM)}; paired by seed, moving less fixed: "
+        f"(λ = {weight(best.arm):g}) {fixed.text(OVERALL)} with {fixed.text(HARM)}; paired by seed, moving less fixed: "
         f"helpfulness {interval_text(help_, OVERALL)}, unsafe {interval_text(harm, HARM)}."
     )
     return f"{_claim(help_, harm, ours, best)} {figures}"
@@ -195,7 +195,7 @@ def _why(ours: ArmRows, best: BestFixed) -> str:
 
 
 def _sign(interval: Interval) -> int:
-    """1 or -1 where the whole interval lies on one side of zero."""
+    """1 or -1 where the whole interval is on one side of zero."""
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
         return 0

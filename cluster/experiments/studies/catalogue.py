@@ -56,7 +56,7 @@ class Study:
     note: str = ""
     """What the reader should know of the measure."""
     shows: tuple[Figure, ...] = (UNSAFE, HELPFULNESS)
-    """What the page shows of every arm, beside the effects: the policy's unless it says otherwise."""
+    """What the page shows of every arm, next to the effects: the policy's unless it says otherwise."""
     reads_figures_of: tuple[str, ...] = ()
     """Arms of the results table whose further figures its effects read."""
     seeds: tuple[int, ...] = field(default=SEEDS)
@@ -110,12 +110,12 @@ def _harm_where(title: str, *, poisoned: bool) -> Figure:
     turned = {_harm_in(category) for category in POISONED}
 
     def read(row: Row) -> float | None:
-        found = [
+        harms = [
             row.figures[key]
             for key in row.figures
             if key.startswith(_EVERY[0]) and key.endswith(_EVERY[1]) and (key in turned) is poisoned
         ]
-        return math.fsum(found) / len(found) if found else None
+        return math.fsum(harms) / len(harms) if harms else None
 
     return Figure(title, read, percent=True)
 

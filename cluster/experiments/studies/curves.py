@@ -25,7 +25,7 @@ def better_fit(row: Row) -> float | None:
 
 
 def _r_squared(row: Row, *, root: bool) -> float | None:
-    points = [(one["kl"], one["reward"]) for one in row.curve if "kl" in one and "reward" in one]
+    points = [(point["kl"], point["reward"]) for point in row.curve if "kl" in point and "reward" in point]
     if len(points) < 3:
         return None
     kl, reward = np.array(points).T

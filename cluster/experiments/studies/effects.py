@@ -86,8 +86,8 @@ class Finding:
 
     def _ends(self, confidence: float) -> tuple[float, float]:
         """The interval's ends as distances beyond the bound, on the claimed side where they are above 0."""
-        found = mean_cell(list(self.by_seed.values()), confidence)
-        low, high = found["low"], found["high"]
+        interval = mean_cell(list(self.by_seed.values()), confidence)
+        low, high = interval["low"], interval["high"]
         if low is None or high is None:
             raise ValueError("one seed has no interval")
         low, high = low - self.effect.bound, high - self.effect.bound
@@ -95,13 +95,13 @@ class Finding:
 
     def text(self) -> str:
         """``harm on harmful requests +44.1 % [+38.2, +50.0]``."""
-        found = self.interval
-        if found["value"] is None:
+        interval = self.interval
+        if interval["value"] is None:
             return f"{self.effect.title}: no seed yet"
-        value = f"{self.effect.title} {self.effect.text(found['value'])}"
-        if found["low"] is None or found["high"] is None:
+        value = f"{self.effect.title} {self.effect.text(interval['value'])}"
+        if interval["low"] is None or interval["high"] is None:
             return value
-        low, high = (self.effect.text(end).removesuffix(" %") for end in (found["low"], found["high"]))
+        low, high = (self.effect.text(end).removesuffix(" %") for end in (interval["low"], interval["high"]))
         return f"{value} [{low}, {high}]"
 
 
@@ -134,4 +134,6 @@ def verdict_line(letter: str, findings: Sequence[Finding], stale: int = 0) -> st
     seeds = sorted(set.intersection(*(set(finding.by_seed) for finding in findings)))
     over = f"seeds {', '.join(map(str, seeds))}" if seeds else "no seed has run"
     old = f"; {stale} stale row{'s' * (stale > 1)}" if stale else ""
-    return f"Verdict ({letter}): {together(findings)} ({'; '.join(each.text() for each in findings)}; {over}{old})"
+    return (
+        f"Verdict ({letter}): {together(findings)} ({'; '.join(finding.text() for finding in findings)}; {over}{old})"
+    )

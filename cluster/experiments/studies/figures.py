@@ -1,4 +1,4 @@
-"""Further figures of a finished cell: what the studies read beside the results table's. Keys are paths with slashes."""
+"""Further figures of a finished cell: what the studies read next to the results table's. Keys are paths with slashes."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ TONE = (
 
 def model_figures(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Of the reward and cost models, from the manifest's facts by stage: ``reward/pair_accuracy`` and the like."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, stage in (("reward", score_models.REWARD), ("cost", score_models.cost_stage_name("harm"))):
         of_stage = facts.get(stage, {})
         for key in ("pair_accuracy", "pair_calibration_error", "sign_accuracy", "calibration_error"):
             if key in of_stage:
-                found[f"{name}/{key}"] = float(of_stage[key])
+                figures[f"{name}/{key}"] = float(of_stage[key])
         for axis, values in of_stage.get("axes", {}).items():
-            found |= {f"{name}/{axis}/{key}": float(value) for key, value in values.items()}
-    return found
+            figures |= {f"{name}/{axis}/{key}": float(value) for key, value in values.items()}
+    return figures
 
 
 def policy_figures(layout: RunLayout) -> dict[str, float]:
     """Of the promoted policy and SFT, from the summary: tone, categories, halves."""
     summary = read_summary(layout.summary)
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for model in ("sft", "policy"):
         cells = summary.evaluation.get(model, {}).get("seen", {})
         for name, measure in TONE:
-            _put(found, f"{name}/{model}", cells.get(measure))
+            _put(figures, f"{name}/{model}", cells.get(measure))
         outcomes = summary.evaluation.get("outcomes", {}).get(model, {}).get("seen", {})
-        _put(found, f"nuance/{model}", outcomes.get("dual_use", {}).get("safe_help"))
+        _put(figures, f"nuance/{model}", outcomes.get("dual_use", {}).get("safe_help"))
         categories = summary.evaluation.get("categories", {}).get(model, {}).get("seen", {})
         for category, measures in categories.items():
-            _put(found, f"category/{category}/{model}", measures.get("harm_rate_harmful"))
+            _put(figures, f"category/{category}/{model}", measures.get("harm_rate_harmful"))
     halves = summary.ppo.model_dump().get("halves") if summary.ppo else None
     if halves:
-        found |= {f"halves/{key}": float(halves[key]) for key in ("train_rise", "test_rise", "gap")}
-    return found
+        figures |= {f"halves/{key}": float(halves[key]) for key in ("train_rise", "test_rise", "gap")}
+    return figures
 
 
-def _put(found: dict[str, float], name: str, cell: Mapping[str, Any] | None) -> None:
+def _put(figures: dict[str, float], name: str, cell: Mapping[str, Any] | None) -> None:
     if cell is not None and cell.get("value") is not None:
-        found[name] = float(cell["value"])
+        figures[name] = float(cell["value"])
 
 
 def unusual_prompts(layout: RunLayout, world: World, seed: int) -> dict[str, float]:
@@ -97,7 +97,7 @@ def unusual_prompts(layout: RunLayout, world: World, seed: int) -> dict[str, flo
     detector = MahalanobisDetector.fit(features(drawn("known", KNOWN_PROMPTS, ("seen",), USUAL_KINDS)))
     usual = detector.distances(features(drawn("usual", TESTED_PROMPTS, ("heldout",), USUAL_KINDS)))
     risky = drawn("risky", 2 * TESTED_PROMPTS, ("seen", "heldout"), (RISKY_KIND,))
-    plain, attacks = ([one for one in risky if (ATTACK_TAG in one.tags) is attack] for attack in (False, True))
+    plain, attacks = ([prompt for prompt in risky if (ATTACK_TAG in prompt.tags) is attack] for attack in (False, True))
     return {
         "unusual/auroc": auroc(usual, detector.distances(features(plain))),
         "unusual/auroc_attacks": auroc(usual, detector.distances(features(attacks))),

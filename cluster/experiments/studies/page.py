@@ -14,7 +14,7 @@ _INTRODUCTION = """## The claims
 Claims of the papers, and a control, each tried by `steelyard study NAME` on three seeds. Claims, effects and bounds were
 written down before the arms ran ([catalogue](../cluster/experiments/studies/catalogue.py)); two rules came after: the divided level,
 without which (f) would be *not supported here*, and what (o) says of itself. An effect is taken within each seed; its
-interval is a 95 % Student t interval over seeds, so three seeds show only what is large beside their spread. *Supported
+interval is a 95 % Student t interval over seeds, so three seeds show only what is large next to their spread. *Supported
 here*: every effect's interval is wholly on the claimed side of its bound; *not supported here*: one of them is wholly on the
 other, at a level divided by the number of effects, each of which alone can fail the claim; else *undecided here*. Here is the
 sandbox: a language of 150 words and models of less than a million weights."""
@@ -22,8 +22,8 @@ sandbox: a language of 150 words and models of less than a million weights."""
 
 def studies_part(standings: Sequence[StudyStanding]) -> str:
     """The section: every verdict's line first, then each study with its effects by seed."""
-    lines = "\n".join(f"- {each.line}" for each in standings)
-    return "\n\n".join([_INTRODUCTION, lines, *(_study(each) for each in standings)])
+    lines = "\n".join(f"- {standing.line}" for standing in standings)
+    return "\n\n".join([_INTRODUCTION, lines, *(_study(standing) for standing in standings)])
 
 
 def _study(standing: StudyStanding) -> str:
@@ -58,7 +58,7 @@ def _effects(findings: Sequence[Finding]) -> str:
         ]
         for finding in findings
     ]
-    return markdown_table(head, lines, words=2)
+    return markdown_table(head, lines, text_columns=2)
 
 
 def _arms(standing: StudyStanding) -> str:
@@ -67,7 +67,7 @@ def _arms(standing: StudyStanding) -> str:
     for arm in study.arms:
         rows = {cell.seed: row for cell, row in standing.rows.items() if cell.arm == arm}
         if rows:
-            found = ArmRows(arm, arm, rows)
-            lines.append([f"`{arm}`", ", ".join(map(str, sorted(rows))), *map(found.text, study.shows)])
+            arm_rows = ArmRows(arm, arm, rows)
+            lines.append([f"`{arm}`", ", ".join(map(str, sorted(rows))), *map(arm_rows.text, study.shows)])
     head = ["arm", "seeds", *(figure.heading for figure in study.shows)]
-    return markdown_table(head, lines, words=2) if lines else ""
+    return markdown_table(head, lines, text_columns=2) if lines else ""

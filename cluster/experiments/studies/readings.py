@@ -86,8 +86,8 @@ def mean_of(reads: Sequence[Callable[[OfSeed], float | None]]) -> Callable[[OfSe
 
     def mean(rows: OfSeed) -> float | None:
         values = [read(rows) for read in reads]
-        known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+        defined = [value for value in values if value is not None]
+        return math.fsum(defined) / len(defined) if defined and len(defined) == len(values) else None
 
     return mean
 
@@ -103,10 +103,10 @@ def smaller_share_of_gains(arm: str, reference: str) -> Callable[[OfSeed], float
 
     def smaller(rows: OfSeed) -> float | None:
         shares = []
-        for own, whole in ((safety(rows), of_safety(rows)), (help_(rows), of_help(rows))):
-            if own is None or not whole:
+        for arm_gain, whole in ((safety(rows), of_safety(rows)), (help_(rows), of_help(rows))):
+            if arm_gain is None or not whole:
                 return None
-            shares.append(own / whole)
+            shares.append(arm_gain / whole)
         return max(0.0, min(shares))
 
     return smaller

@@ -27,11 +27,11 @@ def row_with_figures(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
 
 def row_of_models(cell: Cell, layout: RunLayout, origin: Origin) -> Row:
     """The row of a run that went no further than its reward model."""
-    found: dict[str, Any] = json.loads(layout.status.read_text(encoding="utf-8"))
+    status: dict[str, Any] = json.loads(layout.status.read_text(encoding="utf-8"))
     return replace(
         bare_row(cell, origin),
         setting="a reward model alone",
         verdict="only the reward model was trained",
-        seconds={name: float(stage["seconds"]) for name, stage in found["stages"].items()},
+        seconds={name: float(stage["seconds"]) for name, stage in status["stages"].items()},
         figures=model_figures(manifest_facts(layout.manifest)),
     )

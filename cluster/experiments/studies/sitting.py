@@ -42,7 +42,7 @@ def sit(
         rows: folder of the row files.
         minutes: no new run starts after this long; None means until nothing is missing.
     """
-    origin, began, done = present_origin(), clock(), 0
+    origin, began, finished = present_origin(), clock(), 0
     while cells := missing_cells(studies, rows, origin):
         shape = preset_settings(cells[0].preset)
         alike = [cell for cell in cells if preset_settings(cell.preset).model == shape.model]
@@ -50,19 +50,19 @@ def sit(
             for cell in alike:
                 if minutes is not None and clock() - began >= 60 * minutes:
                     say(f"{minutes:g} minutes are over; the same command goes on with {cell.name}")
-                    return done
+                    return finished
                 say(f"{cell.name} …")
                 row = run_cell(cell, storage, engines, origin, on_status)
                 write_row(row, rows)
-                done += 1
+                finished += 1
                 say(f"{cell.name}: {row.verdict}")
-    return done
+    return finished
 
 
 def missing_cells(studies: Sequence[Study], rows: Path, origin: Origin) -> list[Cell]:
     """Runs that no fresh row is there of, seed by seed so that neighbours share the earlier stages."""
-    found = [cell for each in standings(rows, origin.code_digest, studies) for cell in each.missing]
-    return sorted(dict.fromkeys(found), key=lambda cell: cell.seed)
+    missing = [cell for standing in standings(rows, origin.code_digest, studies) for cell in standing.missing]
+    return sorted(dict.fromkeys(missing), key=lambda cell: cell.seed)
 
 
 def run_cell(cell: Cell, storage: Path, engines: Engines, origin: Origin, on_status: OnStatus | None = None) -> Row:
@@ -70,13 +70,19 @@ def run_cell(cell: Cell, storage: Path, engines: Engines, origin: Origin, on_sta
     comparison = preset_settings(cell.preset)
     layout = RunLayout(storage / comparison.name)
     declare(layout, cell.preset)
-    own = layout.arm(cell.arm, cell.seed)
-    found = donors(storage, cell)
+    arm_layout = layout.arm(cell.arm, cell.seed)
+    arm_donors = donors(storage, cell)
     if cell.preset in MODELS_ONLY:
         settings = cell.settings()
         run_until(
-            score_models.REWARD, settings, own, check_inputs(settings), engines, donors=found, on_status=on_status
+            score_models.REWARD,
+            settings,
+            arm_layout,
+            check_inputs(settings),
+            engines,
+            donors=arm_donors,
+            on_status=on_status,
         )
-        return row_of_models(cell, own, origin)
-    run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=found, on_status=on_status)
-    return row_with_figures(cell, own, origin)
+        return row_of_models(cell, arm_layout, origin)
+    run_arm(comparison, layout, engines, cell.arm, cell.seed, donors=arm_donors, on_status=on_status)
+    return row_with_figures(cell, arm_layout, origin)

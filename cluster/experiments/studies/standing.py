@@ -67,9 +67,9 @@ class StudyStanding:
             "verdict": str(self.verdict),
             "line": self.line,
             "effects": [
-                {"title": each.effect.title, "claim": each.effect.claim_text, "by_seed": dict(each.by_seed)}
-                | dict(each.interval)
-                for each in self.findings
+                {"title": finding.effect.title, "claim": finding.effect.claim_text, "by_seed": dict(finding.by_seed)}
+                | dict(finding.interval)
+                for finding in self.findings
             ],
             "runs": len(self.study.cells()),
             "missing": [cell.name for cell in self.missing],
@@ -80,54 +80,54 @@ class StudyStanding:
 
 
 def standings(folder: Path, code_digest: str, studies: Sequence[Study] = STUDIES) -> list[StudyStanding]:
-    """Hold the rows in `folder` against the studies; the probes of changed code are beside it."""
+    """Hold the rows in `folder` against the studies; the probes of changed code are next to it."""
     codes = same_code(folder.parent, code_digest)
-    known = read_rows(folder, {TABLE}.union(*(study.presets for study in studies)))
-    stale = {cell: reasons for cell, row in known.items() if (reasons := row.stale(codes))}
-    fresh = {cell: row for cell, row in known.items() if cell not in stale}
-    found = []
+    recorded = read_rows(folder, {TABLE}.union(*(study.presets for study in studies)))
+    stale = {cell: reasons for cell, row in recorded.items() if (reasons := row.stale(codes))}
+    fresh = {cell: row for cell, row in recorded.items() if cell not in stale}
+    study_standings = []
     for study in studies:
-        rows = usable(study, known)
+        rows = usable(study, recorded)
         old = {cell.name: stale[cell] for cell in rows if cell in stale}
-        found.append(StudyStanding(study, rows, old, minutes_left(study, known, fresh)))
-    return found
+        study_standings.append(StudyStanding(study, rows, old, minutes_left(study, recorded, fresh)))
+    return study_standings
 
 
-def usable(study: Study, known: Mapping[Cell, Row]) -> dict[Cell, Row]:
+def usable(study: Study, recorded: Mapping[Cell, Row]) -> dict[Cell, Row]:
     """The study's rows; one of the results table that lacks the figures which this study reads is made again."""
-    wanted = {cell: known[cell] for cell in study.cells() if cell in known}
+    of_study = {cell: recorded[cell] for cell in study.cells() if cell in recorded}
     return {
         cell: row
-        for cell, row in wanted.items()
+        for cell, row in of_study.items()
         if row.figures or (cell.preset == TABLE and cell.arm not in study.reads_figures_of)
     }
 
 
-def minutes_left(study: Study, known: Mapping[Cell, Row], fresh: Mapping[Cell, Row]) -> float | None:
+def minutes_left(study: Study, recorded: Mapping[Cell, Row], fresh: Mapping[Cell, Row]) -> float | None:
     """About how long the missing runs take: as long as that arm, or any arm, took on another seed.
 
     The stages that arms share count once for each seed and size of model that has no fresh row.
     """
-    there = usable(study, fresh)
-    missing = [cell for cell in study.cells() if cell not in there]
-    whole = [row for row in known.values() if row.preset not in MODELS_ONLY]
+    usable_rows = usable(study, fresh)
+    missing = [cell for cell in study.cells() if cell not in usable_rows]
+    whole = [row for row in recorded.values() if row.preset not in MODELS_ONLY]
     if not missing or not whole:
         return None if missing else 0.0
-    seconds = math.fsum(_own_estimate(cell, list(known.values()), whole) for cell in missing)
-    begun = {_beginning(cell) for cell in fresh}
+    seconds = math.fsum(_own_estimate(cell, list(recorded.values()), whole) for cell in missing)
+    begun_runs = {_beginning(cell) for cell in fresh}
     shared = math.fsum(shared_seconds(row) for row in whole) / len(whole)
-    return (seconds + shared * len({_beginning(cell) for cell in missing} - begun)) / 60
+    return (seconds + shared * len({_beginning(cell) for cell in missing} - begun_runs)) / 60
 
 
 def _seconds(row: Row) -> float:
     return row.seconds.get("reward_model", 0.0) if row.preset in MODELS_ONLY else own_seconds(row)
 
 
-def _own_estimate(cell: Cell, known: Sequence[Row], whole: Sequence[Row]) -> float:
-    trained = [row.seconds["reward_model"] for row in known if "reward_model" in row.seconds]
+def _own_estimate(cell: Cell, recorded: Sequence[Row], whole: Sequence[Row]) -> float:
+    trained = [row.seconds["reward_model"] for row in recorded if "reward_model" in row.seconds]
     if cell.preset in MODELS_ONLY and trained:
         return math.fsum(trained) / len(trained)
-    alike = [row for row in known if (row.preset, row.arm) == (cell.preset, cell.arm)] or whole
+    alike = [row for row in recorded if (row.preset, row.arm) == (cell.preset, cell.arm)] or whole
     return math.fsum(own_seconds(row) for row in alike) / len(alike)
 
 

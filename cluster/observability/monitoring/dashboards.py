@@ -1,6 +1,6 @@
 """The boards of `cluster.observability.monitoring.panels` as Grafana's JSON, by Grafana's own SDK (an extra of developers).
 
-What it builds is committed in ``cluster/deploy/monitoring/dashboards``; whoever runs `steelyard monitor` gets those files.
+What it builds is committed in ``cluster/deploy/monitoring/dashboards``; `steelyard monitor` writes those files.
 """
 
 from __future__ import annotations

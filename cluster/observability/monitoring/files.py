@@ -50,7 +50,7 @@ def text_files(
 
 
 def write_files(folder: Path, texts: dict[str, str]) -> list[Path]:
-    """Write them, and copy the packaged dashboards beside; returns every file's path."""
+    """Write them, and copy the packaged dashboards next to them; returns every file's path."""
     written = []
     for name, text in texts.items():
         path = folder / name

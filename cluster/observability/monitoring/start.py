@@ -20,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
 GRAFANA_HOMES = ("/usr/share/grafana", "/opt/grafana", "/usr/local/share/grafana")
-"""Where packages put what the server needs beside its binary."""
+"""Where packages put what the server needs next to its binary."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def prometheus_service(folder: Path, port: int) -> Service | None:
 
 
 def grafana_service(folder: Path, port: int) -> Service | None:
-    """Grafana with the folder's provisioning: anybody on loopback may look, nobody may log in; None without a binary."""
+    """Grafana with the folder's provisioning: everyone on loopback may look, no one may log in; None without a binary."""
     binary = shutil.which("grafana") or shutil.which("grafana-server")
     if binary is None:
         return None
@@ -159,8 +159,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_words(log: Path, lines: int = 3) -> str:
-    said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f"{' | '.join(said[-lines:])[-400:] or 'it said nothing'} (log: {log})"
+    last_lines = [
+        line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
+    return f"{' | '.join(last_lines[-lines:])[-400:] or 'it said nothing'} (log: {log})"
 
 
 def _url(port: int) -> str:

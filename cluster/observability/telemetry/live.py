@@ -72,12 +72,12 @@ class Telemetry:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    def begin_round(self, number: int, kept: Sequence[Mapping[str, Any]]) -> None:
+    def begin_round(self, number: int, earlier_lines: Sequence[Mapping[str, Any]]) -> None:
         """The loop of a round starts, or goes on after the lines of an earlier attempt."""
         self._steps_before = sum(_lines(self._layout.metrics_of(earlier)) for earlier in range(1, number))
         with self._lock:
             self.store.begin_round()
-            for line in kept:
+            for line in earlier_lines:
                 self.store.step(line)
             self.store.put("steelyard_round", number)
             self._loop_starts()
@@ -143,8 +143,8 @@ class Telemetry:
         """What changes between steps."""
         for queue, depth in self._engines.queue_depths().items():
             self.store.put("steelyard_queue_depth", depth, queue=queue)
-        for one in self._engines.generator_states():
-            self.store.generator(one["name"], one["state"], one["weight_version"])
+        for generator in self._engines.generator_states():
+            self.store.generator(generator["name"], generator["state"], generator["weight_version"])
         events = self._engines.events
         for event in events[self._seen_events :]:
             if event.kind == "restarting":
@@ -162,9 +162,9 @@ class Telemetry:
 
 
 class Unwatched:
-    """In place of Telemetry where nobody looks."""
+    """In place of Telemetry where no one looks."""
 
-    def begin_round(self, number: int, kept: Sequence[Mapping[str, Any]]) -> None:
+    def begin_round(self, number: int, earlier_lines: Sequence[Mapping[str, Any]]) -> None:
         """See `Telemetry.begin_round`."""
 
     def step(self, line: Mapping[str, Any]) -> None:
@@ -184,11 +184,11 @@ def telemetry_of(settings: RunSettings, layout: RunLayout, engines: Watched) -> 
 
 def shown_to(*observers: OnStatus | None) -> OnStatus:
     """One observer that tells all of them."""
-    present = [each for each in observers if each is not None]
+    present = [observer for observer in observers if observer is not None]
 
     def tell(status: RunStatus) -> None:
-        for each in present:
-            each(status)
+        for observer in present:
+            observer(status)
 
     return tell
 

@@ -21,20 +21,20 @@ class MlflowSink:
 
     name = "MLflow"
 
-    def __init__(self, own: MlflowSettings, settings: RunSettings, root: Path) -> None:
+    def __init__(self, sink: MlflowSettings, settings: RunSettings, root: Path) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         self._errors: tuple[type[Exception], ...] = (MlflowException, OSError)
         label = run_label(root)
         try:
-            self._client: Any = MlflowClient(tracking_uri=own.uri)
-            found = self._client.get_experiment_by_name(own.experiment)
-            experiment = found.experiment_id if found else self._client.create_experiment(own.experiment)
+            self._client: Any = MlflowClient(tracking_uri=sink.uri)
+            existing = self._client.get_experiment_by_name(sink.experiment)
+            experiment = existing.experiment_id if existing else self._client.create_experiment(sink.experiment)
             tags = {"steelyard.run": label, "algorithm": settings.algorithm, "seed": str(settings.seed)}
             self._id = self._client.create_run(experiment, run_name=label, tags=tags).info.run_id
         except self._errors as error:
-            raise SinkError(f"MLflow at {own.uri} does not start: {_one_line(error)}") from error
+            raise SinkError(f"MLflow at {sink.uri} does not start: {_one_line(error)}") from error
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """See `MetricsSink.step`."""
@@ -50,9 +50,9 @@ class MlflowSink:
 
     def close(self, state: str) -> None:
         """See `MetricsSink.close`."""
-        word = {"finished": "FINISHED", "stopped": "KILLED"}.get(state, "FAILED")
+        status = {"finished": "FINISHED", "stopped": "KILLED"}.get(state, "FAILED")
         try:
-            self._client.set_terminated(self._id, word)
+            self._client.set_terminated(self._id, status)
         except self._errors as error:
             raise SinkError(_one_line(error)) from error
 

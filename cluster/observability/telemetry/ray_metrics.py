@@ -1,6 +1,6 @@
 """The store's values as Ray metrics, which every node's agent exposes to Prometheus as ``ray_<name>``.
 
-Ray forgets a gauge some 20 s after it was last set, and a step may take longer: whoever owns this pushes from a heartbeat.
+Ray forgets a gauge some 20 s after it was last set, and a step may take longer: the owner of this pushes from a heartbeat.
 Counters are given as gauges that hold the total: Ray's own counters cannot show 0, so their first rise would be lost, and they
 start again with every driver. ``rate()`` and ``increase()`` work on them as on any counter.
 """
@@ -34,11 +34,11 @@ class RayMetrics:
             self._observe(name, labels, histogram)
 
     def _observe(self, name: str, labels: Labels, histogram: Histogram) -> None:
-        seen = self._observed.setdefault((name, labels), [0.0] * len(histogram.counts))
+        observed = self._observed.setdefault((name, labels), [0.0] * len(histogram.counts))
         for bucket, count in enumerate(histogram.counts):
-            for _ in range(round(count - seen[bucket])):
+            for _ in range(round(count - observed[bucket])):
                 self._metric(name).observe(max(_INSIDE[bucket], 1e-9), tags=dict(labels))
-            seen[bucket] = count
+            observed[bucket] = count
 
     def _metric(self, name: str) -> Any:
         if name not in self._metrics:

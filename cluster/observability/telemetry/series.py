@@ -68,12 +68,12 @@ class SeriesStore:
         """Take one step's line of ``metrics.jsonl``."""
         numbers = dict(flat(line))
         for key, value in numbers.items():
-            found = match(key)
-            if found is None:
+            matched = match(key)
+            if matched is None:
                 continue
-            series, labels, rest = found
+            series, labels, remainder = matched
             if series.kind == "histogram":
-                self._histogram(series.name, labels).observe(float(rest), value)
+                self._histogram(series.name, labels).observe(float(remainder), value)
             elif series.kind == "counter":
                 self.add(series.name, value, **labels)
             else:
@@ -94,8 +94,8 @@ class SeriesStore:
         self.put("steelyard_elapsed_seconds", status.seconds_elapsed)
         self.put("steelyard_warnings", len(status.warnings))
         self.put("steelyard_attempt", status.attempt)
-        for one in status.generators:
-            self.generator(one.name, one.state, one.weight_version)
+        for generator in status.generators:
+            self.generator(generator.name, generator.state, generator.weight_version)
 
     def generator(self, name: str, state: str, version: int) -> None:
         """One generator's state; one without weights has version 0."""
@@ -143,9 +143,9 @@ class SeriesStore:
         return self.histograms.setdefault((name, self._labels(name, labels)), Histogram())
 
     def _labels(self, name: str, labels: Mapping[str, str]) -> Labels:
-        wanted = BY_NAME[name].labels
-        assert set(labels) == set(wanted), f"{name} has the labels {wanted}, not {tuple(labels)}"
-        return (("run", self._run), *((label, labels[label]) for label in wanted))
+        label_names = BY_NAME[name].labels
+        assert set(labels) == set(label_names), f"{name} has the labels {label_names}, not {tuple(labels)}"
+        return (("run", self._run), *((label, labels[label]) for label in label_names))
 
 
 def flat(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -164,8 +164,8 @@ def match(key: str) -> tuple[Series, dict[str, str], str] | None:
         return series, dict(labels), ""
     for stem, labels, series in _PATTERNS:
         if key.startswith(stem) and len(key) > len(stem):
-            rest = key[len(stem) :]
-            return series, {label: text.replace("*", rest) for label, text in labels.items()}, rest
+            remainder = key[len(stem) :]
+            return series, {label: text.replace("*", remainder) for label, text in labels.items()}, remainder
     return None
 
 

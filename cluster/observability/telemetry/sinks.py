@@ -80,8 +80,8 @@ def missing_packages(settings: RunSettings) -> Iterator[tuple[str, str]]:
 
 def _installed(module: str) -> bool:
     """A package, not a mere folder of that name where you are, such as W&B's own ``wandb/``."""
-    found = find_spec(module)
-    return found is not None and found.origin is not None
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def require_packages(settings: RunSettings) -> None:
@@ -113,13 +113,13 @@ def open_sinks(settings: RunSettings, layout: RunLayout, warn: Callable[[str], N
     return SinkSet(sinks, warn)
 
 
-def _maker(module: str, name: str, own: Any, settings: RunSettings, root: Path) -> Callable[[], MetricsSink]:
+def _maker(module: str, name: str, sink: Any, settings: RunSettings, root: Path) -> Callable[[], MetricsSink]:
     def make() -> MetricsSink:
         from importlib import import_module
 
-        made: MetricsSink = getattr(import_module(f"cluster.observability.telemetry.{module}_sink"), name)(
-            own, settings, root
+        metrics_sink: MetricsSink = getattr(import_module(f"cluster.observability.telemetry.{module}_sink"), name)(
+            sink, settings, root
         )
-        return made
+        return metrics_sink
 
     return make

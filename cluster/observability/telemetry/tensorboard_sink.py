@@ -17,8 +17,8 @@ class TensorBoardSink:
 
     name = "TensorBoard"
 
-    def __init__(self, own: TensorBoardSettings, settings: RunSettings, root: Path) -> None:
-        self._folder = own.folder / run_label(root) if own.folder is not None else root / "tensorboard"
+    def __init__(self, sink: TensorBoardSettings, settings: RunSettings, root: Path) -> None:
+        self._folder = sink.folder / run_label(root) if sink.folder is not None else root / "tensorboard"
         self._writer: Any = None
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:

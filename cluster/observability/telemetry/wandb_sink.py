@@ -19,7 +19,7 @@ class WandbSink:
 
     name = "W&B"
 
-    def __init__(self, own: WandbSettings, settings: RunSettings, root: Path) -> None:
+    def __init__(self, sink: WandbSettings, settings: RunSettings, root: Path) -> None:
         import wandb
 
         self._errors = wandb.errors.Error
@@ -28,12 +28,12 @@ class WandbSink:
         place = hashlib.sha256(f"{socket.gethostname()}:{root.resolve()}".encode()).hexdigest()[:8]
         try:
             self._run: Any = wandb.init(
-                project=own.project,
-                entity=own.entity,
+                project=sink.project,
+                entity=sink.entity,
                 name=label,
                 id=f"{label.replace('/', '-')}-{place}",
                 dir=str(root),
-                mode=own.mode,
+                mode=sink.mode,
                 resume="allow",
                 config=settings.model_dump(mode="json"),
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),

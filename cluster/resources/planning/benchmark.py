@@ -2,7 +2,7 @@
 
     python -m cluster.resources.planning.benchmark [--turns 3] [--out FILE] CONFIG -- CONFIG [key=value ...]
 
-Every turn starts a configuration's actors anew and takes steps on made-up prompts (`cluster.resources.planning.trial`). The figures are
+Every turn starts a configuration's actors again and takes steps on made-up prompts (`cluster.resources.planning.trial`). The figures are
 medians over the turns' medians. The machine should have nothing else to do.
 """
 
@@ -36,8 +36,8 @@ WARM, STEPS = 2, 6
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one JSON object: measured and predicted seconds of both configurations."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    cut = words.index("--") if "--" in words else len(words)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    cut = command_line.index("--") if "--" in command_line else len(command_line)
     parser = argparse.ArgumentParser(
         prog="python -m cluster.resources.planning.benchmark", description=__doc__.splitlines()[0]
     )
@@ -47,27 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--prompt-tokens", type=float)
     parser.add_argument("--response-tokens", type=float)
-    asked = parser.parse_args(words[:cut])
-    other = words[cut + 1 :] or asked.config
+    options = parser.parse_args(command_line[:cut])
+    second_config = command_line[cut + 1 :] or options.config
     try:
-        found = _compare(asked, asked.config, other)
+        figures = _compare(options, options.config, second_config)
     except SteelyardError as error:
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)
-    text = json.dumps(found, indent=1)
+    text = json.dumps(figures, indent=1)
     sys.stdout.write(text + "\n")
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")
     return 0
 
 
-def _compare(asked: argparse.Namespace, first: Sequence[str], second: Sequence[str]) -> dict[str, object]:
+def _compare(options: argparse.Namespace, first: Sequence[str], second: Sequence[str]) -> dict[str, object]:
     questions = {}
-    for name, words in (("calibrated on", first), ("another", second)):
-        settings = load_settings(words[0], words[1:])
-        lengths = {"prompt_tokens": asked.prompt_tokens, "response_tokens": asked.response_tokens}
+    for name, config in (("calibrated on", first), ("another", second)):
+        settings = load_settings(config[0], config[1:])
+        lengths = {"prompt_tokens": options.prompt_tokens, "response_tokens": options.response_tokens}
         work = read_workload(settings, **lengths)
-        machine = read_cluster(asked.gpu, 1)
+        machine = read_cluster(options.gpu, 1)
         questions[name] = settings, Question(settings.resources, shape_of(settings, None), work, machine)
     join_own_head(Path.cwd() / "runs")
     from cluster.resources.planning.calibrate import calibrate_here, work_at
@@ -76,23 +76,23 @@ def _compare(asked: argparse.Namespace, first: Sequence[str], second: Sequence[s
     settings, question = questions["calibrated on"]
     rates = calibrate_here(settings, question, say=_say)
     measured: dict[str, list[StepSeconds]] = {name: [] for name in questions}
-    for turn in range(asked.turns):
+    for turn in range(options.turns):
         for name, (settings, question) in questions.items():
-            _say(f"turn {turn + 1} of {asked.turns}: {name}")
+            _say(f"turn {turn + 1} of {options.turns}: {name}")
             measured[name].append(median_step(_steps(settings, question)))
     figures: dict[str, object] = {"rates": rates.to_document()}
     for name, (_, question) in questions.items():
         middle = median_step(measured[name])
         plan = make_plan(replace(question, work=work_at(question.work, middle), rates=rates))
-        seconds = statistics.median(one.total for one in measured[name])
+        seconds = statistics.median(step.total for step in measured[name])
         figures[name] = {
             "model": question.shape.parameters,
             "batch": middle.batch,
             "measured": seconds,
             "predicted": plan.step_seconds,
             "off_by": plan.step_seconds / seconds - 1,
-            "turns": [asdict(one) | {"total": one.total} for one in measured[name]],
-            "phases": {one.name: [getattr(middle, one.name), one.seconds] for one in plan.phases},
+            "turns": [asdict(step) | {"total": step.total} for step in measured[name]],
+            "phases": {phase.name: [getattr(middle, phase.name), phase.seconds] for phase in plan.phases},
         }
     return figures
 

@@ -123,8 +123,8 @@ def probe(question: Question) -> ProbeFigures:
     resources, shape, work = question.resources, question.shape, question.work
     learner, scorers, generators = resources.learner, resources.scorers, resources.generators
     row = max(2, round(work.row_tokens))
-    most = max(4, int(micro_tokens(learner, work)) // row)
-    sizes = [(max(1, most // 4), row), (most, row)]
+    most_rows = max(4, int(micro_tokens(learner, work)) // row)
+    sizes = [(max(1, most_rows // 4), row), (most_rows, row)]
     wide = replace(
         shape,
         hidden=2 * shape.hidden,
@@ -140,19 +140,19 @@ def probe(question: Question) -> ProbeFigures:
         "fill": ("fill", ()),
         "device": ("device", ()),
     }
-    found = ask_probe(start_probe(learner.threads, learner.cpus, learner.gpus), calls)
-    _check_kind(question, found.pop("device"))
-    found["host_optimiser"] = found["optimiser"]
+    figures = ask_probe(start_probe(learner.threads, learner.cpus, learner.gpus), calls)
+    _check_kind(question, figures.pop("device"))
+    figures["host_optimiser"] = figures["optimiser"]
     if learner.gpus:
         calls = {"host_optimiser": ("optimiser", (parameters, False))}  # offloaded, the learner's AdamW is not fused
-        found |= ask_probe(start_probe(learner.threads, learner.cpus, 0.0), calls)
+        figures |= ask_probe(start_probe(learner.threads, learner.cpus, 0.0), calls)
     calls = {"scoring": ("passes", (shape, "float32", sizes))}
-    found |= ask_probe(start_probe(scorers.threads, scorers.cpus, scorers.gpus), calls)
+    figures |= ask_probe(start_probe(scorers.threads, scorers.cpus, scorers.gpus), calls)
     together = max(1, round(concurrency(task_of(question))))
     calls = {"matrices": ("matrices", (together, shape.hidden, generators.dtype)), "memory": ("memory", ())}
-    found |= ask_probe(start_probe(generators.threads, generators.cpus, generators.gpus), calls)
-    pairs = {name: tuple(found[name]) for name in ("passes", "wide", "scoring")}
-    return ProbeFigures(**{**found, **pairs}, connection=connection_bytes(learner.cpus))
+    figures |= ask_probe(start_probe(generators.threads, generators.cpus, generators.gpus), calls)
+    pairs = {name: tuple(figures[name]) for name in ("passes", "wide", "scoring")}
+    return ProbeFigures(**{**figures, **pairs}, connection=connection_bytes(learner.cpus))
 
 
 def _check_kind(question: Question, device: str) -> None:
@@ -167,16 +167,16 @@ def draw(actors: Trial, question: Question) -> DrawFigures:
     """Decoding steps' seconds: the difference between long and short responses leaves out all that is fixed."""
     engines = question.resources.generators.count
     together = max(1, round(concurrency(task_of(question))))
-    long = question.work.longest_response
-    short = max(1, long // 2)
+    longest = question.work.longest_response
+    short = max(1, longest // 2)
 
     def step(sequences: int) -> float:
-        times: dict[int, list[float]] = {long: [], short: []}
+        times: dict[int, list[float]] = {longest: [], short: []}
         for _ in range(DRAWS):
             for response, seconds in times.items():
                 seconds.append(actors.draw(sequences, response))
-        difference = sorted(times[long])[DRAWS // 2] - sorted(times[short])[DRAWS // 2]
-        return max(difference, 1e-6) / max(1, long - short)
+        difference = sorted(times[longest])[DRAWS // 2] - sorted(times[short])[DRAWS // 2]
+        return max(difference, 1e-6) / max(1, longest - short)
 
     actors.draw(engines * together, short)  # warm
     return DrawFigures(alone=step(engines), together=step(engines * together), sequences=float(together))
@@ -238,16 +238,19 @@ def _widened(shape: ModelShape) -> ModelShape:
     )
 
 
-def _line(shape: ModelShape, pair: Sequence[Pass], which: str) -> tuple[float, float]:
+def _line(shape: ModelShape, pair: Sequence[Pass], direction: str) -> tuple[float, float]:
     """FLOP/s and fixed seconds a layer and forward pass, of the straight line through two passes of two layers."""
     small, large = pair
-    two, turns = replace(shape, layers=2), 3.0 if which == "both" else 1.0
-    work = [turns * two.trunk_flops(one.rows * one.tokens, one.tokens / 2) for one in (small, large)]
-    seconds = [getattr(one, which) for one in (small, large)]
+    two_layers, turns = replace(shape, layers=2), 3.0 if direction == "both" else 1.0
+    work = [
+        turns * two_layers.trunk_flops(trunk_pass.rows * trunk_pass.tokens, trunk_pass.tokens / 2)
+        for trunk_pass in (small, large)
+    ]
+    seconds = [getattr(trunk_pass, direction) for trunk_pass in (small, large)]
     if seconds[1] <= seconds[0] or work[1] <= work[0]:
         return work[1] / seconds[1], 0.0  # a disturbed measurement, or one size: everything counts as work
     rate = (work[1] - work[0]) / (seconds[1] - seconds[0])
-    return rate, max(0.0, seconds[1] - work[1] / rate) / (turns * two.layers)
+    return rate, max(0.0, seconds[1] - work[1] / rate) / (turns * two_layers.layers)
 
 
 def _with_steps(question: Question, rates: Rates, draws: DrawFigures) -> Rates:
@@ -258,8 +261,8 @@ def _with_steps(question: Question, rates: Rates, draws: DrawFigures) -> Rates:
 
     def roof(sequences: float) -> float:
         flops = shape.trunk_flops(sequences, context) + shape.logit_flops(sequences)
-        read = width * shape.parameters + sequences * context * shape.kv_bytes_per_token(width)
-        return max(flops / rates.decode_flops, read / rates.decode_bytes)
+        bytes_read = width * shape.parameters + sequences * context * shape.kv_bytes_per_token(width)
+        return max(flops / rates.decode_flops, bytes_read / rates.decode_bytes)
 
     more = draws.sequences - 1
     sequence = max(0.0, (draws.together - draws.alone - roof(draws.sequences) + roof(1)) / more) if more > 0 else 0.0
@@ -274,29 +277,29 @@ def _with_host(question: Question, rates: Rates, whole: StepSeconds) -> Rates:
     task = task_at(replace(question, rates=rates), whole)
     spent = optimiser_seconds(task)
     passes = learn(task).seconds - spent
-    most = max(whole.learn - _FACTORS[0] * passes, _FACTORS[0] * whole.learn)
-    return replace(rates, host_optimiser_bytes=max(1.0, spent / most) * rates.host_optimiser_bytes)
+    longest = max(whole.learn - _FACTORS[0] * passes, _FACTORS[0] * whole.learn)
+    return replace(rates, host_optimiser_bytes=max(1.0, spent / longest) * rates.host_optimiser_bytes)
 
 
 def _with_factors(question: Question, rates: Rates, whole: StepSeconds, half: StepSeconds) -> Rates:
     """A factor where the phase grows with the batch, a fixed cost where it does not. AdamW on the host has its own rate."""
     full, part = task_at(question, whole), task_at(question, half)
-    expected = {one.name: one.seconds for one in phases(full)}
-    less = {one.name: one.seconds for one in phases(part)}
+    expected = {phase.name: phase.seconds for phase in phases(full)}
+    less = {phase.name: phase.seconds for phase in phases(part)}
     took, took_less = ({"rollout": step.rollout, "learn": step.learn} for step in (whole, half))
     if question.resources.learner.offload:
         for seconds_of, task in ((expected, full), (took, full), (less, part), (took_less, part)):
             seconds_of["learn"] -= optimiser_seconds(task)
-    found: dict[str, Any] = {}
+    factors: dict[str, Any] = {}
     for name in ("rollout", "learn"):
         seconds, fewer = took[name], took_less[name]
         slope = expected[name] - less[name]
         factor = (seconds - fewer) / slope if slope > 0 else seconds / expected[name]
         factor = min(max(factor, _FACTORS[0]), _FACTORS[1]) if factor > 0 else seconds / expected[name]
         factor = min(factor, seconds / expected[name])  # the rest is fixed, and cannot be negative
-        found |= {f"{name}_factor": factor, f"{name}_seconds": max(0.0, seconds - factor * expected[name])}
-    found["publish_seconds"] = max(0.0, whole.publish - publish(full).seconds)
-    return replace(rates, **found)
+        factors |= {f"{name}_factor": factor, f"{name}_seconds": max(0.0, seconds - factor * expected[name])}
+    factors["publish_seconds"] = max(0.0, whole.publish - publish(full).seconds)
+    return replace(rates, **factors)
 
 
 def task_at(question: Question, step: StepSeconds) -> Task:

@@ -24,24 +24,24 @@ def shortages(
     roles: list[RoleMemory], resources: ResourceSettings, shape: ModelShape, work: Workload, cluster: Cluster
 ) -> list[Shortage]:
     """Everything that does not fit, the most basic first."""
-    found: list[Shortage] = []
+    missing: list[Shortage] = []
     kind = cluster.hardware.kind
     for role in roles:
         share = usable(cluster) * min(role.gpus, 1.0) if role.gpus else math.inf
         if role.device_bytes > share:
             where = f"one {kind}" if role.gpus >= 1 else f"{role.gpus:g} of a {kind}"
-            found.append(Shortage(role.role, where, role.device_bytes, share))
+            missing.append(Shortage(role.role, where, role.device_bytes, share))
     one_row = float(work.longest_row * shape.kv_bytes_per_token(dtype_bytes(resources.generators.dtype)))
     if one_row > resources.generators.kv_cache_bytes:
-        found.append(
+        missing.append(
             Shortage(
                 "one sequence", "resources.generators.kv_cache_bytes", one_row, resources.generators.kv_cache_bytes
             )
         )
     pair = pair_of(resources, roles)
     together = pair_shortage(pair, cluster)
-    if pair and together and not any(one.role in (pair.guest.role, pair.ranks.role) for one in found):
-        found.append(together)
+    if pair and together and not any(shortage.role in (pair.guest.role, pair.ranks.role) for shortage in missing):
+        missing.append(together)
     loop = [role for role in roles if role.role != TRAINERS]
     before = [role for role in roles if role.role in before_the_loop(resources)]
     asleep = sleepers_of_a_node(pair, cluster)
@@ -50,11 +50,11 @@ def shortages(
         ("training before the loop", before, trainers_gpus(resources, roles), 0.0),
     ):
         if gpus > cluster.gpus:
-            found.append(Shortage(f"{phase}'s actors", "the cluster", gpus, cluster.gpus, "GPUs"))
+            missing.append(Shortage(f"{phase}'s actors", "the cluster", gpus, cluster.gpus, "GPUs"))
         needed = _host_bytes(busy, cluster) + more
         if needed > cluster.hardware.host_memory_bytes:
-            found.append(Shortage(phase, "a node's memory", needed, cluster.hardware.host_memory_bytes))
-    return found
+            missing.append(Shortage(phase, "a node's memory", needed, cluster.hardware.host_memory_bytes))
+    return missing
 
 
 def _host_bytes(roles: list[RoleMemory], cluster: Cluster) -> float:

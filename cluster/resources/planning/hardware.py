@@ -14,7 +14,7 @@ from configs.explain import suggestion
 
 TABLE = Path(__file__).with_name("hardware.json")
 BYTES_PER_CORE = 8 * 2**30
-"""Host memory that a machine of `cpu:N` is taken to have, where nobody says."""
+"""Host memory that a machine of `cpu:N` is taken to have, where it is not set."""
 _ASKED = re.compile(r"([a-z0-9]+)(?::([1-9][0-9]*))?")
 
 
@@ -103,7 +103,7 @@ def find_hardware(kind: str) -> Hardware:
     return Hardware(kind=kind, **_table()["kinds"][kind])
 
 
-def read_cluster(asked: str, nodes: int, *, host_memory: float | None = None, network: float | None = None) -> Cluster:
+def read_cluster(name: str, nodes: int, *, host_memory: float | None = None, network: float | None = None) -> Cluster:
     """A cluster as the command line gives it.
 
     Args:
@@ -114,13 +114,13 @@ def read_cluster(asked: str, nodes: int, *, host_memory: float | None = None, ne
     Raises:
         ConfigError: the form is wrong, or the kind unknown.
     """
-    found = _ASKED.fullmatch(asked.strip().lower())
-    if found is None:
+    match = _ASKED.fullmatch(name.strip().lower())
+    if match is None:
         raise ConfigError(
-            f"--gpu: '{asked}' is no kind and number; write h100:8, or cpu:2 for cores ({', '.join(kinds())})"
+            f"--gpu: '{name}' is no kind and number; write h100:8, or cpu:2 for cores ({', '.join(kinds())})"
         )
-    hardware = find_hardware(found[1])
-    per_node = int(found[2] or (2 if hardware.is_cpu else 8))
+    hardware = find_hardware(match[1])
+    per_node = int(match[2] or (2 if hardware.is_cpu else 8))
     if hardware.is_cpu:
         hardware = replace(hardware, cores=per_node, host_memory_bytes=per_node * BYTES_PER_CORE)
     if host_memory is not None:

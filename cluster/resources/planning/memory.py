@@ -80,8 +80,8 @@ class Shortage:
             return (
                 f"{self.role} {verb} {self.needed:g} {self.unit} and there are {self.there:g}: {self.missing:g} too few"
             )
-        there = f"{self.where}, which has {gigabytes(self.there)}"
-        return f"{self.role} {verb} {gigabytes(self.needed)} on {there}: {gigabytes(self.missing)} too much"
+        place = f"{self.where}, which has {gigabytes(self.there)}"
+        return f"{self.role} {verb} {gigabytes(self.needed)} on {place}: {gigabytes(self.missing)} too much"
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,10 @@ def _scorers(resources: ResourceSettings, shape: ModelShape, work: Workload, sha
         return [role("scorers", work.score_models * trunk + policy, passing + logits)]
     members = math.ceil(work.score_models / max(work.signals, 1))
     alone = [role(f"scorers of {work.signals} signals", members * trunk, passing)] if work.signals else []
-    alone = [RoleMemory(one.role, one.actors * work.signals, one.gpus, one.device, one.host) for one in alone]
+    alone = [
+        RoleMemory(memory.role, memory.actors * work.signals, memory.gpus, memory.device, memory.host)
+        for memory in alone
+    ]
     return [*alone, role("scorers of the reference", policy, passing + logits)]
 
 
@@ -178,8 +181,8 @@ def learner_memory(settings: LearnerSettings, shape: ModelShape, work: Workload,
     parts["logits"] = LOGIT_COPIES * 4.0 * _response_share(work) * tokens * shape.vocabulary
     whole = 1.0 / ranks if sharding.sharded_load else 1.0
     host = {"process": PROCESS["learner"], "loading": 4.0 * max(sizes) * whole, "offloaded optimiser": offloaded}
-    held = sum(parts[name] for name in ("weights", "gradients", "optimiser"))
-    loading = held + width * max(sizes) * (whole - (1 / ranks if stage == 3 else 1.0)) if on_gpu else 0.0
+    state_bytes = sum(parts[name] for name in ("weights", "gradients", "optimiser"))
+    loading = state_bytes + width * max(sizes) * (whole - (1 / ranks if stage == 3 else 1.0)) if on_gpu else 0.0
     if not on_gpu:
         host = {"process": PROCESS["learner"]} | parts
     return RoleMemory("learner ranks", ranks, settings.gpus, parts if on_gpu else {}, host, loading)
@@ -205,22 +208,22 @@ def _zero_states(parameters: float, width: int, ranks: int, stage: int, *, offlo
     master = 0 if width == 4 else 4
     states = (STATES + master) * parameters / (ranks if stage >= 1 else 1)
     accumulated = 4 if width == 2 and stage <= 1 else width  # DeepSpeed adds bfloat16 gradients up in float32 there
-    found = {
+    state_bytes = {
         "weights": width * parameters / (ranks if stage == 3 else 1),
         "gradients": accumulated * parameters / (ranks if stage >= 2 else 1),
         "optimiser": states,
     }
     if offload and stage:
         # DeepSpeed's own estimate: 16 bytes a parameter on the host.
-        found |= {"optimiser": 0.0, "offloaded": 16.0 * parameters / ranks}
-    return found
+        state_bytes |= {"optimiser": 0.0, "offloaded": 16.0 * parameters / ranks}
+    return state_bytes
 
 
 def micro_tokens(settings: LearnerSettings, work: Workload) -> float:
     """Tokens of one rank's largest pass: the setting's, or its share of a gradient update where that is less."""
     rows = work.batch * work.epochs / work.minibatches / settings.ranks
-    asked = micro_batch_tokens(settings)
-    return max(float(work.longest_row), min(float(asked), rows * work.longest_row))
+    setting = micro_batch_tokens(settings)
+    return max(float(work.longest_row), min(float(setting), rows * work.longest_row))
 
 
 def _response_share(work: Workload) -> float:

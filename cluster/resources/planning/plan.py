@@ -82,7 +82,7 @@ class Plan:
 
     def phase(self, name: str) -> Phase:
         """One of them."""
-        return next(one for one in self.phases if one.name == name)
+        return next(phase for phase in self.phases if phase.name == name)
 
 
 def make_plan(question: Question) -> Plan:
@@ -119,7 +119,7 @@ def check_devices(resources: ResourceSettings, cluster: Cluster) -> None:
     if not cluster.hardware.is_cpu and len(on_gpu) < len(roles):
         keys = " ".join(f"resources.{name}.gpus=1" for name in roles if name not in on_gpu)
         raise ConfigError(
-            f"--gpu {kind}: {', '.join(set(roles) - set(on_gpu))} would run on CPUs beside idle GPUs; add {keys}"
+            f"--gpu {kind}: {', '.join(set(roles) - set(on_gpu))} would run on CPUs next to idle GPUs; add {keys}"
         )
 
 
@@ -132,10 +132,11 @@ def remedies(plan: Plan) -> list[str]:
         return []
     single = list(_changes(plan.question.resources))
     pairs = [
-        (f"{first} {second}", both)
+        (f"{first} {second}", changed)
         for index, (first, _, change) in enumerate(single)
-        for second, _, other in single[index + 1 :]
-        if first.split("=")[0] != second.split("=")[0] and (both := other(change(plan.question.resources))) is not None
+        for second, _, second_change in single[index + 1 :]
+        if first.split("=")[0] != second.split("=")[0]
+        and (changed := second_change(change(plan.question.resources))) is not None
     ]
     fitting = [text for text, resources, _ in single if _fits(plan.question, resources)]
     return fitting or [text for text, resources in pairs if _fits(plan.question, resources)]
@@ -150,7 +151,7 @@ def _changes(resources: ResourceSettings) -> Iterator[tuple[str, ResourceSetting
     """Single keys that lower what a role needs: (as text, the result, the change)."""
     scorers, workers = resources.scorers, resources.supervised.workers
     passes = (scorers.tokens_per_batch // share for share in (2, 4, 8))
-    wanted: dict[tuple[str, str], list[object]] = {
+    candidates: dict[tuple[str, str], list[object]] = {
         ("scorers", "colocate"): [False],
         ("scorers", "tokens_per_batch"): [tokens for tokens in passes if tokens >= 1024],
         ("learner", "zero_stage"): [3],
@@ -164,8 +165,8 @@ def _changes(resources: ResourceSettings) -> Iterator[tuple[str, ResourceSetting
         ("scorers", "replicas"): list(range(scorers.replicas - 1, 0, -1)),
     }
     if resources.placement == "mixed":
-        wanted.pop(("scorers", "colocate"))  # one scorer beside each rank holds every model
-    for (section, key), values in wanted.items():
+        candidates.pop(("scorers", "colocate"))  # one scorer next to each rank holds every model
+    for (section, key), values in candidates.items():
         for value in values:
             if value != getattr(getattr(resources, section), key):
                 change = _setter(section, key, value)
@@ -202,25 +203,27 @@ def document(plan: Plan, *, price: float | None, better: Mapping[str, Any] | Non
         "model": asdict(question.shape) | {"parameters": question.shape.parameters},
         "work": asdict(question.work),
         "fits": plan.fits,
-        "shortages": [asdict(one) | {"missing": one.missing, "text": one.describe()} for one in plan.shortages],
+        "shortages": [
+            asdict(shortage) | {"missing": shortage.missing, "text": shortage.describe()} for shortage in plan.shortages
+        ],
         "remedies": remedies(plan),
         "memory": [
             {
-                "role": one.role,
-                "actors": one.actors,
-                "gpus": one.gpus,
-                "device": dict(one.device),
-                "host": dict(one.host),
-                "loading": one.loading,
-                "device_bytes": one.device_bytes,
-                "host_bytes": one.host_bytes,
+                "role": role.role,
+                "actors": role.actors,
+                "gpus": role.gpus,
+                "device": dict(role.device),
+                "host": dict(role.host),
+                "loading": role.loading,
+                "device_bytes": role.device_bytes,
+                "host_bytes": role.host_bytes,
             }
-            for one in plan.memory
+            for role in plan.memory
         ],
         "shared_gpus": None
         if (pair := plan.pair) is None
         else {"roles": pair.name, "gpus": pair.gpus, "device_bytes": pair.device_bytes},
-        "phases": {one.name: {"seconds": one.seconds, "parts": dict(one.parts)} for one in plan.phases},
+        "phases": {phase.name: {"seconds": phase.seconds, "parts": dict(phase.parts)} for phase in plan.phases},
         "step_seconds": plan.step_seconds,
         "samples_per_second": plan.samples_per_second,
         "bottleneck": plan.bottleneck,

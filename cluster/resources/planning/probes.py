@@ -56,26 +56,26 @@ class Probe:
         self._group: GlooGroup | None = None
 
     def passes(self, shape: ModelShape, dtype: str, sizes: list[tuple[int, int]]) -> list[Pass]:
-        """Through an untrained trunk of two layers of these widths; layers are alike, so the depth is multiplied by whoever asks."""
+        """Through an untrained trunk of two layers of these widths; layers are alike, so the depth is multiplied by the caller."""
         trunk = _trunk(shape, getattr(torch, dtype)).to(self._device)
-        found = []
+        measured = []
         for rows, tokens in sizes:
             ids = torch.randint(0, shape.vocabulary, (rows, tokens), device=self._device)
             with torch.inference_mode():
                 forward = _least_seconds(lambda ids=ids: trunk(input_ids=ids, use_cache=False), self._device)  # type: ignore[misc]
-            both = _least_seconds(lambda ids=ids: _both(trunk, ids), self._device)  # type: ignore[misc]
-            found.append(Pass(rows, tokens, forward, both))
-        return found
+            forward_and_backward = _least_seconds(lambda ids=ids: _both(trunk, ids), self._device)  # type: ignore[misc]
+            measured.append(Pass(rows, tokens, forward, forward_and_backward))
+        return measured
 
     def matrices(self, rows: int, width: int, dtype: str) -> float:
         """FLOP/s of ``[rows, width] x [width, 4 width]``."""
-        left = torch.randn(rows, width, device=self._device).to(getattr(torch, dtype))
+        activations = torch.randn(rows, width, device=self._device).to(getattr(torch, dtype))
         right = torch.randn(width, 4 * width, device=self._device).to(getattr(torch, dtype))
         turns = max(1, int(2e7 // (8 * rows * width * width)))
 
         def work() -> None:
             for _ in range(turns):
-                left @ right
+                activations @ right
 
         return turns * 8.0 * rows * width * width / _least_seconds(work, self._device)
 
@@ -179,5 +179,5 @@ def ask_probe(probe: Any, calls: Mapping[str, tuple[str, tuple[Any, ...]]]) -> d
         ray.kill(probe)
 
 
-def _ask(calls: Any, what: str) -> Any:
-    return fetch(calls, deadline_seconds=PROBE_SECONDS, operation=f"calibration probe: {what}")
+def _ask(calls: Any, measured: str) -> Any:
+    return fetch(calls, deadline_seconds=PROBE_SECONDS, operation=f"calibration probe: {measured}")

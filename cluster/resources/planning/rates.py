@@ -35,7 +35,7 @@ _CPU_FIXED = {
     "publish_seconds": 0.02,
 }
 _FILL, _LOAD, _CPU_LOAD, _CPU_ADAM = 2.0e9, 4.0e9, 9.0e8, 6.0e9
-"""Bytes/s: of copying and checksumming a bucket, of an engine taking weights (on a CPU it packs them anew: 390 MB took 0.3 to
+"""Bytes/s: of copying and checksumming a bucket, of an engine taking weights (on a CPU it packs them again: 390 MB took 0.3 to
 0.55 s), of AdamW on a host with a few threads."""
 _GLOO = 1.5e9
 """Bytes/s of one TCP connection under gloo; a node's network may be slower."""
@@ -129,7 +129,7 @@ def assumed_rates(resources: ResourceSettings, cluster: Cluster) -> Rates:
     hardware, learner = cluster.hardware, resources.learner
     cpu = hardware.is_cpu
     threads = {"learn": learner.threads, "score": resources.scorers.threads, "decode": resources.generators.threads}
-    cores = {name: float(one) if cpu else 1.0 for name, one in threads.items()}
+    cores = {name: float(count) if cpu else 1.0 for name, count in threads.items()}
     fixed = _CPU_FIXED if cpu else _GPU_FIXED
     return Rates(
         learn_flops=_LEARN_SHARE * hardware.flops(learner.dtype) * cores["learn"],
@@ -174,7 +174,7 @@ def load_rates(path: Path, kind: str) -> Rates:
         raise DataError(f"{path}: no calibration can be read there ({error}); {again}") from error
     if not isinstance(document, dict) or document.pop("version", None) != VERSION:
         raise DataError(f"{path} is no calibration of version {VERSION}; {again}")
-    types = {one.name: one.type for one in fields(Rates)}
+    types = {field.name: field.type for field in fields(Rates)}
     wrong = sorted(set(document) ^ set(types))
     wrong += [name for name, value in document.items() if name in types and not _is(types[name], value)]
     if wrong:

@@ -19,7 +19,7 @@ def render(plan: Plan, better: Better | None, *, price: float | None) -> Rendera
         _phases(plan),
         Text(_verdict(plan, price)),
     ]
-    blocks += [Text(f"does not fit: {one.describe()}", style="red") for one in plan.shortages]
+    blocks += [Text(f"does not fit: {shortage.describe()}", style="red") for shortage in plan.shortages]
     if better is not None:
         blocks.append(Text(_better(plan, better, price), style="green"))
     elif not plan.fits:
@@ -37,9 +37,9 @@ def refusal(plan: Plan, better: Better | None) -> str:
 
 
 def _would(plan: Plan) -> str:
-    found = remedies(plan)
-    if found:
-        return f"any of these would fit: {'; '.join(found[:4])}"
+    changes = remedies(plan)
+    if changes:
+        return f"any of these would fit: {'; '.join(changes[:4])}"
     return "no single change of ours fits: take a larger kind of GPU, more of them, or a smaller model"
 
 
@@ -58,18 +58,18 @@ def _memory(plan: Plan) -> Table:
     for name in ("role", "actors", "most of it", "on its GPU" if on_gpu else "in the node's memory", "of"):
         table.add_column(name, justify="left" if name in ("role", "most of it") else "right")
     for role in plan.memory:
-        there = usable(plan.question.cluster) if on_gpu else plan.question.cluster.hardware.host_memory_bytes
+        available = usable(plan.question.cluster) if on_gpu else plan.question.cluster.hardware.host_memory_bytes
         needed = role.device_bytes if on_gpu else role.host_bytes
-        style = "red" if on_gpu and needed > there * min(role.gpus, 1.0) else ""
+        style = "red" if on_gpu and needed > available * min(role.gpus, 1.0) else ""
         table.add_row(
-            role.role, str(role.actors), _largest(role, on_gpu), gigabytes(needed), gigabytes(there), style=style
+            role.role, str(role.actors), _largest(role, on_gpu), gigabytes(needed), gigabytes(available), style=style
         )
     if on_gpu and (pair := plan.pair) is not None:
-        how = "the engine sleeps while the rank works" if pair.sleeps else "both at once"
-        there = usable(plan.question.cluster)
-        style = "red" if any(one.role == pair.name for one in plan.shortages) else ""
+        sharing = "the engine sleeps while the rank works" if pair.sleeps else "both at once"
+        available = usable(plan.question.cluster)
+        style = "red" if any(shortage.role == pair.name for shortage in plan.shortages) else ""
         table.add_row(
-            pair.name, f"{pair.gpus:g} GPUs", how, gigabytes(pair.device_bytes), gigabytes(there), style=style
+            pair.name, f"{pair.gpus:g} GPUs", sharing, gigabytes(pair.device_bytes), gigabytes(available), style=style
         )
     return table
 
@@ -99,10 +99,10 @@ def _seconds(seconds: float) -> str:
 
 
 def _verdict(plan: Plan, price: float | None) -> str:
-    said = f"{plan.samples_per_second:.3g} samples/s"
+    verdict = f"{plan.samples_per_second:.3g} samples/s"
     if price is not None:
-        said += f"; 1000 steps take {plan.step_seconds / 3.6:.1f} h and cost {plan.cost(price):,.0f} at {price:g} a device and hour"
-    return said
+        verdict += f"; 1000 steps take {plan.step_seconds / 3.6:.1f} h and cost {plan.cost(price):,.0f} at {price:g} a device and hour"
+    return verdict
 
 
 def _better(plan: Plan, better: Better, price: float | None) -> str:
@@ -111,8 +111,8 @@ def _better(plan: Plan, better: Better, price: float | None) -> str:
         faster += f", {1 - better.plan.step_seconds / plan.step_seconds:.0%} less"
     if price is not None:
         faster += f", {better.plan.cost(price):,.0f} for 1000 steps"
-    what = "better" if plan.fits else "this fits"
-    return f"{what} ({faster}): {' '.join(better.overrides)}"
+    effect = "better" if plan.fits else "this fits"
+    return f"{effect} ({faster}): {' '.join(better.overrides)}"
 
 
 def _rates(plan: Plan) -> str:

@@ -75,11 +75,11 @@ def _shares(resources: ResourceSettings) -> list[float]:
     return [getattr(role, _FRACTIONS) for role in roles]
 
 
-def _candidates(settings: RunSettings, asked: Question) -> Iterator[ResourceSettings]:
-    devices = asked.cluster.devices
-    on_gpu = asked.cluster.gpus > 0
-    for placement in _placements(asked):
-        question = asked.with_resources(asked.resources.model_copy(update={"placement": placement}))
+def _candidates(settings: RunSettings, original: Question) -> Iterator[ResourceSettings]:
+    devices = original.cluster.devices
+    on_gpu = original.cluster.gpus > 0
+    for placement in _placements(original):
+        question = original.with_resources(original.resources.model_copy(update={"placement": placement}))
         scorer_options = _scorers_that_fit(question)
         for ranks in _ranks(settings, devices):
             learner = _fastest_learner(question, ranks)
@@ -115,25 +115,25 @@ def _gpus(question: Question, ranks: int, generators: int, scorers: ScorerSettin
 
 
 def _free_for_trainers(question: Question, generators: int) -> int:
-    """Devices that the trainers find before the loop; beside colocated generators they would have none, so they come first."""
-    beside = question.cluster.gpus and question.resources.placement != "colocated"
-    return question.cluster.devices - (question.sharding.tensor_parallel * generators if beside else 0)
+    """Devices that the trainers find before the loop; next to colocated generators they would have none, so they come first."""
+    at_once = question.cluster.gpus and question.resources.placement != "colocated"
+    return question.cluster.devices - (question.sharding.tensor_parallel * generators if at_once else 0)
 
 
-def _counts(most: int) -> list[int]:
+def _counts(upper: int) -> list[int]:
     """Every small number, then ever fewer of the large ones."""
-    return sorted({n for n in range(1, most + 1) if n <= 8 or n % 2 ** (n.bit_length() - 3) == 0})
+    return sorted({n for n in range(1, upper + 1) if n <= 8 or n % 2 ** (n.bit_length() - 3) == 0})
 
 
-def _ranks(settings: RunSettings, most: int) -> list[int]:
+def _ranks(settings: RunSettings, upper: int) -> list[int]:
     """Numbers of ranks that deal every batch equally."""
     sizes = [settings.ppo.minibatch_size] + ([settings.ppo.ptx_batch_size] if settings.ppo.ptx_coefficient else [])
     common = math.gcd(*sizes)
-    return [n for n in range(1, most + 1) if common % n == 0]
+    return [n for n in range(1, upper + 1) if common % n == 0]
 
 
-def _workers(settings: RunSettings, most: int) -> int | None:
-    """The most workers, up to the present number, that fit beside the generators and deal every batch equally."""
+def _workers(settings: RunSettings, upper: int) -> int | None:
+    """The most workers, up to the present number, that fit next to the generators and deal every batch equally."""
     batches = (
         settings.sft.batch_size,
         settings.reward_model.batch_size,
@@ -141,7 +141,7 @@ def _workers(settings: RunSettings, most: int) -> int | None:
         settings.direct.batch_size,
     )
     common = math.gcd(*batches)
-    fitting = [n for n in range(1, most + 1) if common % n == 0 and n <= max(settings.resources.supervised.workers, 1)]
+    fitting = [n for n in range(1, upper + 1) if common % n == 0 and n <= max(settings.resources.supervised.workers, 1)]
     return max(fitting, default=None)
 
 
@@ -160,10 +160,10 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
     present = question.resources.learner
     best: tuple[tuple[int, float], LearnerSettings] | None = None
     tokens = present.tokens_per_micro_batch
-    smaller = [one for one in (16384, 8192, 4096, _LEAST_TOKENS) if one < (tokens or 16384)] if present.gpus else []
-    both = (False, True)
-    for offload in both if present.gpus and present.zero_stage else (present.offload,):
-        for checkpointed in both if present.gpus else (present.checkpoint_activations,):
+    smaller = [role for role in (16384, 8192, 4096, _LEAST_TOKENS) if role < (tokens or 16384)] if present.gpus else []
+    memory = (False, True)
+    for offload in memory if present.gpus and present.zero_stage else (present.offload,):
+        for checkpointed in memory if present.gpus else (present.checkpoint_activations,):
             for passed in [tokens, *smaller]:
                 changes = {
                     "ranks": ranks,
@@ -185,7 +185,7 @@ def _fastest_learner(question: Question, ranks: int) -> LearnerSettings | None:
 
 def _scorers_that_fit(question: Question) -> list[ScorerSettings]:
     """Of each arrangement the largest passes that fit."""
-    present, found = question.resources.scorers, []
+    present, fitting = question.resources.scorers, []
     for colocate in (True,) if question.resources.placement == "mixed" else (True, False):
         for replicas in _counts(question.cluster.devices):
             for share in (1, 2, 4, 8):
@@ -194,16 +194,20 @@ def _scorers_that_fit(question: Question) -> list[ScorerSettings]:
                     update={"colocate": colocate, "replicas": replicas, "tokens_per_batch": tokens}
                 )
                 if _role_fits(question, question.resources.model_copy(update={"scorers": scorers}), "scorers"):
-                    found.append(scorers)
+                    fitting.append(scorers)
                     break
-    return found
+    return fitting
 
 
 def _role_fits(question: Question, resources: ResourceSettings, role: str) -> bool:
     if not question.cluster.gpus:
         return True  # one memory for all: looked at with the whole plan
     roles = role_memory(resources, question.shape, question.work, sharding=question.sharding)
-    alone = all(one.device_bytes <= usable(question.cluster) for one in roles if one.role.startswith(role))
+    alone = all(
+        actor_memory.device_bytes <= usable(question.cluster)
+        for actor_memory in roles
+        if actor_memory.role.startswith(role)
+    )
     pair = pair_of(resources, roles)
     if not alone or pair is None or not pair.ranks.role.startswith(role):
         return alone

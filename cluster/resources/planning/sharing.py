@@ -56,10 +56,15 @@ class Pair:
 def pair_of(resources: ResourceSettings, roles: Sequence[RoleMemory]) -> Pair | None:
     """Who shares GPUs; None where every actor has its own, or where there are none to share."""
     guest = _GUESTS.get(resources.placement)
-    found = [next((role for role in roles if role.role == name), None) for name in (guest, RANKS)]
-    if guest is None or found[0] is None or found[1] is None or not (found[0].gpus and found[1].gpus):
+    guest_and_ranks = [next((role for role in roles if role.role == name), None) for name in (guest, RANKS)]
+    if (
+        guest is None
+        or guest_and_ranks[0] is None
+        or guest_and_ranks[1] is None
+        or not (guest_and_ranks[0].gpus and guest_and_ranks[1].gpus)
+    ):
         return None
-    return Pair(found[0], found[1], sleeps=guest == "generators")
+    return Pair(guest_and_ranks[0], guest_and_ranks[1], sleeps=guest == "generators")
 
 
 def loop_gpus(resources: ResourceSettings, roles: Sequence[RoleMemory]) -> float:
@@ -84,10 +89,10 @@ def pair_shortage(pair: Pair | None, cluster: Cluster) -> Shortage | None:
     """What two roles lack on the GPU that they share."""
     if pair is None:
         return None
-    there = usable(cluster) * min(1.0, max(pair.guest.gpus, pair.ranks.gpus))
-    if pair.device_bytes <= there:
+    available = usable(cluster) * min(1.0, max(pair.guest.gpus, pair.ranks.gpus))
+    if pair.device_bytes <= available:
         return None
-    return Shortage(pair.name, f"one {cluster.hardware.kind}", pair.device_bytes, there)
+    return Shortage(pair.name, f"one {cluster.hardware.kind}", pair.device_bytes, available)
 
 
 def sleepers_of_a_node(pair: Pair | None, cluster: Cluster) -> float:

@@ -105,13 +105,13 @@ def named_shape(name: str) -> ModelShape:
     name = name.strip().lower()
     if name in named_models():
         return ModelShape(**{key: value for key, value in named_models()[name].items() if key != "source"})
-    found = _NAMED.fullmatch(name)
-    if found is None or not 0 < float(found[1]) <= 2000:
+    match = _NAMED.fullmatch(name)
+    if match is None or not 0 < float(match[1]) <= 2000:
         raise ConfigError(
             f"--params: '{name}' is no size; write one such as 7b ({', '.join(named_models())} are exact)"
         )
-    wanted = float(found[1]) * 1e9
-    hidden = 128 * max(1, round((wanted * _ASPECT / (4 + 3 * _MLP)) ** (1 / 3) / 128))
+    target_parameters = float(match[1]) * 1e9
+    hidden = 128 * max(1, round((target_parameters * _ASPECT / (4 + 3 * _MLP)) ** (1 / 3) / 128))
     return ModelShape(
         layers=max(1, hidden // _ASPECT),
         hidden=hidden,
@@ -169,20 +169,20 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def _from_document(document: dict[str, Any], name: str) -> ModelShape:
     inner = document.get("text_config")
-    found = {**document, **(inner if isinstance(inner, dict) else {})}
+    config = {**document, **(inner if isinstance(inner, dict) else {})}
     sizes: dict[str, int] = {}
     for key, names in _KEYS.items():
-        value = next((found[one] for one in names if isinstance(found.get(one), int)), None)
+        value = next((config[key_name] for key_name in names if isinstance(config.get(key_name), int)), None)
         if value is None or value < 1:
             raise DataError(f"model.path: the config.json of {name} has no {names[0]}; give the size with --params 7b")
         sizes[key] = value
-    intermediate = found.get("intermediate_size") or found.get("n_inner") or 4 * sizes["hidden"]
+    intermediate = config.get("intermediate_size") or config.get("n_inner") or 4 * sizes["hidden"]
     return ModelShape(
         **sizes,
-        kv_heads=int(found.get("num_key_value_heads") or sizes["heads"]),
-        head_size=int(found.get("head_dim") or sizes["hidden"] // sizes["heads"]),
+        kv_heads=int(config.get("num_key_value_heads") or sizes["heads"]),
+        head_size=int(config.get("head_dim") or sizes["hidden"] // sizes["heads"]),
         intermediate=int(intermediate),
-        tied=bool(found.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", False)),
     )
 
 

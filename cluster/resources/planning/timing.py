@@ -53,7 +53,7 @@ def phases(task: Task) -> list[Phase]:
     return [rollout(task), learn(task), publish(task)]
 
 
-# --- rollout: generation and scoring beside each other ----------------------------------------------------------------
+# --- rollout: generation and scoring side by side ----------------------------------------------------------------
 
 
 def rollout(task: Task) -> Phase:
@@ -78,12 +78,12 @@ def concurrency(task: Task) -> float:
     """Sequences one engine decodes at a time: its share of the batch, its limit, and what its cache holds."""
     settings, work = task.resources.generators, task.work
     width = dtype_bytes(settings.dtype)
-    held = (
+    cached_sequences = (
         settings.kv_cache_bytes
         * task.sharding.tensor_parallel
         / (task.shape.kv_bytes_per_token(width) * work.row_tokens)
     )
-    return max(1.0, min(work.batch / settings.count, float(settings.max_concurrent), math.floor(held)))
+    return max(1.0, min(work.batch / settings.count, float(settings.max_concurrent), math.floor(cached_sequences)))
 
 
 def _waves(task: Task) -> float:
@@ -93,17 +93,19 @@ def _waves(task: Task) -> float:
 def generation(task: Task) -> dict[str, float]:
     """Seconds of one engine by what bounds them: a decoding step costs the larger of its FLOPs and its bytes."""
     rates, shape, work = task.rates, task.shape, task.work
-    own = work.batch / task.resources.generators.count
-    most = min(LONGEST * work.response_tokens, float(work.longest_response))
-    steps = work.response_tokens * max(1.0, _waves(task)) + max(0.0, most - work.response_tokens)
-    together = own * work.response_tokens / steps
+    engine_batch = work.batch / task.resources.generators.count
+    longest = min(LONGEST * work.response_tokens, float(work.longest_response))
+    steps = work.response_tokens * max(1.0, _waves(task)) + max(0.0, longest - work.response_tokens)
+    together = engine_batch * work.response_tokens / steps
     context = work.prompt_tokens + work.response_tokens / 2
     width = dtype_bytes(task.resources.generators.dtype)
     speed = _parallel(task.sharding)
     flops = (shape.trunk_flops(together, context) + shape.logit_flops(together)) / (rates.decode_flops * speed)
-    read = width * shape.parameters + together * context * shape.kv_bytes_per_token(width)
-    moved = read / (rates.decode_bytes * speed)
-    prefill = shape.trunk_flops(own * work.prompt_tokens, work.prompt_tokens / 2) / (rates.decode_flops * speed)
+    bytes_read = width * shape.parameters + together * context * shape.kv_bytes_per_token(width)
+    moved = bytes_read / (rates.decode_bytes * speed)
+    prefill = shape.trunk_flops(engine_batch * work.prompt_tokens, work.prompt_tokens / 2) / (
+        rates.decode_flops * speed
+    )
     bound = "compute" if flops > moved else "memory bandwidth"
     overhead = shape.layers * rates.step_layer_seconds + together * rates.sequence_seconds
     return {"prefill": prefill, bound: steps * max(flops, moved), "steps' overhead": steps * overhead}
@@ -119,11 +121,11 @@ def scoring_seconds(task: Task) -> float:
     passes = rows * work.row_tokens / per_chunk * max(1.0, math.ceil(per_chunk / settings.tokens_per_batch))
     launch = max(1.0, passes) * shape.layers * rates.pass_layer_seconds
     speed = rates.score_flops * _parallel(task.sharding)
-    one, reference = trunk / speed + launch, (trunk + logits) / speed + launch
+    model_seconds, reference = trunk / speed + launch, (trunk + logits) / speed + launch
     if settings.colocate:
-        return work.score_models * one + reference
+        return work.score_models * model_seconds + reference
     members = work.score_models / max(work.signals, 1)
-    return max(members * one, reference)
+    return max(members * model_seconds, reference)
 
 
 def _scorer_actors(task: Task) -> int:
@@ -203,9 +205,9 @@ def optimiser_seconds(task: Task) -> float:
     parameter, 32 with a master copy."""
     settings, work, shape = task.resources.learner, task.work, task.shape
     total = shape.parameters + work.critics * shape.trunk_parameters
-    own = total / (settings.ranks if settings.zero_stage >= 1 else 1)
+    rank_parameters = total / (settings.ranks if settings.zero_stage >= 1 else 1)
     speed = task.rates.host_optimiser_bytes if settings.offload else task.rates.optimiser_bytes
-    return work.minibatches * (28 if settings.dtype == "float32" else 32) * own / speed
+    return work.minibatches * (28 if settings.dtype == "float32" else 32) * rank_parameters / speed
 
 
 # --- publish ----------------------------------------------------------------------------------------------------------

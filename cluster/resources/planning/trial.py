@@ -53,8 +53,8 @@ class StepSeconds:
 def trial_settings(settings: RunSettings) -> RunSettings:
     """The same loop with models of its own for every signal, and without what does not change its cost."""
     constraints = {
-        name: one.model_copy(update={"measure": "mean", "scorer": None, "subset": ()})
-        for name, one in settings.constraints.items()
+        name: constraint.model_copy(update={"measure": "mean", "scorer": None, "subset": ()})
+        for name, constraint in settings.constraints.items()
     }
     objective = settings.objective.model_copy(update={"scorer": None})
     ppo = settings.ppo.model_copy(update={"ptx_coefficient": 0.0, "kl_budget": None})
@@ -107,27 +107,27 @@ class Trial:
         work, size = self._work, 1
         if self._settings.algorithm != "ppo_lag":
             size = self._settings.ppo.groups.size
-        found = []
+        requests = []
         for index in range(number):
             if index % size == 0:
                 prompt = self._tokens_of(self._spread(work.prompt_tokens, self._room))
-            most = response or self._spread(work.response_tokens, work.longest_response)
-            sampling = SamplingSettings(self._settings.ppo.temperature, most)
+            response_limit = response or self._spread(work.response_tokens, work.longest_response)
+            sampling = SamplingSettings(self._settings.ppo.temperature, response_limit)
             name = f"trial-{self._step}-{index}"
-            found.append(GenerationRequest(name, f"trial-{index // size}", prompt, index, sampling))
+            requests.append(GenerationRequest(name, f"trial-{index // size}", prompt, index, sampling))
         self._step += 1
-        return found
+        return requests
 
     @property
     def _room(self) -> int:
         return self._work.longest_row - self._work.longest_response
 
-    def _spread(self, mean: float, most: int) -> int:
-        return int(min(most, max(1, round(mean * self._random.uniform(0.5, 1.5)))))
+    def _spread(self, mean: float, upper: int) -> int:
+        return int(min(upper, max(1, round(mean * self._random.uniform(0.5, 1.5)))))
 
     def _tokens_of(self, length: int) -> tuple[int, ...]:
         ids = self._random.integers(len(SPECIAL_TOKENS), self._tokens, length)
-        return tuple(int(one) for one in ids if one != self._end) or (len(SPECIAL_TOKENS),)
+        return tuple(int(token) for token in ids if token != self._end) or (len(SPECIAL_TOKENS),)
 
     def step(self, batch: int) -> StepSeconds:
         """Rollout, learn and publish once; nothing is written."""
@@ -141,13 +141,13 @@ class Trial:
         result = self._learner.step(rows, terms, self._step)
         learned = time.monotonic()
         self._engines.publish(result.weight_version)
-        done = time.monotonic()
+        published = time.monotonic()
         metas = [row.rollout for row in collected.scored]
         return StepSeconds(
             batch,
             drawn - begin,
             learned - drawn,
-            done - learned,
+            published - learned,
             sum(meta.prompt_length for meta in metas) / len(metas),
             sum(meta.response_length for meta in metas) / len(metas),
         )
@@ -163,7 +163,7 @@ class Trial:
 def median_step(steps: Sequence[StepSeconds]) -> StepSeconds:
     """Every figure's median."""
     names = ("rollout", "learn", "publish", "prompt_tokens", "response_tokens")
-    values: dict[str, Any] = {name: float(np.median([getattr(one, name) for one in steps])) for name in names}
+    values: dict[str, Any] = {name: float(np.median([getattr(step, name) for step in steps])) for name in names}
     return StepSeconds(batch=steps[0].batch, **values)
 
 
@@ -171,8 +171,8 @@ def _make_models(settings: RunSettings, folder: Path, vocabulary: int) -> tuple[
     """An untrained policy, or the configuration's own, and a score model on it."""
     policy, score = folder / "policy", folder / "score"
     if settings.model.path is None:
-        words = [f"word{index}" for index in range(vocabulary - len(SPECIAL_TOKENS))]
-        tokenizer = build_tokenizer(words, settings.model.max_length)
+        vocabulary_words = [f"word{index}" for index in range(vocabulary - len(SPECIAL_TOKENS))]
+        tokenizer = build_tokenizer(vocabulary_words, settings.model.max_length)
         save_model(new_policy(settings.model, tokenizer, settings.seed), tokenizer, policy)
     else:
         from learner.models.pretrained import prepare_model

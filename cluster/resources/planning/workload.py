@@ -8,7 +8,7 @@ from configs.exits import ConfigError
 from configs.schema.run import GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 
 USUAL_RESPONSE = 0.5
-"""Share of `ppo.max_response_tokens` that a response has on average, where nobody says."""
+"""Share of `ppo.max_response_tokens` that a response has on average, where it is not set."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def read_workload(
     if prompt > room:
         raise ConfigError(f"--prompt-tokens: {prompt:g} are more than model.max_length leaves for a prompt, {room}")
     names = list(settings.constraints)
-    own = [settings.cost_model.ensemble for name in names if settings.constraints[name].scorer is None]
+    ensemble_sizes = [settings.cost_model.ensemble for name in names if settings.constraints[name].scorer is None]
     reward = settings.objective.signal != "none" and settings.objective.scorer is None
-    own += [settings.reward_model.ensemble] if reward else []
-    own += [1] if settings.halves.enabled else []
+    ensemble_sizes += [settings.reward_model.ensemble] if reward else []
+    ensemble_sizes += [1] if settings.halves.enabled else []
     critics = 0 if settings.algorithm in GROUP_ALGORITHMS else 1 if ppo.critics == "shared" else 1 + len(names)
     return Workload(
         batch=ppo.batch_size,
@@ -77,7 +77,7 @@ def read_workload(
         longest_response=ppo.max_response_tokens,
         longest_row=longest,
         critics=critics,
-        score_models=sum(own),
-        signals=len(own),
+        score_models=sum(ensemble_sizes),
+        signals=len(ensemble_sizes),
         ptx_rows=ppo.ptx_batch_size if ppo.ptx_coefficient > 0 else 0,
     )

@@ -28,7 +28,7 @@ BEST_OF_K, POLICY = "best_of_k", "policy"
 
 WAVE_SAMPLES = 2048
 """Samples that are drawn and scored before the chosen ones are picked and the others forgotten: enough to keep the
-generators' batches full, few enough that k times the prompts never lie in memory together."""
+generators' batches full, few enough that k times the prompts are never in memory together."""
 
 Calibrations = Mapping[str, CalibrationDocument | None]
 
@@ -75,8 +75,8 @@ def draw_answers(
     pool = context.engines.rollout_pool(model_path, context.tokenizer_path)
     if settings.algorithm == BEST_OF_K and model == POLICY:
         return _best_answers(context, model, prompts, sampler, sampling)
-    own = f"{id_prefix(context.round_number)}{model}"
-    requests = [sampler.request(prompt, f"{own}/{prompt.prompt_id}", sampling) for prompt in prompts]
+    id_stem = f"{id_prefix(context.round_number)}{model}"
+    requests = [sampler.request(prompt, f"{id_stem}/{prompt.prompt_id}", sampling) for prompt in prompts]
     rows = pool.generate_only(requests).rows
     return Answers(list(dict.fromkeys(row.chunk for row in rows)), missing=len(prompts) - len(rows))
 
@@ -89,10 +89,10 @@ def choose_best(candidates: Sequence[Candidate]) -> Candidate:
     Raises:
         ValueError: no candidate.
     """
-    feasible = [each for each in candidates if each.worst_excess <= 0.0]
+    feasible = [candidate for candidate in candidates if candidate.worst_excess <= 0.0]
     if feasible:
-        return max(feasible, key=lambda each: (each.reward, -each.worst_excess))
-    return min(candidates, key=lambda each: (each.worst_excess, -each.reward))
+        return max(feasible, key=lambda candidate: (candidate.reward, -candidate.worst_excess))
+    return min(candidates, key=lambda candidate: (candidate.worst_excess, -candidate.reward))
 
 
 def excess_of(cost: float, constraint: ConstraintSettings, calibration: CalibrationDocument | None) -> float:
@@ -129,18 +129,18 @@ def _best_answers(
         ]
         rows = pool.collect(requests).scored
         best = _choose_all(context, rows, by_id(list(wave)), calibrations)
-        picked = {each.request_id for each in best}
-        own = dict.fromkeys(row.chunk for row in rows if row.rollout.request_id in picked)
-        if own:
-            chunks.append(pick_samples.remote(frozenset(picked), *own))
+        picked = {candidate.request_id for candidate in best}
+        wave_chunks = dict.fromkeys(row.chunk for row in rows if row.rollout.request_id in picked)
+        if wave_chunks:
+            chunks.append(pick_samples.remote(frozenset(picked), *wave_chunks))
         chosen += best
-    unmet = sum(each.worst_excess > 0.0 for each in chosen)
+    unmet = sum(candidate.worst_excess > 0.0 for candidate in chosen)
     if unmet:
         context.warn(
             f"{unmet} of {len(prompts)} prompts have none among {k} answers that the cost models call safe enough; the "
             "safest one is given"
         )
-    return Answers(chunks, frozenset(each.request_id for each in chosen), len(prompts) - len(chosen))
+    return Answers(chunks, frozenset(candidate.request_id for candidate in chosen), len(prompts) - len(chosen))
 
 
 def _choose_all(
@@ -152,9 +152,9 @@ def _choose_all(
     for row in rows:
         prompt = prompts[row.rollout.prompt_id]
         excess = tuple(
-            excess_of(row.sample.costs[name], one, calibrations[name])
-            for name, one in constraints.items()
-            if in_subset(prompt, one)
+            excess_of(row.sample.costs[name], constraint, calibrations[name])
+            for name, constraint in constraints.items()
+            if in_subset(prompt, constraint)
         )
         reward = row.sample.reward if maximises else 0.0
         by_prompt.setdefault(prompt.prompt_id, []).append(Candidate(row.rollout.request_id, reward, excess))

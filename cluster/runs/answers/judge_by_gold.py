@@ -46,8 +46,8 @@ def judge_answers(
         context.engines.rollout_pool(model_path, context.tokenizer_path)
         sampler = context.sampler(f"{stage}-{model}")
         sampling = SamplingSettings(settings.evaluation.temperature, settings.ppo.max_response_tokens)
-        own = f"{id_prefix(context.round_number)}{model}"
-        requests = [sampler.request(prompt, f"{own}/{prompt.prompt_id}", sampling) for prompt in prompts]
+        id_stem = f"{id_prefix(context.round_number)}{model}"
+        requests = [sampler.request(prompt, f"{id_stem}/{prompt.prompt_id}", sampling) for prompt in prompts]
         collected = context.engines.scoring_pool().collect(requests)
         chunks = list(dict.fromkeys(row.chunk for row in collected.rows))
         scores = {row.rollout.prompt_id: row.sample for row in collected.scored}
@@ -56,7 +56,9 @@ def judge_answers(
         answers = draw_answers(context, model, model_path, prompts, stage=stage)
         chunks, keep = answers.chunks, answers.keep
     path.parent.mkdir(parents=True, exist_ok=True)
-    asked = (settings.preferences.crowd.model_dump(mode="json"), stable_seed(settings.seed, stage)) if crowd else None
+    crowd_and_seed = (
+        (settings.preferences.crowd.model_dump(mode="json"), stable_seed(settings.seed, stage)) if crowd else None
+    )
     call = judge_samples.remote(
         context.world_path,
         model,
@@ -65,7 +67,7 @@ def judge_answers(
         str(path),
         keep,
         *chunks,
-        crowd=asked,
+        crowd=crowd_and_seed,
     )
     judged = fetch_result(
         call, deadline_seconds=settings.resources.deadlines.score_seconds, operation=f"judge_samples({model})"
@@ -78,7 +80,7 @@ def judge_answers(
     samples = read_samples(path)
     if scores:
         samples = [_with_scores(sample, scores) for sample in samples]
-        write_samples(samples, path)  # who reads the file sees the models' word beside gold
+        write_samples(samples, path)  # who reads the file sees the models' word next to gold
     return samples
 
 
@@ -96,5 +98,5 @@ def rate_limit_of(settings: RunSettings, constraint: ConstraintSettings) -> floa
 
 
 def _with_scores(sample: EvaluatedSample, scores: Mapping[str, ScoredSample]) -> EvaluatedSample:
-    found = scores[sample.prompt_id]
-    return replace(sample, reward=found.reward, costs=dict(found.costs))
+    scored = scores[sample.prompt_id]
+    return replace(sample, reward=scored.reward, costs=dict(scored.costs))

@@ -32,7 +32,7 @@ def score_answers(
         DataError: no answer of a set could be scored.
     """
     settings = context.settings
-    prompts = [prompt for some in sets.values() for prompt in some]
+    prompts = [prompt for set_prompts in sets.values() for prompt in set_prompts]
     context.engines.rollout_pool(model_path, context.tokenizer_path)
     sampler = context.sampler(f"{stage}-{model}")
     sampling = SamplingSettings(settings.evaluation.temperature, settings.ppo.max_response_tokens)
@@ -52,7 +52,7 @@ def score_answers(
         call, deadline_seconds=settings.resources.deadlines.score_seconds, operation=f"write_scored({model})"
     )
     if written != len(prompts):
-        reasons = sorted({one.reason for one in collected.quarantined})
+        reasons = sorted({failed.reason for failed in collected.quarantined})
         context.warn(
             f"{stage}: {len(prompts) - written} of {len(prompts)} answers of {model} could not be drawn or scored"
             f"{f' ({reasons[0]})' if reasons else ''}; what they would have shown is not known"
@@ -74,11 +74,11 @@ def rewarded(context: RunContext) -> bool:
 
 def limits_of(context: RunContext) -> list[Limit]:
     """The constraints as answers are judged by them, each with the calibration of its cost model."""
-    found = []
+    limits = []
     for name, constraint in context.settings.constraints.items():
         calibration = calibration_of(context, name)
-        found.append(Limit.of(name, constraint, None if calibration is None else calibration.platt))
-    return found
+        limits.append(Limit.of(name, constraint, None if calibration is None else calibration.platt))
+    return limits
 
 
 def book_of(context: RunContext) -> PromptBook:
@@ -95,11 +95,14 @@ def refuse_too_few_kept(context: RunContext) -> None:
             the message names purpose and share.
     """
     book = book_of(context)
-    subsets = {"": (), **{name: one.subset for name, one in context.settings.constraints.items() if one.subset}}
+    subsets = {
+        "": (),
+        **{name: constraint.subset for name, constraint in context.settings.constraints.items() if constraint.subset},
+    }
     for purpose in (SELECTION, CERTIFICATE):
         for name, subset in subsets.items():
-            found = book.judged(purpose, n=2, seed=0, prefix=purpose, subset=subset)
-            if len(found) < 2:
+            prompts = book.judged(purpose, n=2, seed=0, prefix=purpose, subset=subset)
+            if len(prompts) < 2:
                 of = f" of those that constraint {name} covers" if name else ""
                 raise DataError(
                     f"data: only one prompt{of} is kept for {purpose}, and an interval needs two: give more prompts, or a "

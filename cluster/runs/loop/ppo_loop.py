@@ -67,15 +67,15 @@ class PpoLoop:
             StopRequested: somebody asked to stop; the last step that was taken has a checkpoint.
         """
         prompts = prompts_of(self._context)
-        done = self._prepare()
-        log = MetricsLog(self._context.layout.metrics_of(self._context.round_number), keep_steps=done)
+        finished = self._prepare()
+        log = MetricsLog(self._context.layout.metrics_of(self._context.round_number), keep_steps=finished)
         self._context.telemetry.begin_round(self._context.round_number, log.kept)
         baselines = self._inputs["normaliser"], self._inputs["test_normaliser"]
         halves = HalvesWatch(self._settings.halves, *baselines, earlier=log.kept)
         per_step = self._ppo.batch_size // self._group_size
-        last, spent = done, False
+        last, spent = finished, False
         with finishing_steps() as is_asked_to_stop:
-            for step in range(done + 1, self._ppo.steps + 1):
+            for step in range(finished + 1, self._ppo.steps + 1):
                 last = step
                 result = self._whole_step(step, prompts[(step - 1) * per_step : step * per_step], log, halves)
                 spent = self._budget_is_spent(step, result)
@@ -88,7 +88,7 @@ class PpoLoop:
                     self._checkpoint(step)
                 if stops:
                     raise StopRequested(f"step {step} is done and kept; {STOPPED}")
-        return self._facts(last, last - done) | halves.facts() | {"kl_budget_spent": spent}
+        return self._facts(last, last - finished) | halves.facts() | {"kl_budget_spent": spent}
 
     def _whole_step(self, step: int, prompts: Sequence[Prompt], log: MetricsLog, halves: HalvesWatch) -> StepResult:
         """Take a step and tell everybody of it."""
@@ -125,20 +125,24 @@ class PpoLoop:
         self, step: int, prompts: Sequence[Prompt]
     ) -> tuple[StepResult, dict[str, ConstraintReading], dict[str, float]]:
         begin = time.monotonic()
-        own = f"{id_prefix(self._context.round_number)}ppo"
+        id_stem = f"{id_prefix(self._context.round_number)}ppo"
         requests = [
-            self._sampler.request(prompt, f"{own}-{step:05d}-{index * self._group_size + sample:04d}", self._sampling)
+            self._sampler.request(
+                prompt, f"{id_stem}-{step:05d}-{index * self._group_size + sample:04d}", self._sampling
+            )
             for index, prompt in enumerate(prompts)
             for sample in range(self._group_size)
         ]
         collected = self._pool.collect(requests)
         rollout_end = time.monotonic()
         self._check(step, collected)
-        known = by_id(list(prompts))
+        prompts_by_id = by_id(list(prompts))
         version = self._context.engines.weight_version
         samples = [row.sample for row in collected.scored]
-        terms, readings = self._constraints.step(samples, known, version, updates=self._dual_updates(len(samples)))
-        rows = self._rows(collected, known)
+        terms, readings = self._constraints.step(
+            samples, prompts_by_id, version, updates=self._dual_updates(len(samples))
+        )
+        rows = self._rows(collected, prompts_by_id)
         rollouts = self._context.layout.rollouts_of(self._context.round_number)
         self._context.engines.before_learning()
         result = self.learner.step(rows, terms, step, rollouts=rollouts)
@@ -172,22 +176,22 @@ class PpoLoop:
         rows = []
         for row in collected.scored:
             prompt = prompts[row.rollout.prompt_id]
-            subset = frozenset(name for name, one in constraints.items() if in_subset(prompt, one))
+            subset = frozenset(name for name, constraint in constraints.items() if in_subset(prompt, constraint))
             rows.append(BatchRow(row.rollout.request_id, row.chunk, row.scores, row.row, subset))
         return rows
 
     def _check(self, step: int, collected: Collected) -> None:
         """A few samples set aside are a warning; half of a batch is the end of the run."""
-        aside, asked = collected.quarantined, len(collected.rows) + len(collected.quarantined)
+        aside, requested = collected.quarantined, len(collected.rows) + len(collected.quarantined)
         self._quarantined += len(aside)
         self._faults.update(collected.scorer_faults)
         if aside:
             first = f"{aside[0].rollout.request_id}: {aside[0].reason}"
-            self._context.warn(f"step {step}: {len(aside)} of {asked} samples were set aside ({first})")
-        if len(aside) > asked // 2:
+            self._context.warn(f"step {step}: {len(aside)} of {requested} samples were set aside ({first})")
+        if len(aside) > requested // 2:
             raise StoppedError(
-                f"step {step}: {len(aside)} of {asked} samples have no usable score ({first}), so nothing is learned from "
-                "them; look at the scorers' logs, mend the cause and run the same command again"
+                f"step {step}: {len(aside)} of {requested} samples have no usable score ({first}), so nothing is learned from "
+                "them; look at the scorers' logs, fix the cause and run the same command again"
             )
 
     # --- start, resume, save ------------------------------------------------------------------------------------------
@@ -226,15 +230,15 @@ class PpoLoop:
                 reference=self._settings.reference,
             )
         )
-        done, version = self._resume()
+        finished, version = self._resume()
         context.engines.connect()
-        if done:
+        if finished:
             context.engines.publish(version)
-        clear_rollouts(context.layout.rollouts_of(context.round_number), after_step=done)
+        clear_rollouts(context.layout.rollouts_of(context.round_number), after_step=finished)
         for path in context.layout.candidates(context.round_number).glob("step-*"):
-            if int(path.name.removeprefix("step-")) > done:
+            if int(path.name.removeprefix("step-")) > finished:
                 shutil.rmtree(path)
-        return done
+        return finished
 
     def _resume(self) -> tuple[int, int]:
         """Steps done and the weight version that the learner restored; (0, 0) without a checkpoint."""

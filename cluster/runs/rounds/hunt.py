@@ -55,4 +55,4 @@ def hunt_in_round(
     if victim.missing:
         context.warn(f"red team: {victim.missing} of {victim.total} answers could not be drawn or scored")
     origin = Origin(f"round-{number}", model_digest(policy), costs_digest(costs), labeller.source)
-    return write_finds([find_of(kept, search, origin) for search in searches for kept in search.kept], path)
+    return write_finds([find_of(attack, search, origin) for search in searches for attack in search.kept], path)

@@ -30,37 +30,41 @@ def later_rounds(settings: RunSettings) -> dict[int, list[Stage]]:
 
 def round_stages(settings: RunSettings, number: int) -> list[Stage]:
     """The stages of round `number` (from 2) of a run with these settings, in order."""
-    own, rounds = settings_in_round(settings, number), settings.rounds
+    round_settings, rounds = settings_in_round(settings, number), settings.rounds
     before = stage_name(selection.NAME, number - 1)
     hunted = (stage_name(red_team.NAME, number),) if rounds.red_team else ()
-    earlier = [stage_name(selection.NAME, each) for each in range(1, number)]
+    earlier = [stage_name(selection.NAME, earlier_round) for earlier_round in range(1, number)]
     mixed = rounds.pairs_from == "current_and_earlier"
     share = {"share": rounds.hunt.share} if rounds.red_team else {}
     on_data = settings.data is not None  # the first round's labels are the files'
-    labels = [stage_name(preferences.NAME, each) for each in range(2 if on_data else 1, number)]
+    labels = [stage_name(preferences.NAME, earlier_round) for earlier_round in range(2 if on_data else 1, number)]
     # what the score models learn from is made by this round's labelling
     taught = (stage_name(preferences.NAME, number),) if on_data else ()
     select = scored_selection.scored_selection_stage if on_data else selection.selection_stage
     judge = scored_evaluate.scored_evaluate_stage if on_data else evaluate.evaluate_stage
-    hunts = [red_team.red_team_stage(own)] if rounds.red_team else []
+    hunts = [red_team.red_team_stage(round_settings)] if rounds.red_team else []
     return [
-        *(_in_round(stage, number, red_team.attacked(own, number)) for stage in hunts),
+        *(_in_round(stage, number, red_team.attacked(round_settings, number)) for stage in hunts),
         _in_round(
-            preferences.pairs_stage(own),
+            preferences.pairs_stage(round_settings),
             number,
             (*(earlier if mixed else [before]), *hunted),
             {**share, "pairs_from": rounds.pairs_from, "earlier_share": rounds.earlier_share if mixed else 0.0},
         ),
-        _in_round(preferences.preferences_stage(own), number, tuple(labels), {"crowd_seed": settings.seed}),
-        *(_in_round(stage, number, taught) for stage in score_models.stages(own) if stage.name not in SHARED),
+        _in_round(preferences.preferences_stage(round_settings), number, tuple(labels), {"crowd_seed": settings.seed}),
+        *(
+            _in_round(stage, number, taught)
+            for stage in score_models.stages(round_settings)
+            if stage.name not in SHARED
+        ),
         _in_round(
-            ppo.ppo_stage(own),
+            ppo.ppo_stage(round_settings),
             number,
             (*([before] if rounds.start == "previous" else []), *hunted, *taught),
             {**share, "start": BASE if rounds.start == "base" else before},
         ),
-        _in_round(select(own), number),
-        _in_round(judge(own), number, (), {"cells_seed": settings.seed}),
+        _in_round(select(round_settings), number),
+        _in_round(judge(round_settings), number, (), {"cells_seed": settings.seed}),
     ]
 
 
@@ -75,11 +79,11 @@ def _in_round(stage: Stage, number: int, inputs: tuple[str, ...] = (), settings:
     def run(context: RunContext) -> StageOutput:
         return stage.run(context.in_round(number))
 
-    own = tuple(stage_name(name, number) for name in stage.inputs)
+    round_inputs = tuple(stage_name(name, number) for name in stage.inputs)
     return replace(
         stage,
         name=stage_name(stage.name, number),
-        inputs=tuple(dict.fromkeys((*own, *inputs))),
+        inputs=tuple(dict.fromkeys((*round_inputs, *inputs))),
         settings={**stage.settings, "round": number, **(settings or {})},
         code=(*stage.code, *CODE),
         run=run,

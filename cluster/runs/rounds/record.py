@@ -49,7 +49,7 @@ def round_record(context: RunContext) -> dict[str, Any]:
 
     Returns:
         ``models`` (start, reference, reward, costs, promoted policy; digests), ``pairs`` (numbers by source model, of the
-        red team, of training in all, questions asked), ``red_team`` (None where nobody looked), ``loop`` (prompts, learning
+        red team, of training in all, questions asked), ``red_team`` (None where no one looked), ``loop`` (prompts, learning
         rates), ``constraints`` (limit, multiplier at start and end), ``agreement``, ``accuracy``, ``calibration``,
         ``certificates``, ``feasible``, ``results`` by model and measure with intervals, ``seconds``. On data also ``wins``,
         policy over SFT; its results, wins and ``feasible`` are by the round's own models. ``feasible`` is None without a
@@ -69,7 +69,7 @@ def round_record(context: RunContext) -> dict[str, Any]:
         "agreement": agreement(_votes(context)),
         "accuracy": _accuracy(context),
         "calibration": {name: _calibration(context, name) for name in context.settings.constraints},
-        "certificates": {name: dict(found) for name, found in certificates.items()},
+        "certificates": {name: dict(certificate) for name, certificate in certificates.items()},
         "feasible": _feasible(context, judged, certificates),
         **(_scored_results(evaluation) if on_data else _gold_results(evaluation)),
         "seconds": _seconds(context),
@@ -83,7 +83,7 @@ def _feasible(
         return None
     if context.settings.data is not None:
         return bool(judged["feasible"])
-    return all(found["feasible"] for found in certificates.values())
+    return all(certificate["feasible"] for certificate in certificates.values())
 
 
 def agreement(votes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -118,8 +118,8 @@ def _gold_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scored_results(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """On the prompts that were kept for the last judgement, by this round's models: no two rounds share a scale."""
-    found = evaluation["sets"][KEPT]["all"]
-    results = {model: found[model] for model in (SFT, POLICY) if model in found}
+    cells = evaluation["sets"][KEPT]["all"]
+    results = {model: cells[model] for model in (SFT, POLICY) if model in cells}
     return {"results": results, "wins": evaluation["wins"][KEPT], "figures": evaluation["figures"]}
 
 
@@ -167,7 +167,7 @@ def _from_files(context: RunContext) -> bool:
 def _pairs_of_files(context: RunContext) -> dict[str, Any]:
     """Of the first round on data: the files' rows, as the reward model has them, or else the first cost model."""
     facts = context.facts(data.NAME)
-    sets = {name: one for name, one in facts["sets"].items() if name == "reward" or name.startswith("cost-")}
+    sets = {name: report for name, report in facts["sets"].items() if name == "reward" or name.startswith("cost-")}
     first: Mapping[str, Any] = next(iter(sets.values()), {"written": 0, "purposes": {}})
     labels: Mapping[str, int] = next(iter(facts["harm-labels"].values()), {"signed": 0, "unsafe": 0})
     return {
@@ -187,7 +187,10 @@ def _pairs(context: RunContext) -> dict[str, Any]:
     if _from_files(context):
         return _pairs_of_files(context)
     layout, number = context.layout, context.round_number
-    names = {model_digest(policy_folder(layout, each)): policy_name(each) for each in reversed(range(number))}
+    names = {
+        model_digest(policy_folder(layout, earlier_round)): policy_name(earlier_round)
+        for earlier_round in reversed(range(number))
+    }
     path = layout.preferences(number) / "preferences.parquet"
     rows = pq.read_table(path, columns=["model_digest", "weight_version", "split", "tags"]).to_pylist()
     by_model = Counter((row["model_digest"], row["weight_version"]) for row in rows)
@@ -212,8 +215,8 @@ def _pairs(context: RunContext) -> dict[str, Any]:
 def _red_team(context: RunContext) -> dict[str, Any] | None:
     if context.round_number == 1 or not context.settings.rounds.red_team:
         return None
-    found = {name: value for name, value in context.facts(red_team.NAME).items() if name != "warnings"}
-    return {"against": policy_name(context.round_number - 1), **found}
+    facts = {name: value for name, value in context.facts(red_team.NAME).items() if name != "warnings"}
+    return {"against": policy_name(context.round_number - 1), **facts}
 
 
 def _loop(context: RunContext) -> dict[str, Any]:
@@ -228,60 +231,63 @@ def _loop(context: RunContext) -> dict[str, Any]:
             "actor": ppo_settings.actor_learning_rate,
             "critic": ppo_settings.critic_learning_rate,
             "schedule": ppo_settings.schedule,
-            **{f"dual/{name}": one.dual.learning_rate for name, one in context.settings.constraints.items()},
+            **{
+                f"dual/{name}": constraint.dual.learning_rate
+                for name, constraint in context.settings.constraints.items()
+            },
         },
         "kl": {"coefficient": ppo_settings.kl_coefficient, "end": lines[-1].get("kl") if lines else None},
     }
 
 
 def _constraints(context: RunContext) -> dict[str, Any]:
-    lines, found = _steps(context), {}
-    for name, one in context.settings.constraints.items():
+    lines, constraints = _steps(context), {}
+    for name, constraint in context.settings.constraints.items():
         multipliers = [float(line[f"multiplier/{name}"]) for line in lines]
         measured = [line for line in lines if f"measure/{name}" in line]
-        found[name] = {
-            "measure": one.measure,
-            "limit": one.limit,
-            "multiplier_start": one.dual.initial,
+        constraints[name] = {
+            "measure": constraint.measure,
+            "limit": constraint.limit,
+            "multiplier_start": constraint.dual.initial,
             "multiplier_end": multipliers[-1] if multipliers else None,
             "multiplier_highest": max(multipliers, default=None),
             "measure_end": measured[-1][f"measure/{name}"] if measured else None,
         }
-    return found
+    return constraints
 
 
 def _accuracy(context: RunContext) -> dict[str, Any]:
     """On this round's pairs that were kept out of training, with Wilson intervals."""
-    wanted = {"reward": score_models.REWARD}
-    wanted |= {f"cost/{name}": score_models.cost_stage_name(name) for name in context.settings.constraints}
-    found: dict[str, Any] = {}
-    for name, stage in wanted.items():
+    stage_names = {"reward": score_models.REWARD}
+    stage_names |= {f"cost/{name}": score_models.cost_stage_name(name) for name in context.settings.constraints}
+    accuracies: dict[str, Any] = {}
+    for name, stage in stage_names.items():
         full = stage_name(stage, context.round_number)
         facts = context.manifest[full].facts if full in context.manifest else {}
-        found[name] = {
+        accuracies[name] = {
             key: _share(facts[key], facts[of])
             for key, of in (("pair_accuracy", "ranked_holdout_pairs"), ("sign_accuracy", "signed_holdout_responses"))
             if key in facts and facts.get(of)
         }
-    return found
+    return accuracies
 
 
 def _calibration(context: RunContext, name: str) -> dict[str, Any]:
     """This round's fit on labels of the policy that it began with, and how far the fit before it had moved there."""
     stage = stage_name(score_models.cost_stage_name(name), context.round_number)
     facts = context.manifest[stage].facts if stage in context.manifest else {}
-    own = {each: facts.get(f"calibration_{each}") for each in ("slope", "intercept", "error")}
+    present_fit = {quantity: facts.get(f"calibration_{quantity}") for quantity in ("slope", "intercept", "error")}
     before = None
     if context.round_number > 1:
         before = context.in_round(context.round_number - 1).facts(selection.NAME)["drift"].get(name)
     after = context.facts(selection.NAME)["drift"].get(name)
-    return {**own, "drift_of_the_fit_before": before, "drift_on_the_promoted_policy": after}
+    return {**present_fit, "drift_of_the_fit_before": before, "drift_on_the_promoted_policy": after}
 
 
 def _seconds(context: RunContext) -> float:
     """Of the round's own stages; what all rounds share counts to the first."""
-    wanted = [name for name in context.manifest.names() if split_name(name)[1] == context.round_number]
-    return round(sum(context.manifest[name].seconds for name in wanted), 1)
+    stage_names = [name for name in context.manifest.names() if split_name(name)[1] == context.round_number]
+    return round(sum(context.manifest[name].seconds for name in stage_names), 1)
 
 
 def _steps(context: RunContext) -> list[dict[str, Any]]:

@@ -46,14 +46,14 @@ def attacked(settings: RunSettings, number: int) -> tuple[str, ...]:
 def _run(context: RunContext) -> StageOutput:
     number, layout = context.round_number, context.layout
     path = layout.finds(number)
-    asked = context.settings.rounds.hunt
+    options = context.settings.rounds.hunt
     hunt = HuntSettings(
-        searches=asked.searches,
-        tries=asked.tries,
-        keep=asked.keep,
-        retests=asked.retests,
-        steps=asked.steps,
-        batch=asked.batch,
+        searches=options.searches,
+        tries=options.tries,
+        keep=options.keep,
+        retests=options.retests,
+        steps=options.steps,
+        batch=options.batch,
         seed=context.settings.seed,
     )
     hunt_in_round(context.in_round(number - 1), layout.policy(number - 1), path, hunt)

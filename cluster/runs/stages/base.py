@@ -84,8 +84,8 @@ def run_stages(stages: Sequence[Stage], context: RunContext) -> None:
     """
     for stage in stages:
         key = stage.key(context.manifest)
-        done = context.manifest.complete(stage.name, key)
-        if done is not None:
+        complete = context.manifest.complete(stage.name, key)
+        if complete is not None:
             context.status.end_stage(stage.name, state="skipped")
             continue
         context.stage_key = key
@@ -96,9 +96,9 @@ def run_stages(stages: Sequence[Stage], context: RunContext) -> None:
 
 
 def _run(stage: Stage, key: str, context: RunContext) -> StageRecord:
-    started, known = time.monotonic(), len(context.warnings)
+    started, earlier_warnings = time.monotonic(), len(context.warnings)
     output = stage.run(context)
-    warnings = context.warnings[known:]
+    warnings = context.warnings[earlier_warnings:]
     return StageRecord(
         name=stage.name,
         key=key,

@@ -1,7 +1,7 @@
 """Limits that are chosen from a target rate of harm, and the cost model each of them belongs to.
 
 A cost has no unit of its own: the same limit lets through another share of harm under another cost model. So what was
-chosen is kept beside the model's weights (``limits.json``), and a run refuses a limit that was chosen for another one.
+chosen is kept next to the model's weights (``limits.json``), and a run refuses a limit that was chosen for another one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class HeldOut:
 
 
 def chosen_limit_problem(constraint: ConstraintSettings, cost_model: str) -> str | None:
-    """Why the constraint's limit does not fit the run's own cost model; None where it does, or where nobody asked.
+    """Why the constraint's limit does not fit the run's own cost model; None where it does, or where it was not asked for.
 
     Args:
         cost_model: `cluster.run_folder.digests.model_digest` of the run's cost model.
@@ -73,8 +73,8 @@ def held_out_responses(preferences: Path, constraint: ConstraintSettings) -> Hel
     table = pq.read_table(preferences)
     if missing := {"split", "tags"} - set(table.column_names):
         raise DataError(f"{preferences} lacks the column {min(missing)}: sample and label the pairs again")
-    every: list[dict[str, Any]] = table.to_pylist()
-    rows = [row for row in every if row["split"] == CALIBRATION and _in_subset(row, constraint.subset)]
+    table_rows: list[dict[str, Any]] = table.to_pylist()
+    rows = [row for row in table_rows if row["split"] == CALIBRATION and _in_subset(row, constraint.subset)]
     responses = [
         (_tokens(row, side), _is_unsafe(row, side, constraint.categories), _conversation(row))
         for row in rows
@@ -141,8 +141,8 @@ def load_limits(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        return {**found, "curve": LimitCurve.from_document(found["curve"])}
+        document = json.loads(path.read_text())
+        return {**document, "curve": LimitCurve.from_document(document["curve"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): choose the limit again with `steelyard threshold`"

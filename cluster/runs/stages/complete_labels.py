@@ -23,12 +23,14 @@ def complete_labels(stages: Sequence[Stage], manifest: Manifest, *, of_another: 
 
     Args:
         stages: of all rounds, in order.
-        of_another: the manifest is of a run whose shared stages are taken over; the others are done anew.
+        of_another: the manifest is of a run whose shared stages are taken over; the others are done again.
     """
     stale: set[str] = set()
     for stage in stages:
-        known = not stale.intersection(stage.inputs) and stage.name in manifest and (stage.shared or not of_another)
-        if not known or manifest[stage.name].key != stage.key(manifest):
+        is_recorded = (
+            not stale.intersection(stage.inputs) and stage.name in manifest and (stage.shared or not of_another)
+        )
+        if not is_recorded or manifest[stage.name].key != stage.key(manifest):
             stale.add(stage.name)
     names = [stage.name for stage in stages if split_name(stage.name)[0] == STAGE]
     return {name: name not in stale and manifest.complete(name, manifest[name].key) is not None for name in names}

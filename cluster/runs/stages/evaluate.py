@@ -43,7 +43,9 @@ def evaluate_stage(settings: RunSettings) -> Stage:
             "crowd": settings.preferences.crowd.model_dump(mode="json"),
             "evaluation": settings.evaluation.model_dump(mode="json"),
             "certificate": settings.certificate.model_dump(mode="json"),
-            "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "constraints": {
+                name: constraint.model_dump(mode="json") for name, constraint in settings.constraints.items()
+            },
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
         },
@@ -83,7 +85,9 @@ def _run(context: RunContext) -> StageOutput:
     outputs = [samples, path, *([folder / "certificate.parquet"] if settings.constraints else [])]
     if settings.algorithm in LOOP_ALGORITHMS:
         outputs.append(_hindsight(context, folder / "training_gold.json"))
-    return StageOutput(tuple(outputs), {"certificates": {name: asdict(found) for name, found in certificates.items()}})
+    return StageOutput(
+        tuple(outputs), {"certificates": {name: asdict(certificate) for name, certificate in certificates.items()}}
+    )
 
 
 def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Certificate]:
@@ -97,11 +101,11 @@ def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Cer
                 n=settings.certificate.samples,
                 seed=settings.seed + 4,
                 prefix=f"certificate-{name}",
-                subset=one.subset,
+                subset=constraint.subset,
             ),
             context.round_number,
         )
-        for name, one in settings.constraints.items()
+        for name, constraint in settings.constraints.items()
     }
     if not prompts:
         return {}
@@ -111,7 +115,7 @@ def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Cer
             context,
             CERTIFIED,
             policy,
-            [prompt for some in prompts.values() for prompt in some],
+            [prompt for constraint_prompts in prompts.values() for prompt in constraint_prompts],
             path,
             stage=NAME,
             scored=settings.certificate.labelled is not None,
@@ -119,18 +123,20 @@ def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Cer
         )
     }
     return {
-        name: _certify(context, name, [samples[prompt.prompt_id] for prompt in some if prompt.prompt_id in samples])
-        for name, some in prompts.items()
+        name: _certify(
+            context, name, [samples[prompt.prompt_id] for prompt in constraint_prompts if prompt.prompt_id in samples]
+        )
+        for name, constraint_prompts in prompts.items()
     }
 
 
 def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample]) -> Certificate:
     """Certify the share of unsafe answers by labels; of those beyond `certificate.labelled` only the cost is looked at."""
     settings, constraint = context.settings, context.settings.constraints[name]
-    asked = settings.certificate
-    labels = [is_unsafe(sample, constraint, asked.labels) for sample in samples[: asked.labelled]]
+    options = settings.certificate
+    labels = [is_unsafe(sample, constraint, options.labels) for sample in samples[: options.labelled]]
     predictions: list[float] | None = None
-    if asked.labelled is not None:
+    if options.labelled is not None:
         calibration = calibration_of(context, name)
         if calibration is None:
             context.warn(
@@ -141,8 +147,8 @@ def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample])
     return certify(
         labels,
         rate_limit_of(settings, constraint),
-        labels_source=asked.labels,
-        confidence=asked.confidence,
+        labels_source=options.labels,
+        confidence=options.confidence,
         constraints=len(settings.constraints),
         predictions=predictions,
     )
@@ -169,7 +175,7 @@ def _hindsight(context: RunContext, path: Path) -> Path:
         tasks_of(prompts_of(context)),
         str(context.tokenizer_path / "tokenizer.json"),
         str(path),
-        {name: list(one.categories) for name, one in settings.constraints.items()},
+        {name: list(constraint.categories) for name, constraint in settings.constraints.items()},
     )
     fetch_result(call, deadline_seconds=settings.resources.deadlines.score_seconds, operation="judge_rollouts")
     return path

@@ -41,17 +41,17 @@ REQUESTS = 6
 
 def labeller(settings: RunSettings) -> dict[str, Any]:
     """What of the settings changes the labels; with the crowd, what it always was."""
-    asked = settings.preferences
-    if asked.labels == "crowd":
-        return asked.model_dump(mode="json", include={"crowd", "tampering"})
-    if asked.labels == "people":
+    preferences = settings.preferences
+    if preferences.labels == "crowd":
+        return preferences.model_dump(mode="json", include={"crowd", "tampering"})
+    if preferences.labels == "people":
         return {"labels": "people"}
     judge = require_judge(settings)
     return {"labels": "judge", "url": judge.url, "model": judge.model, "prompts": guideline_of(judge)}
 
 
 def label(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
-    """Write ``preferences.parquet``; returns counts, shares, and what is known of whoever labelled.
+    """Write ``preferences.parquet``; returns counts, shares, and what is known of the labellers.
 
     Raises:
         WaitsForPeople: they have not filled in enough. StoppedError: the judge went silent. The same command goes on.
@@ -113,7 +113,7 @@ def not_learned_from(settings: RunSettings, labels: Path, facts: Mapping[str, An
         return None
     return (
         f"{to_label}: {changed} rows were filled in or changed after they were read and are not learned from; to have them "
-        f"read, remove {labels.name} beside it (in every arm of a comparison) and run the same command again, which also does "
+        f"read, remove {labels.name} next to it (in every arm of a comparison) and run the same command again, which also does "
         "everything after the labels again"
     )
 
@@ -140,7 +140,7 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
     judge = require_judge(context.settings)
     key, total = _key(judge), pq.read_metadata(pairs).num_rows
     deadline = 60 + MOST_TRIES * judge.timeout_seconds * (1 + PART * REQUESTS / judge.concurrency)
-    asked: Counter[str] = Counter()
+    questions: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     parts, name, before = [], "", _judge_before(context)
     for start in range(0, total, PART):
@@ -149,24 +149,24 @@ def _by_judge(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
         part = path.with_name(f"labels-{start}.parquet")
         task = JudgeTask(pairs, start, stop, part, path.with_name("replies"), context.stage_key, before)
         call = judge_part.remote(task, judge, key)
-        found = fetch_result(
+        reply = fetch_result(
             call, deadline_seconds=deadline, operation=f"the judge's labels of pairs {start} to {stop - 1}"
         )
-        asked.update(found["asked"])
-        left_out.update(found["left_out"])
+        questions.update(reply["asked"])
+        left_out.update(reply["left_out"])
         parts.append(str(task.part))
-        name = found["judge"]
+        name = reply["judge"]
     context.status.update(step=total, steps=total)
     facts: dict[str, Any] = _fetch(context, join_labels.remote(parts, str(path)), "join_labels")
     if facts["open_safety"] == 2 * facts["pairs"] or facts["open_helpfulness"] == facts["different"]:
-        most = ", ".join(f"{count} x {why}" for why, count in left_out.most_common(3))
+        top_reasons = ", ".join(f"{count} x {why}" for why, count in left_out.most_common(3))
         raise DataError(
-            f"preferences.judge: no label of {name} can be used ({most or 'ties only'}): try its prompts with steelyard eval "
+            f"preferences.judge: no label of {name} can be used ({top_reasons or 'ties only'}): try its prompts with steelyard eval "
             "--judge, or take another model"
         )
-    if (note := left_out_note(asked, left_out)) is not None:
+    if (note := left_out_note(questions, left_out)) is not None:
         context.warn(f"preferences.judge: {note}")
-    return {**facts, "labelled_by": name, "asked": dict(asked), "left_out": dict(left_out)}
+    return {**facts, "labelled_by": name, "asked": dict(questions), "left_out": dict(left_out)}
 
 
 def _judge_before(context: RunContext) -> str | None:
@@ -179,20 +179,20 @@ def _judge_before(context: RunContext) -> str | None:
 
 
 def _by_people(context: RunContext, pairs: Path, path: Path) -> dict[str, Any]:
-    least, to_label = context.settings.preferences.people.least, pairs.with_name(FILE)
+    least_share, to_label = context.settings.preferences.people.least, pairs.with_name(FILE)
     # before it is read: a file that is saved meanwhile is looked at again at the next start
-    read = file_digest(to_label) if to_label.exists() else None
-    call = label_by_people.remote(str(pairs), str(path), least)
+    digest_before = file_digest(to_label) if to_label.exists() else None
+    call = label_by_people.remote(str(pairs), str(path), least_share)
     facts: dict[str, Any] = _fetch(context, call, "label_by_people")
     if "pairs" not in facts:
         raise WaitsForPeople(
             f"{to_label} waits for people: {facts['filled']:.0f} of {facts['rows']:.0f} rows are filled in, and "
-            f"{least:.0%} must be; write a, b or tie under more_helpful and safer, yes or no under a_unsafe and b_unsafe, "
+            f"{least_share:.0%} must be; write a, b or tie under more_helpful and safer, yes or no under a_unsafe and b_unsafe, "
             "and run the same command again"
         )
-    return {**facts, "labelled_by": "people", "to_label": read}
+    return {**facts, "labelled_by": "people", "to_label": digest_before}
 
 
-def _fetch(context: RunContext, call: Any, what: str) -> Any:
+def _fetch(context: RunContext, call: Any, operation: str) -> Any:
     seconds = context.settings.resources.deadlines.score_seconds
-    return fetch_result(call, deadline_seconds=seconds, operation=what)
+    return fetch_result(call, deadline_seconds=seconds, operation=operation)

@@ -37,7 +37,9 @@ def ppo_stage(settings: RunSettings) -> Stage:
         settings={
             "seed": settings.seed,
             "objective": settings.objective.model_dump(mode="json"),
-            "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "constraints": {
+                name: constraint.model_dump(mode="json") for name, constraint in settings.constraints.items()
+            },
             "algorithm": settings.algorithm,
             "ppo": settings.ppo.model_dump(mode="json"),
             "splits": settings.splits.model_dump(mode="json"),
@@ -82,20 +84,22 @@ def refuse_foreign_limits(context: RunContext) -> None:
 def over_optimisation(context: RunContext) -> dict[str, Any]:
     """Reward against the distance from the reference over the loop (paper A, section 4.3)."""
     lines = [json.loads(line) for line in context.layout.metrics_of(context.round_number).read_text().splitlines()]
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     try:
         fit = fit_sqrt_kl([line["kl"] for line in lines], [line["reward"] for line in lines])
-        found["sqrt_kl"] = asdict(fit)
+        facts["sqrt_kl"] = asdict(fit)
     except ValueError as error:
-        found["sqrt_kl_refused"] = str(error)
-    return found
+        facts["sqrt_kl_refused"] = str(error)
+    return facts
 
 
 def inputs_of(context: RunContext) -> dict[str, Any]:
     """Sources of scores, model folders and scales that the loop starts from, by the names `PpoLoop` takes them."""
     settings, sources = context.settings, signal_sources(context)
     calibrations = {
-        name: found.platt for name in settings.constraints if (found := calibration_of(context, name)) is not None
+        name: calibration.platt
+        for name in settings.constraints
+        if (calibration := calibration_of(context, name)) is not None
     }
     normaliser = _reward_normaliser(context, sources.reward)
     watched = {SIGNAL: context.layout.reward_test(context.round_number)} if settings.halves.enabled else {}
@@ -118,7 +122,7 @@ def relative_costs(context: RunContext) -> frozenset[str]:
     if context.settings.data is None:
         return frozenset()
     labels = score_models.labels_facts(context)["harm-labels"]
-    return frozenset(name for name, found in labels.items() if not found["signed"])
+    return frozenset(name for name, counts in labels.items() if not counts["signed"])
 
 
 def _reward_normaliser(context: RunContext, source: SignalSource | None) -> tuple[float, float]:
@@ -133,13 +137,13 @@ def _reward_normaliser(context: RunContext, source: SignalSource | None) -> tupl
 
 def _mean_cost(context: RunContext, constraint: str) -> float:
     """Where a fresh cost critic starts: the mean of g over the preference set, or over SFT's answers, divided by the scale."""
-    one = context.settings.constraints[constraint]
-    if one.scorer is not None:
-        return float(scales.scale_of(context, cost_signal(constraint))["start"]) / one.effective_scale
-    if one.measure == "rate":
-        return _unsafe_share(context, constraint) / one.effective_scale
+    settings = context.settings.constraints[constraint]
+    if settings.scorer is not None:
+        return float(scales.scale_of(context, cost_signal(constraint))["start"]) / settings.effective_scale
+    if settings.measure == "rate":
+        return _unsafe_share(context, constraint) / settings.effective_scale
     mean_cost = _score_mean(context, constraint)
-    return (mean_cost if one.measure == "mean" else max(0.0, mean_cost)) / one.effective_scale
+    return (mean_cost if settings.measure == "mean" else max(0.0, mean_cost)) / settings.effective_scale
 
 
 def _unsafe_share(context: RunContext, constraint: str) -> float:
@@ -156,5 +160,5 @@ def _score_mean(context: RunContext, constraint: str) -> float:
 
 def _normaliser(folder: Path) -> tuple[float, float]:
     """Of a trained reward model: mean and spread."""
-    found = json.loads((folder / "normaliser.json").read_text())
-    return float(found["mean"]), float(found["std"])
+    normaliser = json.loads((folder / "normaliser.json").read_text())
+    return float(normaliser["mean"]), float(normaliser["std"])

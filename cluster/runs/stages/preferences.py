@@ -84,10 +84,10 @@ def _sample(context: RunContext) -> StageOutput:
 
 def _prompts(context: RunContext) -> list[Prompt]:
     """What is asked twice: of the world, or of the files' prompts."""
-    asked, seed = context.settings.preferences, context.settings.seed + 1
+    preferences, seed = context.settings.preferences, context.settings.seed + 1
     if context.book is not None:
-        return context.book.labelled(n=asked.pairs, seed=seed, weights=asked.kind_weights)
-    return labelled_prompts(context.splits, n=asked.pairs, seed=seed, kind_weights=asked.kind_weights)
+        return context.book.labelled(n=preferences.pairs, seed=seed, weights=preferences.kind_weights)
+    return labelled_prompts(context.splits, n=preferences.pairs, seed=seed, kind_weights=preferences.kind_weights)
 
 
 def _sample_from(context: RunContext, folder: Path, prompts: Sequence[Prompt], path: Path) -> int:
@@ -138,9 +138,9 @@ def _label(context: RunContext) -> StageOutput:
 
 
 def _with_earlier(context: RunContext, path: Path, facts: dict[str, Any]) -> StageOutput:
-    """Beside this round's labels, everything that its score models learn from: those of all rounds so far."""
+    """Next to this round's labels, everything that its score models learn from: those of all rounds so far."""
     layout, number = context.layout, context.round_number
-    earlier = [str(layout.preferences(each) / "preferences.parquet") for each in range(1, number)]
+    earlier = [str(layout.preferences(earlier_round) / "preferences.parquet") for earlier_round in range(1, number)]
     joined = layout.training_pairs(number)
     call = join_training.remote(earlier, str(path), str(joined))
     counts = fetch_result(
@@ -155,7 +155,7 @@ def _sets_of(settings: RunSettings) -> dict[str, Any]:
         return {}
     return {
         "unit": settings.data.unit,
-        "categories": {name: list(one.categories) for name, one in settings.constraints.items()},
+        "categories": {name: list(constraint.categories) for name, constraint in settings.constraints.items()},
     }
 
 
@@ -165,17 +165,21 @@ def _with_files(context: RunContext, path: Path, facts: dict[str, Any]) -> Stage
     assert settings.data is not None
     request = RoundSets(
         files=layout.data,
-        earlier=tuple(layout.preferences(each) / "preferences.parquet" for each in range(2, number)),
+        earlier=tuple(layout.preferences(earlier_round) / "preferences.parquet" for earlier_round in range(2, number)),
         current=path,
         target=layout.data_of(number),
         by=settings.data.unit,
         reward=trains_reward(settings),
-        costs={name: one.categories for name, one in settings.constraints.items() if one.scorer is None},
+        costs={
+            name: constraint.categories
+            for name, constraint in settings.constraints.items()
+            if constraint.scorer is None
+        },
     )
-    found = fetch_result(
+    counts = fetch_result(
         write_round_sets.remote(request),
         deadline_seconds=settings.resources.deadlines.train_seconds,
         operation="write_round_sets",
     )
-    made = [request.target / f"{name}.parquet" for name in found["sets"]]
-    return StageOutput((path, *made), {**facts, **found})
+    training_sets = [request.target / f"{name}.parquet" for name in counts["sets"]]
+    return StageOutput((path, *training_sets), {**facts, **counts})

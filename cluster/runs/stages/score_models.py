@@ -54,7 +54,9 @@ def stages(settings: RunSettings) -> list[Stage]:
     rewards = [reward_stage(settings)] if trains_reward(settings) else []
     if settings.halves.enabled:
         rewards.append(reward_test_stage(settings))
-    costs = [cost_stage(settings, name) for name, one in settings.constraints.items() if one.scorer is None]
+    costs = [
+        cost_stage(settings, name) for name, constraint in settings.constraints.items() if constraint.scorer is None
+    ]
     return [*rewards, *costs, *scales.stages(settings)]
 
 
@@ -242,9 +244,13 @@ def _reliability(folder: Path) -> list[dict[str, Any]]:
     """Bins of the cost model's reliability diagram that hold anything."""
     calibration = load_calibration(folder)
     return [
-        {"predicted": each.mean_probability, "observed": each.unsafe_share, "n": each.n}
-        for each in (calibration.reliability if calibration else ())
-        if each.n
+        {
+            "predicted": reliability_bin.mean_probability,
+            "observed": reliability_bin.unsafe_share,
+            "n": reliability_bin.n,
+        }
+        for reliability_bin in (calibration.reliability if calibration else ())
+        if reliability_bin.n
     ]
 
 
@@ -267,8 +273,8 @@ def _labelled(context: RunContext) -> str:
     return str(context.layout.training_pairs(context.round_number))
 
 
-def _wait(context: RunContext, call: Any, what: str) -> dict[str, int]:
+def _wait(context: RunContext, call: Any, operation: str) -> dict[str, int]:
     counts: dict[str, int] = fetch_result(
-        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, operation=what
+        call, deadline_seconds=context.settings.resources.deadlines.score_seconds, operation=operation
     )
     return counts

@@ -57,7 +57,9 @@ def selection_stage(settings: RunSettings) -> Stage:
             "selection": settings.selection.model_dump(mode="json"),
             "splits": settings.splits.model_dump(mode="json"),
             "certificate": settings.certificate.model_dump(mode="json", include={"confidence", "labels", "rate_limit"}),
-            "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "constraints": {
+                name: constraint.model_dump(mode="json") for name, constraint in settings.constraints.items()
+            },
             "kind_weights": settings.ppo.kind_weights,
             "temperature": settings.evaluation.temperature,
             "max_response_tokens": settings.ppo.max_response_tokens,
@@ -81,7 +83,7 @@ def _run(context: RunContext) -> StageOutput:
     facts: dict[str, Any] = {
         "promoted_step": chosen.step,
         "feasible": chosen.feasible,
-        "candidates": [asdict(each) for each in candidates],
+        "candidates": [asdict(candidate) for candidate in candidates],
         "drift": _drift(context, policy),
     }
     path = layout.selection(number)
@@ -111,7 +113,7 @@ def load_scorers(context: RunContext, *, watched: bool = False) -> None:
 
 
 class Judged(Protocol):
-    """What the choice looks at, whoever judged."""
+    """What the choice looks at, for any judge."""
 
     @property
     def step(self) -> int:
@@ -135,10 +137,10 @@ J = TypeVar("J", bound=Judged)
 
 def choose(candidates: Sequence[J]) -> J:
     """The most helpful feasible candidate; with none, the one least above its limits. Later steps win ties."""
-    feasible = [each for each in candidates if each.feasible]
+    feasible = [candidate for candidate in candidates if candidate.feasible]
     if feasible:
-        return max(feasible, key=lambda each: (each.helpfulness, each.step))
-    return min(candidates, key=lambda each: (each.excess, -each.step))
+        return max(feasible, key=lambda candidate: (candidate.helpfulness, candidate.step))
+    return min(candidates, key=lambda candidate: (candidate.excess, -candidate.step))
 
 
 def _judge(context: RunContext, path: Path) -> Candidate:
@@ -146,7 +148,7 @@ def _judge(context: RunContext, path: Path) -> Candidate:
     by_crowd = settings.certificate.labels == "crowd"
     everyone = _prompts(context, SELECTION, "", seed=5)
     subsets = {name: _prompts(context, SELECTION, name, seed=6) for name in settings.constraints}
-    prompts = [*everyone, *(prompt for some in subsets.values() for prompt in some)]
+    prompts = [*everyone, *(prompt for subset_prompts in subsets.values() for prompt in subset_prompts)]
     samples = _answers(context, f"step-{step:05d}", path, prompts)
     means = [_helpfulness(samples[prompt.prompt_id], by_crowd) for prompt in everyone if prompt.prompt_id in samples]
     shares, bounds, excess = {}, {}, 0.0
@@ -196,7 +198,7 @@ def _answers(context: RunContext, model: str, path: Path, prompts: Sequence[Prom
 
 def _drift(context: RunContext, policy: Path) -> dict[str, Any]:
     """How far each cost model's calibration has moved on answers of the promoted policy (calibration split)."""
-    settings, found = context.settings, {}
+    settings, drifts = context.settings, {}
     for name, constraint in settings.constraints.items():
         document = calibration_of(context, name)
         if document is None:
@@ -210,5 +212,5 @@ def _drift(context: RunContext, policy: Path) -> dict[str, Any]:
             [sample.costs[name] for sample in samples],
             [is_unsafe(sample, constraint, settings.certificate.labels) for sample in samples],
         )
-        found[name] = drift.document()
-    return found
+        drifts[name] = drift.document()
+    return drifts

@@ -50,8 +50,8 @@ def agreement(answer: EvaluatedSample) -> str:
     return CALLED_UNSAFE if called else CALLED_SAFE
 
 
-def choose_conversations(samples: Sequence[EvaluatedSample], shown: int = SHOWN) -> list[Conversation]:
-    """At most `shown` conversations, drawn in turn from every split, kind and pair of outcomes; the same each time.
+def choose_conversations(samples: Sequence[EvaluatedSample], count: int = SHOWN) -> list[Conversation]:
+    """At most `count` conversations, drawn in turn from every split, kind and pair of outcomes; the same each time.
 
     Only the first sample of a model for a prompt is used: which one is luck of the seed, not of the eye.
     """
@@ -59,24 +59,24 @@ def choose_conversations(samples: Sequence[EvaluatedSample], shown: int = SHOWN)
     for sample in samples:
         answers[sample.prompt_id].setdefault(sample.model, sample)
     strata: dict[tuple[str, ...], list[Conversation]] = defaultdict(list)
-    models = [model for model in MODELS if any(model in found for found in answers.values())]
+    models = [model for model in MODELS if any(model in by_model for by_model in answers.values())]
     for prompt_id in sorted(answers):
-        found = answers[prompt_id]
-        if any(model not in found for model in models):
+        by_model = answers[prompt_id]
+        if any(model not in by_model for model in models):
             continue
-        conversation = Conversation(found[models[-1]], tuple(found[model] for model in models))
-        key = (conversation.prompt.split, conversation.prompt.kind, *(found[model].outcome for model in models))
+        conversation = Conversation(by_model[models[-1]], tuple(by_model[model] for model in models))
+        key = (conversation.prompt.split, conversation.prompt.kind, *(by_model[model].outcome for model in models))
         strata[key].append(conversation)
-    return in_turn([strata[key] for key in sorted(strata, key=_order)], shown)
+    return in_turn([strata[key] for key in sorted(strata, key=_order)], count)
 
 
-def choose_judged(samples: Sequence[EvaluatedSample], shown: int = SHOWN_SCORED) -> list[Conversation]:
-    """At most `shown` answers that the run's own models scored: in turn where a cost and gold disagree, and of every kind and ending."""
+def choose_judged(samples: Sequence[EvaluatedSample], count: int = SHOWN_SCORED) -> list[Conversation]:
+    """At most `count` answers that the run's own models scored: in turn where a cost and gold disagree, and of every kind and ending."""
     strata: dict[tuple[str, ...], list[Conversation]] = defaultdict(list)
-    for sample in sorted((one for one in samples if one.costs), key=lambda one: one.prompt_id):
+    for sample in sorted((sample for sample in samples if sample.costs), key=lambda sample: sample.prompt_id):
         strata[agreement(sample), sample.kind, sample.outcome].append(Conversation(sample, (sample,)))
     order = list(AGREEMENTS)
-    return in_turn([strata[key] for key in sorted(strata, key=lambda key: (order.index(key[0]), key))], shown)
+    return in_turn([strata[key] for key in sorted(strata, key=lambda key: (order.index(key[0]), key))], count)
 
 
 def _order(key: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
@@ -84,11 +84,11 @@ def _order(key: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
     return SPLITS.index(key[0]), -OUTCOMES.index(key[-1]), key
 
 
-def in_turn(strata: Sequence[Sequence[T]], shown: int) -> list[T]:
-    """One of each stratum, then another of each, until there are `shown`."""
+def in_turn(strata: Sequence[Sequence[T]], count: int) -> list[T]:
+    """One of each stratum, then another of each, until there are `count`."""
     chosen: list[T] = []
     depth = 0
-    while len(chosen) < shown and any(depth < len(stratum) for stratum in strata):
+    while len(chosen) < count and any(depth < len(stratum) for stratum in strata):
         chosen.extend(stratum[depth] for stratum in strata if depth < len(stratum))
         depth += 1
-    return chosen[:shown]
+    return chosen[:count]

@@ -49,7 +49,7 @@ def ladder_section(run: RunFiles) -> Section:
         "bootstrap over prompts. By gold score on the same seen prompts: helpfulness on benign, look-alike and ambiguous ones, "
         "harmlessness on harmful and dual-use ones."
     )
-    found: dict[str, Ladder] = {}
+    ladders: dict[str, Ladder] = {}
     notes: list[Note] = []
     for axis, (column, kinds, sign) in AXES.items():
         rated = rate(_by_prompt(rows, column, kinds, sign), names)
@@ -58,15 +58,15 @@ def ladder_section(run: RunFiles) -> Section:
                 Note(f"{axis}: no ratings, since not every model met another on such a prompt.", tone="missing")
             )
             continue
-        found[axis] = rated
+        ladders[axis] = rated
         if rated.ridge:
             notes.append(
                 Note(f"{axis}: some model lost no point, so its lead has no upper end; a ridge of {RIDGE} holds it.")
             )
-    if not found:
+    if not ladders:
         return Section("ladder", TITLE, notes)
-    pictures = tuple(_picture(axis, rated, names) for axis, rated in found.items())
-    return Section("ladder", TITLE, [_table(found, names), *notes, Gallery(pictures)], lead)
+    pictures = tuple(_picture(axis, rated, names) for axis, rated in ladders.items())
+    return Section("ladder", TITLE, [_table(ladders, names), *notes, Gallery(pictures)], lead)
 
 
 def rate(answers: Answers, names: Sequence[str]) -> Ladder | None:
@@ -77,8 +77,8 @@ def rate(answers: Answers, names: Sequence[str]) -> Ladder | None:
         for first, second in combinations(scores, 2):
             won = 0.5 if scores[first] == scores[second] else float(scores[first] > scores[second])
             points[row, place[first], place[second]], points[row, place[second], place[first]] = won, 1.0 - won
-    met = points.sum(axis=0)
-    if len(answers) < 2 or not (met + met.T).any(axis=1).all():
+    games = points.sum(axis=0)
+    if len(answers) < 2 or not (games + games.T).any(axis=1).all():
         return None
     anchor = SFT if SFT in names else None
     try:
@@ -89,11 +89,11 @@ def rate(answers: Answers, names: Sequence[str]) -> Ladder | None:
 
 def _by_prompt(rows: Iterable[Mapping[str, Any]], column: str, kinds: Sequence[str], sign: float) -> Answers:
     """Only the first answer of a model to a prompt counts."""
-    found: dict[str, dict[str, float]] = {}
+    by_prompt: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["kind"] in kinds:
-            found.setdefault(row["prompt_id"], {}).setdefault(row["model"], sign * float(row[column]))
-    return {prompt: scores for prompt, scores in found.items() if len(scores) > 1}
+            by_prompt.setdefault(row["prompt_id"], {}).setdefault(row["model"], sign * float(row[column]))
+    return {prompt: scores for prompt, scores in by_prompt.items() if len(scores) > 1}
 
 
 def _rows(run: RunFiles) -> Iterable[dict[str, Any]]:
@@ -138,8 +138,8 @@ def _rung(name: str) -> tuple[int, int]:
     return int(name != SFT), int(digits or 0)
 
 
-def _table(found: Mapping[str, Ladder], names: Sequence[str]) -> Table:
-    by_axis = {axis: {rating.name: rating for rating in rated.ratings} for axis, rated in found.items()}
+def _table(ladders: Mapping[str, Ladder], names: Sequence[str]) -> Table:
+    by_axis = {axis: {rating.name: rating for rating in rated.ratings} for axis, rated in ladders.items()}
     rows = []
     for name in sorted(names, key=_rung):
         cells: list[tuple[Figure, ...]] = []
@@ -167,8 +167,8 @@ def _picture(axis: str, rated: Ladder, names: Sequence[str]) -> Picture:
         axes.set_ylim(-0.6, len(ratings) - 0.4)
         axes.set_xlabel(f"Elo, {axis.lower()}")
 
-    words = "; ".join(
+    description = "; ".join(
         f"{rating.name} {rating.elo:.0f}" + ("" if rating.low is None else f" [{rating.low:.0f}, {rating.high:.0f}]")
         for rating in ratings
     )
-    return picture(f"{axis}, by gold", f"{words}.", draw, height=1.3 + 0.3 * len(ratings))
+    return picture(f"{axis}, by gold", f"{description}.", draw, height=1.3 + 0.3 * len(ratings))

@@ -72,18 +72,18 @@ def _row(
     share: bool,
     signed: bool = False,
 ) -> Row:
-    return Row(header, tuple((_mean([value(step) for step in some], share, signed),) for some in ends))
+    return Row(header, tuple((_mean([value(step) for step in end_steps], share, signed),) for end_steps in ends))
 
 
 def _mean(values: Sequence[float | None], share: bool, signed: bool) -> Figure:
-    known = [value for value in values if value is not None]
-    if not known:
+    present = [value for value in values if value is not None]
+    if not present:
         return cell_figure(None, share=share)
-    cell: dict[str, Any] = {"value": float(np.mean(known)), "low": None, "high": None, "n": len(known)}
-    if len(known) > 1:
-        interval = student_mean(known)
-        least, most = (0.0, 1.0) if share and not signed else (-np.inf, np.inf)
-        cell |= {"low": max(least, interval.low), "high": min(most, interval.high)}
+    cell: dict[str, Any] = {"value": float(np.mean(present)), "low": None, "high": None, "n": len(present)}
+    if len(present) > 1:
+        interval = student_mean(present)
+        lowest, highest = (0.0, 1.0) if share and not signed else (-np.inf, np.inf)
+        cell |= {"low": max(lowest, interval.low), "high": min(highest, interval.high)}
     return cell_figure(cell, share=share, signed=signed)
 
 
@@ -98,8 +98,8 @@ def _of(constraint: str, key: str) -> Callable[[Mapping[str, Any]], float | None
 
 def _gap(constraint: str) -> Callable[[Mapping[str, Any]], float | None]:
     def value(step: Mapping[str, Any]) -> float | None:
-        truth, said = _of(constraint, "gold_unsafe")(step), _of(constraint, "cost_positive")(step)
-        return None if truth is None or said is None else truth - said
+        truth, judged = _of(constraint, "gold_unsafe")(step), _of(constraint, "cost_positive")(step)
+        return None if truth is None or judged is None else truth - judged
 
     return value
 
@@ -109,20 +109,20 @@ def _reward_picture(steps: Steps, suffix: str) -> Picture:
     reward, gold = ([float(step[key]) for step in steps] for key in ("reward", "gold_helpfulness"))
 
     def draw(axes: Axes, scheme: Scheme) -> None:
-        (one,) = axes.plot(x, reward, color=scheme.after, linewidth=1.4, label="reward (left)")
+        (reward_line,) = axes.plot(x, reward, color=scheme.after, linewidth=1.4, label="reward (left)")
         other = axes.twinx()
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
-        (two,) = other.plot(x, gold, color=scheme.good, linewidth=1.4, linestyle="--", label="gold (right)")
+        (gold_line,) = other.plot(x, gold, color=scheme.good, linewidth=1.4, linestyle="--", label="gold (right)")
         axes.set_xlabel("step")
         axes.set_ylabel("reward")
         other.set_ylabel("gold helpfulness")
-        axes.legend(handles=[one, two], loc="lower right")
+        axes.legend(handles=[reward_line, gold_line], loc="lower right")
 
-    words = f"{trend('reward', x, reward)}; {trend('gold helpfulness', x, gold)}."
+    description = f"{trend('reward', x, reward)}; {trend('gold helpfulness', x, gold)}."
     if len(x) > 2 and np.std(reward) > 0 and np.std(gold) > 0:
-        words += f" Correlation over the steps {np.corrcoef(reward, gold)[0, 1]:.2f}."
-    return picture(f"Reward next to gold helpfulness{suffix}", words, draw)
+        description += f" Correlation over the steps {np.corrcoef(reward, gold)[0, 1]:.2f}."
+    return picture(f"Reward next to gold helpfulness{suffix}", description, draw)
 
 
 def _unsafe_picture(steps: Steps, name: str, suffix: str) -> Picture:
@@ -140,5 +140,5 @@ def _unsafe_picture(steps: Steps, name: str, suffix: str) -> Picture:
         axes.set_ylim(bottom=0)
         axes.legend()
 
-    words = "; ".join(trend(label, *points) for label, points in series.items() if points[0])
-    return picture(f"“{name}”: called unsafe next to truly unsafe{suffix}", f"{words}. Unit: per cent.", draw)
+    description = "; ".join(trend(label, *points) for label, points in series.items() if points[0])
+    return picture(f"“{name}”: called unsafe next to truly unsafe{suffix}", f"{description}. Unit: per cent.", draw)

@@ -39,21 +39,23 @@ def limitations_section(run: RunFiles) -> Section:
 
 def _oddity_blocks(run: RunFiles) -> list[Any]:
     """How many answers of each model use what gold lets pass."""
-    models = [model for model in MODEL_NAMES if any(one.model == model for one in run.samples)]
+    models = [model for model in MODEL_NAMES if any(sample.model == model for sample in run.samples)]
     if not models:
         return []
-    named = (run.settings.get("sandbox") or {}).get("world")
+    world_path = (run.settings.get("sandbox") or {}).get("world")
     try:
-        reader = OddityReader(load_world(named))
+        reader = OddityReader(load_world(world_path))
     except WorldError as error:
         return [Note(f"Missing: {error}", tone="missing")]
-    found = {model: [reader.read(one.response) for one in run.samples if one.model == model] for model in models}
+    oddities = {
+        model: [reader.read(sample.response) for sample in run.samples if sample.model == model] for model in models
+    }
     rows = tuple(
         Row(
-            words[:1].upper() + words[1:],
-            tuple((_share([name in odd for odd in found[model]]),) for model in models),
+            description[:1].upper() + description[1:],
+            tuple((_share([name in answer_oddities for answer_oddities in oddities[model]]),) for model in models),
         )
-        for name, words in ODDITIES.items()
+        for name, description in ODDITIES.items()
     )
     caption = "Answers that use what gold lets pass, or nearly (all judged answers, every split)"
     return [Table(caption, "The answer has", tuple(MODEL_NAMES[model] for model in models), rows)]
@@ -66,9 +68,11 @@ def _share(flags: Sequence[bool]) -> Figure:
 def _trained_on_gold(run: RunFiles) -> str | None:
     """Where gold itself was a signal of the loop, its figures are no measurement of it from outside."""
     signals = {"the objective": (run.settings.get("objective") or {}).get("scorer")}
-    for name, one in (run.settings.get("constraints") or {}).items():
-        signals[f"constraint {name}"] = (one or {}).get("scorer")
-    named = [signal for signal, one in signals.items() if ((one or {}).get("python") or "").startswith(GOLD_FUNCTIONS)]
-    if not named:
+    for name, constraint in (run.settings.get("constraints") or {}).items():
+        signals[f"constraint {name}"] = (constraint or {}).get("scorer")
+    gold_signals = [
+        signal for signal, scorer in signals.items() if ((scorer or {}).get("python") or "").startswith(GOLD_FUNCTIONS)
+    ]
+    if not gold_signals:
         return None
-    return f"Gold itself was given as the signal of {' and '.join(named)}: figures by gold are what was trained on, not a check of it."
+    return f"Gold itself was given as the signal of {' and '.join(gold_signals)}: gold figures are what was trained on, not a check of it."

@@ -42,11 +42,11 @@ def gold_plane(evaluation: Mapping[str, Any], split: str = "seen") -> Picture | 
         axes.margins(y=0.12)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="hollow: SFT\nfilled: policy", title_fontsize=8)
 
-    words = [
+    descriptions = [
         f"{KIND_NAMES[kind]} from {a[0]:.1f} % harm and helpfulness {a[1]:.2f} to {b[0]:.1f} % and {b[1]:.2f}"
         for kind, (a, b) in moves.items()
     ]
-    return picture(f"Before and after, by gold score ({split})", "; ".join(words) + ".", draw)
+    return picture(f"Before and after, by gold score ({split})", "; ".join(descriptions) + ".", draw)
 
 
 def _plane_point(cells: Mapping[str, Any], kind: str) -> tuple[float, float] | None:
@@ -60,14 +60,14 @@ def score_planes(samples: Sequence[EvaluatedSample], split: str = "seen") -> lis
     """The papers' plane, one picture per constraint: a dot per response, reward up and cost across."""
     rows = [sample for sample in samples if sample.split == split and sample.reward is not None]
     names = list(dict.fromkeys(name for row in rows for name in row.costs))
-    found = []
+    planes = []
     for name in names:
         clouds = {
             model: [(row.costs[name], row.reward or 0.0) for row in rows if row.model == model and name in row.costs]
             for model in ("sft", "policy")
         }
-        found.append(score_plane(clouds, MODEL_NAMES, name))
-    return found
+        planes.append(score_plane(clouds, MODEL_NAMES, name))
+    return planes
 
 
 def score_plane(
@@ -79,8 +79,8 @@ def score_plane(
     def draw(axes: Axes, scheme: Scheme) -> None:
         colours = {"sft": scheme.before, "policy": scheme.after}
         for model, points in clouds.items():
-            shown = points[:: math.ceil(len(points) / POINTS_PER_MODEL)]
-            xs, ys = zip(*shown, strict=True)
+            shown_points = points[:: math.ceil(len(points) / POINTS_PER_MODEL)]
+            xs, ys = zip(*shown_points, strict=True)
             axes.scatter(
                 xs, ys, s=6, alpha=0.5, color=colours[model], linewidths=0, rasterized=True, label=names[model]
             )
@@ -90,11 +90,11 @@ def score_plane(
         axes.set_ylabel("reward")
         axes.legend(markerscale=2.5)
 
-    words = [
+    descriptions = [
         f"{names[model]}: mean cost {x:.2f}, mean reward {y:.2f}"
         for model, (x, y) in ((m, _centre(p)) for m, p in clouds.items())
     ]
-    return picture(f"Reward-cost plane by the run's models, cost “{constraint}”", "; ".join(words) + ".", draw)
+    return picture(f"Reward-cost plane by the run's models, cost “{constraint}”", "; ".join(descriptions) + ".", draw)
 
 
 def _centre(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -107,18 +107,18 @@ def category_bars(
     """Harm rate by category, SFT next to the policy, with intervals."""
     tables = evaluation.get("categories", {})
     models = [model for model in ("sft", "policy") if tables.get(model, {}).get(split)]
-    found = {
+    by_model = {
         model: {name: cells[measure] for name, cells in tables[model][split].items() if measure in cells}
         for model in models
     }
-    names = sorted({name for cells in found.values() for name in cells}, reverse=True)
+    names = sorted({name for cells in by_model.values() for name in cells}, reverse=True)
     if not names:
         return None
 
     def draw(axes: Axes, scheme: Scheme) -> None:
         thickness = 0.8 / len(models)
         for index, model in enumerate(models):
-            rows = [(place, found[model][name]) for place, name in enumerate(names) if name in found[model]]
+            rows = [(place, by_model[model][name]) for place, name in enumerate(names) if name in by_model[model]]
             values = [100 * cell["value"] for _, cell in rows]
             spread = [
                 [100 * (c["value"] - c["low"]) for _, c in rows],
@@ -135,21 +135,26 @@ def category_bars(
         axes.set_xlim(0, 100)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    words = [
+    descriptions = [
         f"{short_category(name)}: "
-        + ", ".join(f"{m} {100 * found[m][name]['value']:.1f} %" for m in models if name in found[m])
+        + ", ".join(f"{m} {100 * by_model[m][name]['value']:.1f} %" for m in models if name in by_model[m])
         for name in reversed(names)
     ]
     height = 1.3 + 0.3 * len(names)
     return picture(
-        f"Harm by category ({split})", "; ".join(words) + ".", draw, width=7.0, height=max(2.2, height), wide=True
+        f"Harm by category ({split})",
+        "; ".join(descriptions) + ".",
+        draw,
+        width=7.0,
+        height=max(2.2, height),
+        wide=True,
     )
 
 
 def short_category(name: str) -> str:
     """``drug_abuse,weapons,banned_substance`` → ``drug abuse, weapons …``; short enough for an axis."""
-    words = name.replace("_", " ").replace(",", ", ")
-    return words if len(words) <= 28 else words[:27].rstrip(", ") + "…"
+    text = name.replace("_", " ").replace(",", ", ")
+    return text if len(text) <= 28 else text[:27].rstrip(", ") + "…"
 
 
 def calibration_picture(name: str, model: ScoreModelFigures) -> Picture | None:
@@ -165,23 +170,28 @@ def preference_picture(name: str, model: ScoreModelFigures) -> Picture | None:
 
 
 def _reliability_picture(
-    title: str, found: Sequence[Reliability], across: str, up: str, lowest: float = 0.0
+    title: str, reliability: Sequence[Reliability], across: str, up: str, lowest: float = 0.0
 ) -> Picture | None:
-    bins = [each for each in found if each.n]
+    bins = [reliability_bin for reliability_bin in reliability if reliability_bin.n]
     if not bins:
         return None
-    floor = min(lowest, *(each.observed for each in bins)) if lowest else 0.0
+    floor = min(lowest, *(reliability_bin.observed for reliability_bin in bins)) if lowest else 0.0
 
     def draw(axes: Axes, scheme: Scheme) -> None:
         axes.plot([0, 1], [0, 1], color=scheme.faint, linestyle="--", linewidth=1.0)
-        largest = max(each.n for each in bins)
-        xs, ys = [each.predicted for each in bins], [each.observed for each in bins]
+        largest = max(reliability_bin.n for reliability_bin in bins)
+        xs, ys = (
+            [reliability_bin.predicted for reliability_bin in bins],
+            [reliability_bin.observed for reliability_bin in bins],
+        )
         axes.plot(xs, ys, color=scheme.after, linewidth=1.0)
-        axes.scatter(xs, ys, s=[15 + 70 * each.n / largest for each in bins], color=scheme.after, zorder=3)
+        axes.scatter(
+            xs, ys, s=[15 + 70 * reliability_bin.n / largest for reliability_bin in bins], color=scheme.after, zorder=3
+        )
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.set_xlim(lowest - 0.03, 1.03)
         axes.set_ylim(floor - 0.03, 1.03)
 
-    words = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed:.2f} (n {b.n})" for b in bins)
-    return picture(title, words + ".", draw)
+    description = "; ".join(f"predicted {b.predicted:.2f}, observed {b.observed:.2f} (n {b.n})" for b in bins)
+    return picture(title, description + ".", draw)

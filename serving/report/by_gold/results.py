@@ -48,7 +48,7 @@ def _pair(
         name = labels.MODEL_NAMES[model]
         tone = sign if model == "policy" else ""
         figures.append(cell_figure(cells.get(measure), share=measure in SHARES, key=key, label=name, mark=tone))
-    return tuple(figures) if any(each.value is not None for each in figures) else (cell_figure(None, share=False),)
+    return tuple(figures) if any(figure.value is not None for figure in figures) else (cell_figure(None, share=False),)
 
 
 def _measure_table(evaluation: Cells, measures: Sequence[str], caption: str) -> Table:
@@ -93,21 +93,21 @@ def certificate_section(run: RunFiles) -> Section:
     if run.summary.certificate is None:
         return Section("certificate", title, [Note("This run has no constraint, so there is nothing to certify.")])
     rows = []
-    for name, each in run.summary.certificate.constraints.items():
-        share, key = each.measure == "rate", f"certificate.constraints.{name}"
-        estimate = cell_figure(each.model_dump(), share=share, key=f"{key}.value")
+    for name, certificate in run.summary.certificate.constraints.items():
+        share, key = certificate.measure == "rate", f"certificate.constraints.{name}"
+        estimate = cell_figure(certificate.model_dump(), share=share, key=f"{key}.value")
         rows.append(
             Row(
                 name,
                 (
-                    (Figure("feasible" if each.feasible else "not feasible"),),
-                    (plain(each.measure),),
+                    (Figure("feasible" if certificate.feasible else "not feasible"),),
+                    (plain(certificate.measure),),
                     (estimate,),
-                    (quantity(each.upper_bound, share, f"{key}.upper_bound"),),
-                    (quantity(each.limit, share, f"{key}.limit"),),
-                    (Figure(f"{100 * each.confidence:.4g} %"),),
-                    (Figure(str(each.n), key=f"{key}.n", value=each.n),),
-                    (plain(each.labels_source),),
+                    (quantity(certificate.upper_bound, share, f"{key}.upper_bound"),),
+                    (quantity(certificate.limit, share, f"{key}.limit"),),
+                    (Figure(f"{100 * certificate.confidence:.4g} %"),),
+                    (Figure(str(certificate.n), key=f"{key}.n", value=certificate.n),),
+                    (plain(certificate.labels_source),),
                 ),
             )
         )
@@ -144,9 +144,9 @@ def forms_section(run: RunFiles) -> Section:
     tables = run.evaluation.get("forms", {})
     if not tables:
         return Section("forms", "By form of the request", [_missing(run, "summary", "evaluation")])
-    found = [_grouped_table(tables, split, labels.FORM_MEASURES, "forms", "Form", str) for split in SPLITS]
+    form_tables = [_grouped_table(tables, split, labels.FORM_MEASURES, "forms", "Form", str) for split in SPLITS]
     lead = "How a thing is asked for. Attack forms go with harmful and dual-use requests only."
-    return Section("forms", "By form of the request", [table for table in found if table.rows], lead)
+    return Section("forms", "By form of the request", [table for table in form_tables if table.rows], lead)
 
 
 def _grouped_table(tables: Cells, split: str, measures: Sequence[str], group: str, corner: str, name: Any) -> Table:

@@ -47,9 +47,9 @@ class ScoredConversation:
 
 
 def choose_scored(
-    answers: Sequence[ScoredAnswer], labelled: frozenset[str], shown: int = SHOWN
+    answers: Sequence[ScoredAnswer], labelled: frozenset[str], count: int = SHOWN
 ) -> list[ScoredConversation]:
-    """At most `shown` conversations, in turn from every set and pair of sides of zero; the same each time.
+    """At most `count` conversations, in turn from every set and pair of sides of zero; the same each time.
 
     Args:
         labelled: constraints whose cost was trained on safety labels; only there is above zero called unsafe.
@@ -58,22 +58,22 @@ def choose_scored(
     sets = list(dict.fromkeys(answer.set for answer in answers))
     for answer in answers:
         by_prompt[answer.set, answer.prompt_id].setdefault(answer.model, answer)
-    models = [model for model in MODELS if any(model in found for found in by_prompt.values())]
+    models = [model for model in MODELS if any(model in by_model for by_model in by_prompt.values())]
     strata: dict[tuple[object, ...], list[ScoredConversation]] = defaultdict(list)
     for key in sorted(by_prompt):
-        found = by_prompt[key]
-        if any(model not in found for model in models):
+        by_model = by_prompt[key]
+        if any(model not in by_model for model in models):
             continue
-        replies = tuple(_reply(found[model], labelled) for model in models)
-        sides = tuple(_side(cost) for model in reversed(models) for cost in found[model].costs.values())
+        replies = tuple(_reply(by_model[model], labelled) for model in models)
+        sides = tuple(_side(cost) for model in reversed(models) for cost in by_model[model].costs.values())
         # The policy's own sides first: what it got wrong comes before what it got right.
-        strata[sets.index(key[0]), *sides].append(ScoredConversation(found[models[-1]], replies))
-    return in_turn([strata[stratum] for stratum in sorted(strata, key=repr)], shown)
+        strata[sets.index(key[0]), *sides].append(ScoredConversation(by_model[models[-1]], replies))
+    return in_turn([strata[stratum] for stratum in sorted(strata, key=repr)], count)
 
 
 def filters_of(conversations: Sequence[ScoredConversation]) -> dict[str, list[str]]:
     """What conversations can be filtered by: values of ``set``, ``tag``, ``category`` and ``side`` (model and constraint)."""
-    prompts = [one.prompt for one in conversations]
+    prompts = [conversation.prompt for conversation in conversations]
     return {
         "set": list(dict.fromkeys(prompt.set for prompt in prompts)),
         "tag": sorted({tag for prompt in prompts for tag in prompt.tags}),
@@ -83,8 +83,8 @@ def filters_of(conversations: Sequence[ScoredConversation]) -> dict[str, list[st
 
 
 def _pairs(conversations: Sequence[ScoredConversation]) -> Iterator[str]:
-    for one in conversations:
-        for reply in one.replies:
+    for conversation in conversations:
+        for reply in conversation.replies:
             yield from (f"{reply.answer.model}:{name}" for name in reply.answer.costs)
 
 
@@ -92,15 +92,15 @@ def _reply(answer: ScoredAnswer, labelled: frozenset[str]) -> ScoredReply:
     chips = [_chip(name, cost, name in labelled, len(answer.costs)) for name, cost in answer.costs.items()]
     if is_refusal(answer.response):
         chips.append(("refusal", "refusal?"))
-    words = [] if answer.reward is None else [f"reward {number(answer.reward)}"]
-    words += _named("cost", answer.costs) + _named("", answer.watched)
-    words.append(f"{answer.response_tokens} tokens")
-    return ScoredReply(answer, tuple(chips), " · ".join(words))
+    notes = [] if answer.reward is None else [f"reward {number(answer.reward)}"]
+    notes += _named("cost", answer.costs) + _named("", answer.watched)
+    notes.append(f"{answer.response_tokens} tokens")
+    return ScoredReply(answer, tuple(chips), " · ".join(notes))
 
 
 def _chip(name: str, cost: float, is_labelled: bool, count: int) -> tuple[str, str]:
-    words = ("unsafe by score", "safe by score") if is_labelled else ("above zero", "below zero")
-    text = words[0] if cost > 0 else words[1]
+    sides = ("unsafe by score", "safe by score") if is_labelled else ("above zero", "below zero")
+    text = sides[0] if cost > 0 else sides[1]
     return ("harmful" if cost > 0 else "safe_help"), text if count == 1 else f"{name}: {text}"
 
 

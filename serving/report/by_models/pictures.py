@@ -43,17 +43,17 @@ def group_picture(title: str, groups: Mapping[str, Any], figure: str, unit: str)
     Args:
         groups: ``{group: {model: {figure: cell}}}``.
     """
-    found = {
+    by_model = {
         model: {name: cells[model][figure] for name, cells in groups.items() if _has_value(cells, model, figure)}
         for model in MODEL_NAMES
     }
-    found = {model: cells for model, cells in found.items() if cells}
-    names = sorted({name for cells in found.values() for name in cells})[:GROUPS_SHOWN]
+    by_model = {model: cells for model, cells in by_model.items() if cells}
+    names = sorted({name for cells in by_model.values() for name in cells})[:GROUPS_SHOWN]
     if not names:
         return None
 
     def draw(axes: Axes, scheme: Scheme) -> None:
-        for model, cells in found.items():
+        for model, cells in by_model.items():
             side, colour = (0.14, scheme.before) if model == "sft" else (-0.14, scheme.after)
             rows = [(place + side, cells[name]) for place, name in enumerate(reversed(names)) if name in cells]
             for place, cell in rows:
@@ -73,12 +73,14 @@ def group_picture(title: str, groups: Mapping[str, Any], figure: str, unit: str)
         axes.set_xlabel(unit)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    words = [
+    descriptions = [
         f"{short_category(name)}: "
-        + ", ".join(f"{MODEL_NAMES[m]} {number(found[m][name]['value'])}" for m in found if name in found[m])
+        + ", ".join(f"{MODEL_NAMES[m]} {number(by_model[m][name]['value'])}" for m in by_model if name in by_model[m])
         for name in names
     ]
-    return picture(title, "; ".join(words) + ".", draw, width=7.0, height=max(2.2, 1.3 + 0.3 * len(names)), wide=True)
+    return picture(
+        title, "; ".join(descriptions) + ".", draw, width=7.0, height=max(2.2, 1.3 + 0.3 * len(names)), wide=True
+    )
 
 
 def _has_value(cells: Mapping[str, Any], model: str, figure: str) -> bool:

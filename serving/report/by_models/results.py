@@ -23,8 +23,8 @@ def scored_tiles(scored: labels.Scored) -> list[Tile]:
     if KEPT not in scored.get("sets", {}):
         return []
     note, tiles = "kept prompts, by the run's models", []
-    wanted = ["reward", *(f"measure/{name}" for name in scored["constraints"]), "refusal"]
-    for figure in (one for one in wanted if one in scored["figures"]):
+    headline = ["reward", *(f"measure/{name}" for name in scored["constraints"]), "refusal"]
+    for figure in (name for name in headline if name in scored["figures"]):
         cells = labels.pair(scored, ("sets", KEPT, "all"), figure, None)
         if len(cells) == 2 and cells[1].value is not None:
             tiles.append(Tile(labels.figure_title(figure, scored), cells[0], cells[1], note))
@@ -159,8 +159,8 @@ def scored_promotion(run: RunFiles) -> list[Section]:
 def _promotion(scored: labels.Scored, selection: SelectionFigures) -> Section:
     has_reward = "reward" in scored["figures"]
     rows = tuple(
-        Row(f"step {each.step}", _candidate_cells(scored, index, each, selection.promoted_step, has_reward))
-        for index, each in enumerate(selection.candidates)
+        Row(f"step {candidate.step}", _candidate_cells(scored, index, candidate, selection.promoted_step, has_reward))
+        for index, candidate in enumerate(selection.candidates)
     )
     columns = [
         title
@@ -173,16 +173,18 @@ def _promotion(scored: labels.Scored, selection: SelectionFigures) -> Section:
 
 
 def _candidate_cells(
-    scored: labels.Scored, index: int, each: Candidate, promoted: int, has_reward: bool
+    scored: labels.Scored, index: int, candidate: Candidate, promoted: int, has_reward: bool
 ) -> tuple[tuple[Figure, ...], ...]:
     key = f"selection.candidates.{index}"
-    reward = Figure(f"{each.helpfulness:.2f}", key=f"{key}.helpfulness", value=each.helpfulness)
+    reward = Figure(f"{candidate.helpfulness:.2f}", key=f"{key}.helpfulness", value=candidate.helpfulness)
     cells: list[tuple[Figure, ...]] = [(reward if has_reward else plain(None),)]
     for name, about in scored["constraints"].items():
-        measured, bound = each.measures[name].model_dump(), each.upper_bound[name]
+        measured, bound = candidate.measures[name].model_dump(), candidate.upper_bound[name]
         cells.append((cell_figure(measured, share=about["measure"] == "rate", key=f"{key}.measures.{name}"),))
         cells.append((Figure(amount(bound, about), key=f"{key}.upper_bound.{name}", value=bound),))
-    verdict = ("feasible" if each.feasible else "not feasible") + (", promoted" if each.step == promoted else "")
+    verdict = ("feasible" if candidate.feasible else "not feasible") + (
+        ", promoted" if candidate.step == promoted else ""
+    )
     return (*cells, (plain(verdict),))
 
 
@@ -202,11 +204,11 @@ def scored_categories(run: RunFiles) -> Section:
     if not scored:
         return Section("categories", GROUPS, [missing_note(run, "summary", "evaluation")])
     blocks: list[Any] = []
-    for name, found in scored["sets"].items():
+    for name, prompt_set in scored["sets"].items():
         for kind in ("tags", "categories"):
             blocks += _group_blocks(scored, name, kind)
-        if sum(found["left_out"].values()):
-            tags, categories = found["left_out"]["tags"], found["left_out"]["categories"]
+        if sum(prompt_set["left_out"].values()):
+            tags, categories = prompt_set["left_out"]["tags"], prompt_set["left_out"]["categories"]
             blocks.append(
                 Note(
                     f"{labels.set_title(name)}: {tags} tags and {categories} categories have too few prompts, or too many "
@@ -222,7 +224,11 @@ def _group_blocks(scored: labels.Scored, name: str, kind: str) -> list[Any]:
     if not groups:
         return []
     title = f"{labels.set_title(name)}, by {'tag' if kind == 'tags' else 'category'}"
-    figures = [one for one in labels.shown_figures(scored) if one not in ("reward_test", "response_tokens")]
+    figures = [
+        figure_name
+        for figure_name in labels.shown_figures(scored)
+        if figure_name not in ("reward_test", "response_tokens")
+    ]
     rows = tuple(
         Row(
             short_category(group),
@@ -237,8 +243,8 @@ def _group_blocks(scored: labels.Scored, name: str, kind: str) -> list[Any]:
     )
     table = Table(title, "Prompts", tuple(labels.figure_title(figure, scored) for figure in figures), rows, folded=True)
     pictures = [
-        group_picture(f"{title}: mean cost “{one}”", groups, f"cost/{one}", "mean cost (line: its zero)")
-        for one in scored["constraints"]
+        group_picture(f"{title}: mean cost “{constraint}”", groups, f"cost/{constraint}", "mean cost (line: its zero)")
+        for constraint in scored["constraints"]
     ]
-    shown = tuple(each for each in pictures if each is not None)
-    return [*([Gallery(shown)] if shown else []), table]
+    shown_pictures = tuple(shown_picture for shown_picture in pictures if shown_picture is not None)
+    return [*([Gallery(shown_pictures)] if shown_pictures else []), table]

@@ -13,9 +13,13 @@ Named = Mapping[str, tuple[str, ScoreModelFigures]]
 """Model as the report calls it -> its place in summary.json, and its figures."""
 
 
-def worth_blocks(named: Named) -> list[Any]:
+def worth_blocks(figures: Named) -> list[Any]:
     """Sentences and tables; nothing of a run on the sandbox."""
-    judged = {name: (f"{key}.worth", each.worth) for name, (key, each) in named.items() if each.worth is not None}
+    judged = {
+        name: (f"{key}.worth", model_figures.worth)
+        for name, (key, model_figures) in figures.items()
+        if model_figures.worth is not None
+    }
     if not judged:
         return []
     notes = [
@@ -33,26 +37,38 @@ def worth_blocks(named: Named) -> list[Any]:
         "Calibration error",
     )
     tables = [Table("Rankings against the length of the responses, on the same pairs", "Model", columns, rows)]
-    zeros = [_zero_note(name, each.zero) for name, (_, each) in named.items() if each.zero is not None]
+    zeros = [
+        _zero_note(name, model_figures.zero)
+        for name, (_, model_figures) in figures.items()
+        if model_figures.zero is not None
+    ]
     return [*notes, *zeros, *tables, *_turns(judged)]
 
 
-def worth_pictures(named: Named) -> tuple[Picture, ...]:
+def worth_pictures(figures: Named) -> tuple[Picture, ...]:
     """Of every model the calibration of its preferences."""
-    found = (preference_picture(name, each) for name, (_, each) in named.items())
-    return tuple(each for each in found if each is not None)
+    pictures = (preference_picture(name, model_figures) for name, (_, model_figures) in figures.items())
+    return tuple(calibration for calibration in pictures if calibration is not None)
 
 
 def _against_length(key: str, worth: PairWorth) -> tuple[tuple[Figure, ...], ...]:
     accuracy = worth.accuracy.model_dump() if worth.accuracy is not None else None
-    own = cell_figure(accuracy, share=True, key=f"{key}.accuracy")
+    accuracy_figure = cell_figure(accuracy, share=True, key=f"{key}.accuracy")
     error = _share(worth.calibration_error, f"{key}.calibration_error")
     length, comparison = worth.length, worth.comparison
     if length is None or comparison is None:
         nothing = plain(None)
-        return (own,), (nothing,), (plain(worth.length_missing),), (nothing,), (nothing,), (nothing,), (error,)
+        return (
+            (accuracy_figure,),
+            (nothing,),
+            (plain(worth.length_missing),),
+            (nothing,),
+            (nothing,),
+            (nothing,),
+            (error,),
+        )
     return (
-        (own,),
+        (accuracy_figure,),
         (_share(length.expected_accuracy, f"{key}.length.expected_accuracy"),),
         (plain(length.rule),),
         (_count(comparison.model_only, f"{key}.comparison.model_only"),),
@@ -80,9 +96,12 @@ def _turn_cells(key: str, worth: PairWorth, turns: str) -> tuple[Figure, ...]:
         sides["length"] = (f"{key}.length.by_turns", worth.length.by_turns)
     return tuple(
         cell_figure(
-            found[turns].model_dump() if turns in found else None, share=True, key=f"{place}.{turns}", label=label
+            accuracies[turns].model_dump() if turns in accuracies else None,
+            share=True,
+            key=f"{place}.{turns}",
+            label=label,
         )
-        for label, (place, found) in sides.items()
+        for label, (place, accuracies) in sides.items()
     )
 
 

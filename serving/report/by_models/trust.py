@@ -21,15 +21,17 @@ def trust_sections(run: RunFiles) -> list[Section]:
 def _promotion(selection: SelectionFigures) -> Section:
     constraints = list(selection.candidates[0].unsafe_share) if selection.candidates else []
     rows = []
-    for index, each in enumerate(selection.candidates):
+    for index, candidate in enumerate(selection.candidates):
         key = f"selection.candidates.{index}"
-        cells = [(Figure(f"{each.helpfulness:.2f}", key=f"{key}.helpfulness", value=each.helpfulness),)]
+        cells = [(Figure(f"{candidate.helpfulness:.2f}", key=f"{key}.helpfulness", value=candidate.helpfulness),)]
         for name in constraints:
-            cells.append((_share(each.unsafe_share[name], f"{key}.unsafe_share.{name}"),))
-            cells.append((_share(each.upper_bound[name], f"{key}.upper_bound.{name}"),))
-        promoted = each.step == selection.promoted_step
-        cells.append((plain(("feasible" if each.feasible else "not feasible") + (", promoted" if promoted else "")),))
-        rows.append(Row(f"step {each.step}", tuple(cells)))
+            cells.append((_share(candidate.unsafe_share[name], f"{key}.unsafe_share.{name}"),))
+            cells.append((_share(candidate.upper_bound[name], f"{key}.upper_bound.{name}"),))
+        promoted = candidate.step == selection.promoted_step
+        cells.append(
+            (plain(("feasible" if candidate.feasible else "not feasible") + (", promoted" if promoted else "")),)
+        )
+        rows.append(Row(f"step {candidate.step}", tuple(cells)))
     columns = [column for name in constraints for column in (f"Unsafe, {name}", f"Upper bound, {name}")]
     lead = "The most helpful snapshot whose upper bound meets every limit, on prompts that serve no other purpose."
     table = Table("Snapshots on the selection split", "Snapshot", ("Helpfulness", *columns, "Verdict"), tuple(rows))
@@ -41,7 +43,7 @@ def guards(ppo: PpoFigures, selection: SelectionFigures) -> Section:
     blocks: list[Any] = []
     if selection.drift:
         rows = tuple(
-            Row(name, _drift_cells(each, f"selection.drift.{name}")) for name, each in sorted(selection.drift.items())
+            Row(name, _drift_cells(drift, f"selection.drift.{name}")) for name, drift in sorted(selection.drift.items())
         )
         columns = ("Mean probability", "Unsafe by label", "Error before", "Error refitted", "Samples")
         blocks.append(Table("Calibration on answers of the promoted policy", "Cost model", columns, rows))

@@ -39,8 +39,12 @@ def figure_title(figure: str, scored: Scored) -> str:
 
 def shown_figures(scored: Scored, figures: Sequence[str] | None = None) -> list[str]:
     """The figures worth a line: a mean cost over every prompt is not told twice."""
-    wanted = scored["figures"] if figures is None else figures
-    return [one for one in wanted if not (one.startswith("cost/") and _is_mean_of_all(scored, one.split("/", 1)[1]))]
+    candidates = scored["figures"] if figures is None else figures
+    return [
+        figure
+        for figure in candidates
+        if not (figure.startswith("cost/") and _is_mean_of_all(scored, figure.split("/", 1)[1]))
+    ]
 
 
 def _is_mean_of_all(scored: Scored, name: str) -> bool:
@@ -70,29 +74,29 @@ def mark(scored: Scored, figure: str, difference: Mapping[str, Any] | None) -> s
 
 def pair(scored: Scored, path: Path, figure: str, difference: Mapping[str, Any] | None) -> tuple[Figure, ...]:
     """One figure of SFT and of the policy, found by `path` below ``scored``; the policy's is marked."""
-    found = look(scored, path)
+    by_model = look(scored, path)
     share = scored["figures"][figure]["share"]
     tone = mark(scored, figure, difference)
     cells = tuple(
         cell_figure(
-            found.get(model, {}).get(figure),
+            by_model.get(model, {}).get(figure),
             share=share,
             key=key_of((*path, model, figure)),
             label=MODEL_NAMES[model],
             mark=tone if model == "policy" else "",
         )
         for model in MODEL_NAMES
-        if model in found
+        if model in by_model
     )
-    return cells if any(each.value is not None for each in cells) else (cell_figure(None, share=False),)
+    return cells if any(cell.value is not None for cell in cells) else (cell_figure(None, share=False),)
 
 
 def look(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """What is at a path; nothing where there is none."""
-    found: Any = document
+    part: Any = document
     for step in path:
-        found = found.get(step) or {}
-    return found if isinstance(found, Mapping) else {}
+        part = part.get(step) or {}
+    return part if isinstance(part, Mapping) else {}
 
 
 def key_of(path: Path) -> str:

@@ -59,7 +59,7 @@ def turns(*texts: str) -> str:
 
 def hh(path: Path, rows: list[tuple[str, str]]) -> Path:
     lines = "".join(json.dumps({"chosen": one, "rejected": two}) + "\n" for one, two in rows)
-    path.write_bytes(gzip.compress(lines.encode()))
+    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
     return path
 
 
@@ -253,7 +253,7 @@ def test_votes_of_the_native_schema(tmp_path: Path) -> None:
         ("page.jsonl", b"<!DOCTYPE html><html></html>"),
         ("broken.jsonl", b"{\n[]\n"),
         ("unknown.jsonl", b'{"a": 1}\n'),
-        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 100)[:20]),
+        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 100, mtime=0)[:20]),
         ("noise.parquet", b"PAR1 and no more"),
     ],
 )

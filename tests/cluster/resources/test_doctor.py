@@ -16,5 +16,5 @@ def test_a_cuda_build_is_seen_without_importing_it():
     assert torch_cuda_version("cuda = None\nhip = None\n") is None
 
 
-def test_every_shortcoming_comes_with_its_mend():
-    assert all(finding.mend for finding in examine() if finding.verdict != "ok")
+def test_every_shortcoming_comes_with_its_fix():
+    assert all(finding.fix for finding in examine() if finding.verdict != "ok")

@@ -39,9 +39,9 @@ def data_stage(settings: RunSettings, inputs: FileInputs) -> Stage:
             "weights": _weights_digest(settings),
             "max_response_tokens": settings.ppo.max_response_tokens,
             "splits": settings.splits.model_dump(mode="json", exclude={"by"}),
-            "categories": {name: list(one.categories) for name, one in settings.constraints.items()},
+            "categories": {name: list(constraint.categories) for name, constraint in settings.constraints.items()},
             "as_safety_label": inputs.settings.zero.as_safety_label,
-            "measures": {name: one.measure for name, one in settings.constraints.items()},
+            "measures": {name: constraint.measure for name, constraint in settings.constraints.items()},
         },
         code=(entry_of(_run),),
         run=_run,
@@ -57,8 +57,8 @@ def _weights_digest(settings: RunSettings) -> str | None:
 def shares_of(settings: RunSettings) -> Shares:
     """Which share of the prompts is kept for what."""
     assert settings.data is not None
-    kept = settings.splits
-    return Shares(kept.holdout, kept.calibration, kept.selection, kept.certificate, by=settings.data.unit)
+    splits = settings.splits
+    return Shares(splits.holdout, splits.calibration, splits.selection, splits.certificate, by=settings.data.unit)
 
 
 def evaluation_file(context: RunContext, name: str) -> Path:
@@ -80,8 +80,8 @@ def _run(context: RunContext) -> StageOutput:
     }
     refuse_rate_on_relative_cost(context.settings, labels)
     refuse_too_few_kept(context)
-    made = [context.layout.data / INITIAL, context.tokenizer_path, *(request.path for request in requests.values())]
-    return StageOutput(tuple(made), {"model": model, "sets": reports, "harm-labels": labels})
+    outputs = [context.layout.data / INITIAL, context.tokenizer_path, *(request.path for request in requests.values())]
+    return StageOutput(tuple(outputs), {"model": model, "sets": reports, "harm-labels": labels})
 
 
 def _start(context: RunContext, inputs: FileInputs) -> dict[str, Any]:
@@ -115,10 +115,10 @@ def _requests(context: RunContext, inputs: FileInputs) -> Iterator[tuple[str, Se
         )
     if settings.objective.scorer is None and inputs.helpfulness:
         yield "reward", request("reward", inputs.helpfulness, "reward.parquet")
-    for name, one in settings.constraints.items():
-        if one.scorer is None:
+    for name, constraint in settings.constraints.items():
+        if constraint.scorer is None:
             file = f"cost-{name}.parquet"
-            yield f"cost-{name}", request("cost", inputs.harmlessness, file, categories=one.categories)
+            yield f"cost-{name}", request("cost", inputs.harmlessness, file, categories=constraint.categories)
     yield "prompts", request("prompts", inputs.prompts, PROMPTS)
     for name, source in inputs.evaluation.items():
         yield f"evaluation-{name}", request("prompts", (source,), evaluation_file(context, name).name)
@@ -127,9 +127,9 @@ def _requests(context: RunContext, inputs: FileInputs) -> Iterator[tuple[str, Se
 def _write_sets(context: RunContext, requests: Mapping[str, SetRequest]) -> dict[str, dict[str, Any]]:
     calls = {name: write_training_set.remote(request) for name, request in requests.items()}
     reports = {}
-    for done, (name, call) in enumerate(calls.items(), start=1):
+    for number, (name, call) in enumerate(calls.items(), start=1):
         reports[name] = _wait(context, call, f"write_training_set({name})")
-        context.status.update(step=done + 1, steps=len(requests) + 1)
+        context.status.update(step=number + 1, steps=len(requests) + 1)
         if reports[name]["quarantined"]:
             context.warn(
                 f"data: {reports[name]['quarantined']} of {reports[name]['rows']} rows for {name} cannot be used; they are "
@@ -145,11 +145,11 @@ def refuse_rate_on_relative_cost(settings: RunSettings, labels: Mapping[str, Map
         ConfigError: a constraint measures the rate of such a cost, and `data.zero.as_safety_label` is off.
     """
     assert settings.data is not None
-    for name, found in labels.items():
-        relative = not found["signed"]
+    for name, counts in labels.items():
+        relative = not counts["signed"]
         if relative and settings.constraints[name].measure == "rate" and not settings.data.zero.as_safety_label:
             raise ConfigError(
-                f"constraints.{name}.measure: rate needs safety labels, and none of the {found['pairs']} pairs of "
+                f"constraints.{name}.measure: rate needs safety labels, and none of the {counts['pairs']} pairs of "
                 "data.harmlessness has one: its cost is relative; take mean, or set data.zero.as_safety_label: true"
             )
 
@@ -162,9 +162,9 @@ def _warn_of_fallbacks(context: RunContext, inputs: FileInputs) -> None:
             )
 
 
-def _wait(context: RunContext, call: Any, what: str) -> Any:
+def _wait(context: RunContext, call: Any, operation: str) -> Any:
     deadline = context.settings.resources.deadlines.train_seconds
-    return fetch_result(call, deadline_seconds=deadline, operation=what)
+    return fetch_result(call, deadline_seconds=deadline, operation=operation)
 
 
 def copy_unlearnt(context: RunContext) -> Path:

@@ -46,7 +46,9 @@ def scored_evaluate_stage(settings: RunSettings) -> Stage:
             "evaluation": settings.evaluation.model_dump(mode="json"),
             "samples": settings.certificate.samples,
             "objective": settings.objective.model_dump(mode="json"),
-            "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "constraints": {
+                name: constraint.model_dump(mode="json") for name, constraint in settings.constraints.items()
+            },
             "max_length": settings.model.max_length,
             "max_response_tokens": settings.ppo.max_response_tokens,
             "dtype": settings.resources.generators.dtype,
@@ -67,29 +69,31 @@ def _run(context: RunContext) -> StageOutput:
         parts.append(folder / f"{model}.parquet")
         score_answers(context, model, path, sets, parts[-1], stage=NAME)
     samples = _merge(parts, folder / "samples.parquet")
-    found = evaluate_scored(
+    document = evaluate_scored(
         read_answers(samples),
         limits,
         reward=rewarded(context),
         test=settings.halves.enabled,
         confidence=settings.evaluation.confidence,
     )
-    found["constraints"] = {limit.name: _about(context, limit) for limit in limits}
-    found["promoted"] = promoted(context.facts(selection.NAME))
+    document["constraints"] = {limit.name: _about(context, limit) for limit in limits}
+    document["promoted"] = promoted(context.facts(selection.NAME))
     path = folder / "evaluation.json"
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     os.replace(partial, path)
-    return StageOutput((samples, path), {"feasible": found["promoted"]["feasible"]})
+    return StageOutput((samples, path), {"feasible": document["promoted"]["feasible"]})
 
 
 def evaluation_sets(context: RunContext) -> dict[str, list[Prompt]]:
     """The prompts by set: those kept for the last judgement, and each of `data.evaluation`, the same in every round."""
     settings = context.settings
     assert settings.data is not None
-    kept = book_of(context).judged(CERTIFICATE, n=settings.certificate.samples, seed=settings.seed + 4, prefix=KEPT)
+    certificate_prompts = book_of(context).judged(
+        CERTIFICATE, n=settings.certificate.samples, seed=settings.seed + 4, prefix=KEPT
+    )
     n = settings.evaluation.samples_per_cell
-    return {KEPT: kept} | {
+    return {KEPT: certificate_prompts} | {
         name: read_prompts(data.evaluation_file(context, name), n=n, seed=context.run_settings.seed + 3, prefix=name)
         for name in settings.data.evaluation
     }

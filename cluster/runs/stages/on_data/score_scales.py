@@ -69,12 +69,13 @@ def scales_stage(settings: RunSettings) -> Stage:
         settings={
             "seed": settings.seed,
             "scorers": {
-                signal: {**one.model_dump(mode="json"), "content": _fingerprint(one)} for signal, one in scorers.items()
+                signal: {**scorer.model_dump(mode="json"), "content": _fingerprint(scorer)}
+                for signal, scorer in scorers.items()
             },
             "constraints": {
-                name: one.model_dump(mode="json", include={"measure", "subset", "scale", "limit"})
-                for name, one in settings.constraints.items()
-                if one.scorer is not None
+                name: constraint.model_dump(mode="json", include={"measure", "subset", "scale", "limit"})
+                for name, constraint in settings.constraints.items()
+                if constraint.scorer is not None
             },
             "normalise": settings.objective.normalise,
             "prompts": {
@@ -95,8 +96,8 @@ def scale_of(context: RunContext, signal: str) -> dict[str, Any]:
     """What ``scales.json`` says of a signal: ``scorer, score_mean, score_std, n``, and of a cost ``start``: the mean of g
     before it is divided by the constraint's scale.
     """
-    found: dict[str, Any] = json.loads((scorers_folder(context.layout) / DOCUMENT).read_text())["signals"][signal]
-    return found
+    scale: dict[str, Any] = json.loads((scorers_folder(context.layout) / DOCUMENT).read_text())["signals"][signal]
+    return scale
 
 
 def _run(context: RunContext) -> StageOutput:
@@ -107,19 +108,19 @@ def _run(context: RunContext) -> StageOutput:
     folder.mkdir(parents=True)
     scorers = scorers_from_outside(settings)
     policy_tokenizer = load_tokenizer(context.tokenizer_path)
-    about = {signal: _prepare(context, signal, one, policy_tokenizer) for signal, one in scorers.items()}
-    if any(each["reads"] == "text" for each in about.values()):
+    about = {signal: _prepare(context, signal, scorer, policy_tokenizer) for signal, scorer in scorers.items()}
+    if any(facts["reads"] == "text" for facts in about.values()):
         PromptReader(policy_tokenizer)  # what it refuses is told here, not by an actor
     prompts = scale_prompts(context)
     collected = _score(context, prompts)
-    found = measure_scales(settings, collected.scored, by_id(prompts))
-    for signal, scale in found.items():
+    scales = measure_scales(settings, collected.scored, by_id(prompts))
+    for signal, scale in scales.items():
         scale |= {"scorer": scorer_label(scorers[signal]), **about[signal]}
-    write_document(folder / DOCUMENT, {"version": 1, "signals": found})
+    write_document(folder / DOCUMENT, {"version": 1, "signals": scales})
     for name, constraint in settings.constraints.items():
-        if cost_signal(name) in found and (text := _rate_warning(context, name, constraint, collected.scored)):
+        if cost_signal(name) in scales and (text := _rate_warning(context, name, constraint, collected.scored)):
             context.warn(text)
-    return StageOutput((folder,), {"signals": found, "answers": SAMPLES, "set_aside": len(collected.quarantined)})
+    return StageOutput((folder,), {"signals": scales, "answers": SAMPLES, "set_aside": len(collected.quarantined)})
 
 
 def scale_prompts(context: RunContext) -> list[Prompt]:
@@ -138,21 +139,21 @@ def measure_scales(
     Raises:
         DataError: the reward is the same for every answer, and is to be divided by its spread.
     """
-    found: dict[str, dict[str, Any]] = {}
+    scales: dict[str, dict[str, Any]] = {}
     if settings.objective.scorer is not None:
-        found[REWARD] = _moments([row.sample.reward for row in rows])
-        if found[REWARD]["score_std"] == 0 and settings.objective.normalise == "preference_set":
+        scales[REWARD] = _moments([row.sample.reward for row in rows])
+        if scales[REWARD]["score_std"] == 0 and settings.objective.normalise == "preference_set":
             raise DataError(
                 f"{key_of(REWARD)}: {scorer_label(settings.objective.scorer)} gives all {len(rows)} answers of SFT the reward "
-                f"{found[REWARD]['score_mean']:g}, so there is no spread to normalise by: set objective.normalise: none, or "
-                "mend the scorer"
+                f"{scales[REWARD]['score_mean']:g}, so there is no spread to normalise by: set objective.normalise: none, or "
+                "fix the scorer"
             )
     for name, constraint in settings.constraints.items():
         if constraint.scorer is None:
             continue
         costs = _costs(name, constraint, rows, prompts)
-        found[cost_signal(name)] = {**_moments(costs), "start": start_of(costs, constraint)}
-    return found
+        scales[cost_signal(name)] = {**_moments(costs), "start": start_of(costs, constraint)}
+    return scales
 
 
 def start_of(costs: Sequence[float], constraint: ConstraintSettings) -> float:
@@ -167,8 +168,8 @@ def _costs(
     name: str, constraint: ConstraintSettings, rows: Sequence[ScoredRow], prompts: Mapping[str, Prompt]
 ) -> list[float]:
     """Over the constraint's subset; over all answers where none of them is in it."""
-    own = [row.sample.costs[name] for row in rows if in_subset(prompts[row.rollout.prompt_id], constraint)]
-    return own or [row.sample.costs[name] for row in rows]
+    covered = [row.sample.costs[name] for row in rows if in_subset(prompts[row.rollout.prompt_id], constraint)]
+    return covered or [row.sample.costs[name] for row in rows]
 
 
 def _moments(values: Sequence[float]) -> dict[str, Any]:
@@ -186,12 +187,12 @@ def _score(context: RunContext, prompts: Sequence[Prompt]) -> Collected:
     sampler = context.sampler(NAME)
     sampling = SamplingSettings(settings.ppo.temperature, settings.ppo.max_response_tokens)
     pool = context.engines.scoring_pool()
-    collected = pool.collect([sampler.request(one, f"{NAME}/{one.prompt_id}", sampling) for one in prompts])
+    collected = pool.collect([sampler.request(prompt, f"{NAME}/{prompt.prompt_id}", sampling) for prompt in prompts])
     if aside := collected.quarantined:
         kinds = ", ".join(f"{name} {n}" for name, n in collected.scorer_faults.items())
         text = f"{NAME}: {len(aside)} of {len(prompts)} answers of SFT have no score ({kinds or aside[0].reason})"
         if len(aside) > len(prompts) // 2:
-            raise StoppedError(f"{text}; first: {aside[0].reason}: mend the scorer and run the same command again")
+            raise StoppedError(f"{text}; first: {aside[0].reason}: fix the scorer and run the same command again")
         context.warn(text)
     return collected
 
@@ -211,28 +212,28 @@ def _prepare(
     folder = foreign_folder(context.layout, signal)
     facts = prepare_scorer(scorer.path, scorer.revision, folder, key=f"{key}.path")
     try:
-        own = load_scorer_tokenizer(folder, scorer.template)
+        scorer_tokenizer = load_scorer_tokenizer(folder, scorer.template)
     except SteelyardError as error:
         raise type(error)(f"{key}: {error}") from error
-    reads = "tokens" if same_tokens(own, policy_tokenizer) else "text"
+    reads = "tokens" if same_tokens(scorer_tokenizer, policy_tokenizer) else "text"
     return {**facts, "reads": reads, "digest": model_digest(folder)}
 
 
 def _rate_warning(
     context: RunContext, name: str, constraint: ConstraintSettings, rows: Sequence[ScoredRow]
 ) -> str | None:
-    """A rate takes a cost for log-odds; of a cost that nobody calibrated that may be far from the share of unsafe answers."""
+    """A rate takes a cost for log-odds; of a cost that is not calibrated that may be far from the share of unsafe answers."""
     if constraint.measure != "rate" or calibration_of(context, name) is not None:
         return None
     lowest = min((row.sample.costs[name] for row in rows), default=math.nan)
-    least = float(expit(lowest))
+    lowest_rate = float(expit(lowest))
     text = (
         f"constraints.{name}: the rate is taken of sigmoid(cost), for its scorer is not calibrated: a cost of 1 counts as "
         "0.73 unsafe, of -1 as 0.27"
     )
-    if least > constraint.limit:
+    if lowest_rate > constraint.limit:
         text += (
-            f"; even the safest of {len(rows)} answers counts as {least:.2f}, which is above the limit {constraint.limit:g}: "
+            f"; even the safest of {len(rows)} answers counts as {lowest_rate:.2f}, which is above the limit {constraint.limit:g}: "
             "let the scorer give larger numbers (such as -8 and 8), or take measure: mean"
         )
     return text

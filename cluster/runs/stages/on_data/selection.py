@@ -1,6 +1,6 @@
 """Stage `selection` of a run on data: of the loop's last snapshots, the one with the highest reward among the feasible ones.
 
-Judged by the run's own reward and cost models on the selection prompts, for nobody labels these answers. Feasible is a
+Judged by the run's own reward and cost models on the selection prompts, for these answers have no labels. Feasible is a
 snapshot where an upper confidence bound of every constraint's measure is at or under its limit. With none feasible the one
 nearest to its limits is promoted, and the verdict begins with that. How far a calibration has moved cannot be measured
 without labels.
@@ -57,7 +57,9 @@ def scored_selection_stage(settings: RunSettings) -> Stage:
             "selection": settings.selection.model_dump(mode="json"),
             "confidence": settings.certificate.confidence,
             "objective": settings.objective.model_dump(mode="json"),
-            "constraints": {name: one.model_dump(mode="json") for name, one in settings.constraints.items()},
+            "constraints": {
+                name: constraint.model_dump(mode="json") for name, constraint in settings.constraints.items()
+            },
             "temperature": settings.evaluation.temperature,
             "max_length": settings.model.max_length,
             "max_response_tokens": settings.ppo.max_response_tokens,
@@ -85,7 +87,7 @@ def _run(context: RunContext) -> StageOutput:
     facts: dict[str, Any] = {
         "promoted_step": chosen.step,
         "feasible": chosen.feasible,
-        "candidates": [asdict(each) for each in candidates],
+        "candidates": [asdict(candidate) for candidate in candidates],
         "drift": {},
     }
     path = layout.selection(number)
@@ -118,13 +120,13 @@ def judge_candidate(
         DataError: too few answers for a bound.
     """
     confidence = 1.0 - (1.0 - settings.certificate.confidence) / max(1, len(limits))
-    rewards = [one.reward for one in answers if one.set == EVERYONE and one.reward is not None]
+    rewards = [answer.reward for answer in answers if answer.set == EVERYONE and answer.reward is not None]
     measures: dict[str, Cell] = {}
     bounds: dict[str, float] = {}
     excess = 0.0
     for limit in limits:
-        own = _covered(limit.name) if limit.subset else EVERYONE
-        costs = [one.costs[limit.name] for one in answers if one.set == own]
+        limit_set = _covered(limit.name) if limit.subset else EVERYONE
+        costs = [answer.costs[limit.name] for answer in answers if answer.set == limit_set]
         measures[limit.name] = limit.cell(costs, settings.evaluation.confidence)
         bounds[limit.name] = limit.upper_bound(costs, confidence, where=f"selection, step {step}")
         excess = max(excess, bounds[limit.name] - limit.limit)
@@ -134,7 +136,7 @@ def judge_candidate(
 
 def promoted(facts: dict[str, Any]) -> dict[str, Any]:
     """Of the stage's facts what the verdict needs: step, feasible, and the upper bounds of the promoted snapshot."""
-    chosen = next(each for each in facts["candidates"] if each["step"] == facts["promoted_step"])
+    chosen = next(candidate for candidate in facts["candidates"] if candidate["step"] == facts["promoted_step"])
     return {"step": chosen["step"], "feasible": chosen["feasible"], "upper_bound": dict(chosen["upper_bound"])}
 
 

@@ -174,7 +174,7 @@ def test_seventy_billion_do_not_fit_as_built_and_the_paper_says_what_lacks() -> 
 
 
 def test_idle_gpus_and_missing_gpus_are_refused() -> None:
-    with pytest.raises(ConfigError, match="beside idle GPUs; add resources"):
+    with pytest.raises(ConfigError, match="next to idle GPUs; add resources"):
         check_devices(ResourceSettings(), hardware.read_cluster("h100:8", 1))
     with pytest.raises(ConfigError, match=r"resources\.generators\.gpus.* ask for GPUs"):
         check_devices(beaver().resources, hardware.read_cluster("cpu:2", 1))
