@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from statsmodels.stats.multitest import multipletests
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 Method = Literal["holm", "benjamini_hochberg"]
-_NAMES = {"holm": "holm", "benjamini_hochberg": "fdr_bh"}
 
 
 def adjusted(p_values: Sequence[float | None], method: Method = "holm") -> list[float | None]:
@@ -26,5 +27,15 @@ def adjusted(p_values: Sequence[float | None], method: Method = "holm") -> list[
         raise ValueError(f"p-values are in [0, 1], got {[p for p in tested if not 0.0 <= p <= 1.0][:3]}")
     if not tested:
         return list(p_values)
-    corrected = iter(multipletests(tested, method=_NAMES[method])[1].tolist())
-    return [None if p is None else float(next(corrected)) for p in p_values]
+    p = np.asarray(tested, dtype=np.float64)
+    corrected = iter((_holm(p) if method == "holm" else stats.false_discovery_control(p, method="bh")).tolist())
+    return [None if value is None else float(next(corrected)) for value in p_values]
+
+
+def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Not statsmodels': its `multipletests` collects all garbage of the process each time, 0.2 s once torch is loaded."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    values = np.empty_like(p)
+    values[order] = np.minimum(stepped, 1.0)
+    return values

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from actors.judging.by_gold.figures import Cell, mean_cell, share_cell
 from actors.judging.by_models.answers import MODELS, POLICY, SFT, ScoredAnswer
 from actors.judging.by_models.limits import Limit
 from actors.judging.judges.refusal_words import is_refusal
+from learner.statistics.multiple import adjusted
 
 KIND = "scored"
 """What tells the document from that of `evaluate_cells`."""
@@ -242,9 +242,5 @@ def _mark_by_holm(differences: Mapping[str, Any], figures: Sequence[str], confid
             for kind in ("tags", "categories")
             for group in set_differences[kind].values()
         ]
-        tested = [cell for cell in cells if cell["p"] is not None]
-        rejected = multipletests([cell["p"] for cell in tested], 1.0 - confidence, method="holm")[0] if tested else []
-        for cell in cells:
-            cell["different"] = None
-        for cell, different in zip(tested, rejected, strict=True):
-            cell["different"] = bool(different)
+        for cell, p in zip(cells, adjusted([cell["p"] for cell in cells]), strict=True):
+            cell["different"] = None if p is None else p <= 1.0 - confidence

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 
 from learner.statistics.elo import MEAN, POINTS_PER_NAT, RIDGE, Separated, elo, expected_score, strengths
 from learner.statistics.intervals import wilson
@@ -161,6 +162,14 @@ def test_the_paired_t_test_gives_students_sleep_data() -> None:
     assert mean_p_value(first, second) == pytest.approx(0.002833, abs=1e-6)
     assert mean_p_value([0.0] * 4, [1.0] * 4) == pytest.approx(2 / 16)
     assert mean_p_value([1.0], [2.0]) is None
+
+
+def test_adjusted_p_values_are_statsmodels():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 100):
+        p = [float(value) for value in np.round(rng.beta(0.3, 1.0, size), 2)]  # with ties
+        for method, name in (("holm", "holm"), ("benjamini_hochberg", "fdr_bh")):
+            assert adjusted(p, method) == pytest.approx(multipletests(p, method=name)[1].tolist())
 
 
 def test_holm_and_benjamini_hochberg_adjust_as_published() -> None:
