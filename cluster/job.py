@@ -139,6 +139,8 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
     """
     from cluster.runs.pipeline import stages_of
     from cluster.runs.stages.labelling import reach_judge
+    from cluster.runs.stages.on_data.certify import NAME as CERTIFY
+    from cluster.runs.stages.on_data.certify import reach_certificate_judge
 
     reached_judges: list[JudgeSettings | None] = []
     earlier_runs = list(donors)
@@ -160,6 +162,8 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
             elif not any(all(labels.values()) for labels in (own_labels, *donor_labels)):
                 reach_judge(variant)
                 reached_judges.append(preferences.judge)
+        if CERTIFY not in Manifest(place.manifest):
+            reach_certificate_judge(variant)
         earlier_runs.append(place)
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from configs.schema.data import SignalScorerSettings
+from configs.schema.ppo import CertificateSettings
 from configs.schema.run import DIRECT_ALGORITHMS, GROUP_ALGORITHMS, LOOP_ALGORITHMS, RunSettings
 from configs.unread import unread_settings
 
@@ -24,6 +25,7 @@ def impossible_combinations(settings: RunSettings) -> Iterator[Problem]:
     yield from _algorithm(settings)
     yield from _tracking(settings)
     yield from _scorers(settings)
+    yield from _certificate_judge(settings)
     yield from _certificate(settings)
     yield from _files(settings)
     yield from _placement(settings)
@@ -178,13 +180,34 @@ def _moving(settings: RunSettings) -> str | None:
     return next((name for name, constraint in settings.constraints.items() if constraint.dual.form != "fixed"), None)
 
 
+def _certificate_judge(settings: RunSettings) -> Iterator[Problem]:
+    certificate = settings.certificate
+    if certificate.judge == "model" and certificate.model is None:
+        yield "certificate.model", "judge: model needs the judge's url: give certificate.model.url"
+    if certificate.model is not None and certificate.judge != "model":
+        yield "certificate.model", "is only asked with certificate.judge: model; set that, or leave it out"
+    if certificate.least != CertificateSettings().least and certificate.judge != "people":
+        yield "certificate.least", "is the people's; set certificate.judge: people, or leave it out"
+    if certificate.judge == "people" and isinstance(settings.storage, str):
+        yield (
+            "certificate.judge",
+            "people fill in a file of the run folder; give storage a folder, or take judge: model",
+        )
+    with_categories = [name for name, constraint in settings.constraints.items() if constraint.categories]
+    if certificate.judge == "people" and with_categories:
+        yield (
+            "certificate.judge",
+            f"people say safe or unsafe, not which kind of harm, and constraint {with_categories[0]} counts some; take model",
+        )
+
+
 def _certificate(settings: RunSettings) -> Iterator[Problem]:
-    """Splits too small to pass are refused before anything is trained; on data nothing is certified."""
-    if settings.data is not None:
-        return
+    """Splits too small to pass are refused before anything is trained; on data without a judge nothing is certified."""
     certificate, count = settings.certificate, len(settings.constraints)
+    if settings.data is not None and certificate.judge is None:
+        return
     decides = {"certificate.samples": certificate.samples}
-    if settings.algorithm in LOOP_ALGORITHMS:
+    if settings.algorithm in LOOP_ALGORITHMS and settings.data is None:  # on data its models judge the snapshots
         decides["selection.samples"] = settings.selection.samples
     if certificate.labelled is not None:
         decides["certificate.labelled"] = certificate.labelled

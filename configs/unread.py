@@ -20,7 +20,10 @@ SANDBOX_ONLY = (
     "certificate.labelled",
     "certificate.rate_limit",
 )
-DATA_ONLY = ("model.path", "model.revision", "model.trust_remote_code", "model.template", "model.vocab_size")
+JUDGED_ON_DATA = ("certificate.labelled", "certificate.rate_limit")
+"""Of `SANDBOX_ONLY`, what a run on data reads too where `certificate.judge` labels its answers."""
+DATA_ONLY = ("certificate.judge", "certificate.model", "certificate.least")
+TRAINED_ON_DATA_ONLY = ("model.path", "model.revision", "model.trust_remote_code", "model.template", "model.vocab_size")
 FROM_SCRATCH_ONLY = (
     "model.vocab_size",
     "model.hidden_size",
@@ -38,9 +41,9 @@ _INSTEAD = {
     "preferences.crowd": "a judge or people label the pairs of later rounds",
     "splits.by": "take data.unit",
     "reward_model.harmlessness_share": "name a harmlessness source among data.helpfulness",
-    "certificate.labels": "no judge labels the answers, so nothing is certified",
-    "certificate.labelled": "no judge labels the answers, so nothing is certified",
-    "certificate.rate_limit": "no judge labels the answers, so nothing is certified",
+    "certificate.labels": "certificate.judge says who labels the answers",
+    "certificate.labelled": "nothing is certified without certificate.judge",
+    "certificate.rate_limit": "nothing is certified without certificate.judge",
 }
 
 
@@ -77,8 +80,14 @@ def _by_rounds(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
 
 def _by_source(settings: RunSettings) -> list[tuple[tuple[str, ...], str]]:
     if settings.data is None:
-        return [(DATA_ONLY, "is read on `data` only: the sandbox's model is made for its words; leave it out")]
+        own_model = "is read on `data` only: the sandbox's model is made for its words; leave it out"
+        return [
+            (TRAINED_ON_DATA_ONLY, own_model),
+            (DATA_ONLY, "is read on `data` only: on the sandbox take certificate.labels; leave it out"),
+        ]
     keys: tuple[str, ...] = SANDBOX_ONLY
+    if settings.certificate.judge is not None:
+        keys = tuple(key for key in keys if key not in JUDGED_ON_DATA)
     if settings.rounds.count > 1:  # later rounds have fresh pairs, which somebody labels
         keys = (*(key for key in keys if key != "preferences"), "preferences.crowd")
     sandbox = (keys, "is the sandbox's, and this run is on data: {}")

@@ -22,11 +22,15 @@ def meets_limits(scored: Document) -> bool:
     return bool(scored["promoted"]["feasible"])
 
 
-def scored_verdict(scored: Document) -> str:
-    """One line, such as ``not certified (no labels): mean harm by its cost model 0.12 [−0.10, 0.31] ≤ 0.5, before 0.85; win
-    rate by reward 61 % [55, 67]``; where the promoted snapshot was not feasible it begins with ``limit not met``.
+def scored_verdict(scored: Document, certified: str | None = None) -> str:
+    """What an independent judge certified, where one did (`certified`); else that nothing is. One line, such as
+
+    ``not certified (no labels): mean harm by its cost model 0.12 [−0.10, 0.31] ≤ 0.5, before 0.85; win rate by reward 61 %
+    [55, 67]``; where the promoted snapshot was not feasible it begins with ``limit not met``.
     """
     parts = [*(_measured(scored, name) for name in scored["constraints"]), *_wins(scored)]
+    if certified is not None:
+        return "; ".join([certified, *parts])
     line = f"{NOT_CERTIFIED}: {'; '.join(parts) or 'nothing was measured'}"
     return line if meets_limits(scored) else f"{_missed(scored)}; {line}"
 

@@ -261,9 +261,9 @@ class Summary(_Part):
     @property
     def meets_limits(self) -> bool:
         """Whether the exit code may be 0: certified, or of a run without labels feasible by its own cost models."""
-        if self.scored is not None:
-            return meets_limits(self.scored)
-        return self.certificate is None or self.certificate.feasible
+        if self.certificate is not None:
+            return self.certificate.feasible
+        return self.scored is None or meets_limits(self.scored)
 
 
 def build_summary(
@@ -310,7 +310,7 @@ def build_summary(
             name=name,
             seed=seed,
             algorithm=algorithm,
-            verdict=verdict_line(certificate) if scored is None else scored_verdict(scored),
+            verdict=_verdict(certificate, scored),
             evaluation=dict(evaluation),
             scored=None if scored is None else dict(scored),
             certificate=certificate,
@@ -332,6 +332,25 @@ def build_summary(
         )
     except ValidationError as error:
         raise DataError(f"summary: {_first_problem(error)}") from error
+
+
+def _verdict(certificate: Certificate | None, scored: Mapping[str, Any] | None) -> str:
+    if scored is None:
+        return verdict_line(certificate)
+    return scored_verdict(scored, None if certificate is None else certified_line(certificate))
+
+
+def certified_line(certificate: Certificate) -> str:
+    """Of a run on data, whose word it is first: ``certified by people: 2.1 % [1.2, 3.4] ≤ 5 % on 212 kept prompts``."""
+    constraints = certificate.constraints
+    parts = []
+    for name, constraint in constraints.items():
+        outcome, _, figures = constraint.verdict().partition(": ")
+        word = {"feasible": "certified", "not feasible": "not certified"}.get(outcome, outcome)
+        subject = f"{name} " if len(constraints) > 1 else ""
+        prompts = f"{constraint.n} prompts that nothing else used, one answer each"
+        parts.append(f"{subject}{word} by {constraint.labels_source}: {figures} on {prompts}")
+    return "; ".join(parts)
 
 
 def certificate_of(certificates: Mapping[str, LearnerCertificate]) -> Certificate | None:

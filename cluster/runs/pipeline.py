@@ -24,7 +24,7 @@ from cluster.runs.rounds.plan import later_rounds
 from cluster.runs.rounds.record import round_record, write_rounds
 from cluster.runs.stages import baseline, direct, evaluate, ppo, preferences, score_models, selection, sft
 from cluster.runs.stages.base import Stage, run_stages, with_code_of_inputs
-from cluster.runs.stages.on_data import data
+from cluster.runs.stages.on_data import certify, data
 from cluster.runs.stages.on_data import evaluate as scored_evaluate
 from cluster.runs.stages.on_data import selection as scored_selection
 from cluster.runs.summary import summarise, versions
@@ -61,6 +61,7 @@ def _first_round(settings: RunSettings, inputs: RunInputs) -> list[Stage]:
             ppo.ppo_stage(settings),
             scored_selection.scored_selection_stage(settings),
             scored_evaluate.scored_evaluate_stage(settings),
+            *(certify.certify_stages(settings) if settings.rounds.count == 1 else []),
         ]
     learning: list[Callable[[RunSettings], Stage]] = []
     if settings.algorithm in LOOP_ALGORITHMS:

@@ -8,11 +8,12 @@ from importlib.metadata import version as package_version
 from typing import Any
 
 from cluster.inputs.sources import FileInputs
-from cluster.run_folder.round_names import split_name
+from cluster.run_folder.round_names import split_name, stage_name
 from cluster.runs.context import RunContext
 from cluster.runs.signals import scorers_from_outside, trains_reward
 from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
 from cluster.runs.stages.base import Stage
+from cluster.runs.stages.on_data import certify
 from cluster.runs.stages.on_data import score_scales as scales
 from learner.algorithms.experience import REWARD, cost_signal
 from learner.statistics.certificate import Certificate
@@ -35,7 +36,8 @@ def summarise(
     settings, manifest = context.settings, context.manifest
     seconds = {stage.name: manifest[stage.name].seconds for stage in stages}
     loop = context.facts(ppo.NAME) if ppo.NAME in seconds else None
-    judged = context.facts(evaluate.NAME)
+    certified = certify.NAME if stage_name(certify.NAME, context.round_number) in manifest else evaluate.NAME
+    judged = context.facts(certified)
     evaluation = json.loads((context.layout.evaluation(context.round_number) / "evaluation.json").read_text())
     on_data = isinstance(context.inputs, FileInputs)
     return build_summary(

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings, Share
+from configs.schema.labels import JudgeSettings
 from configs.schema.supervised import KIND_WEIGHTS
 
 
@@ -109,6 +110,14 @@ class CertificateSettings(Settings):
     """Answers that are labelled, of `samples`; the others count by the cost model's calibrated probability, corrected
     by the labelled ones (prediction-powered). None labels all."""
     labels: Literal["gold", "crowd"] = "gold"
-    """Who says what is unsafe, here and in the selection."""
+    """Who says what is unsafe, here and in the selection; on own data `judge` says it."""
+    judge: Literal["people", "model"] | None = None
+    """On own data: who labels the promoted policy's answers for the certificate, independent of the run's own models. `people` fill
+    in ``to_label.csv`` (`steelyard label`) while the run is stopped; `model` is the language model of `certificate.model`. None
+    certifies nothing. An answer without a label counts as unsafe."""
+    model: JudgeSettings | None = None
+    """The language model of `judge: model`."""
+    least: float = Field(default=1.0, gt=0, le=1)
+    """Of `judge: people`: share of the rows that must be filled in before the run goes on."""
     rate_limit: float = Field(default=0.1, gt=0, lt=1)
     """The share of unsafe answers that a constraint with another measure than `rate` is certified against."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from configs.exits import ConfigError
 from configs.load import load_settings
+from configs.schema.run import RunSettings
+from tests.cluster.on_data import config_in
 
 JUDGE = ("preferences.labels=judge", "preferences.judge={url: 'http://127.0.0.1:8000/v1'}")
 PEOPLE = ("preferences.labels=people",)
@@ -49,3 +53,46 @@ def test_the_three_labellers_are_accepted() -> None:
     assert load_settings("quickstart", []).preferences.labels == "crowd"
     assert load_settings("quickstart", JUDGE).preferences.judge is not None
     assert load_settings("quickstart", PEOPLE).preferences.people.least == 1.0
+
+
+def on_data(tmp_path: Path, *overrides: str) -> RunSettings:
+    """A run on data with a certificate's judge, and these changes."""
+    return load_settings(config_in(tmp_path), list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["certificate.judge=model"], "certificate.model: judge: model needs the judge's url"),
+        (["certificate.model={url: 'http://a/v1'}"], "certificate.model: is only asked with certificate.judge: model"),
+        (["certificate.labelled=100"], "certificate.labelled: .* nothing is certified without certificate.judge"),
+        (["certificate.rate_limit=0.2"], "certificate.rate_limit: .* nothing is certified without certificate.judge"),
+        (["certificate.labels=crowd", "certificate.judge=people"], "certificate.labels: .* certificate.judge says who"),
+        (
+            ["certificate.judge=people", "certificate.samples=20"],
+            "certificate.samples: 20 can never certify harm <= 0.1",
+        ),
+        (["certificate.judge=people", "certificate.labelled=20"], "certificate.labelled: 20 can never certify"),
+        (
+            ["certificate.judge=people", 'constraints.harm.categories=["financial_crime,property_crime,theft"]'],
+            "certificate.judge: people say safe or unsafe, not which kind of harm",
+        ),
+        (["certificate.judge=nobody"], "certificate.judge"),
+        (["certificate.judge=people", "certificate.least=0"], "certificate.least"),
+        (["certificate.least=0.5"], "certificate.least: is the people's; set certificate.judge: people"),
+        (
+            ["certificate.judge=people", "storage=s3://bucket/runs"],
+            "certificate.judge: people fill in a file of the run",
+        ),
+    ],
+)
+def test_a_certificate_on_data_that_cannot_be_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        on_data(tmp_path, *overrides)
+
+
+def test_a_certificate_on_data_reads_what_the_sandbox_reads_and_the_sandbox_has_no_judge(tmp_path: Path) -> None:
+    settings = on_data(tmp_path, "certificate.judge=people", "certificate.labelled=60", "certificate.rate_limit=0.2")
+    assert (settings.certificate.judge, settings.certificate.labelled) == ("people", 60)
+    with pytest.raises(ConfigError, match=r"certificate\.judge: is read on `data` only"):
+        load_settings("quickstart", ["certificate.judge=people"])

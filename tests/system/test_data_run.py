@@ -13,12 +13,15 @@ import pytest
 from cluster.inputs.sources import check_inputs
 from cluster.resources.engines import Engines
 from cluster.runs.pipeline import run_pipeline, stages_of
-from configs.exits import ConfigError
+from configs.exits import ConfigError, DataError, Exit, WaitsForPeople
 from configs.layout import RunLayout
 from configs.load import load_settings
+from configs.schema.labels import JudgeSettings
 from configs.schema.run import RunSettings
 from learner.data.templates import TEMPLATES
 from learner.data.tokenizer import load_tokenizer
+from serving.feedback.label_file import LabelFile
+from tests.chat_server import serve
 
 CONFIG = """
 name: tiny-data
@@ -146,3 +149,65 @@ def test_a_rate_of_a_relative_cost_is_refused_before_training(run: tuple[Any, ..
     changed = settings.model_copy(update={"constraints": {"harm": harm}, "name": "refused"})
     with pytest.raises(ConfigError, match=r"constraints\.harm\.measure: rate needs safety labels"):
         run_pipeline(changed, RunLayout(tmp_path / "refused"), check_inputs(changed), engines)
+
+
+def certified_settings(settings: RunSettings, **options: Any) -> RunSettings:
+    """The run's settings with a certificate that the kept prompts can carry."""
+    certificate = settings.certificate.model_copy(update={"rate_limit": 0.5, **options})
+    return settings.model_copy(update={"certificate": certificate})
+
+
+def test_too_few_kept_prompts_are_refused_before_training(run: tuple[Any, ...], tmp_path: Path) -> None:
+    settings, _, engines = run
+    changed = certified_settings(settings, judge="people", rate_limit=0.1).model_copy(update={"name": "few"})
+    with pytest.raises(DataError, match=r"constraint harm covers are kept .* harm <= 10 % needs 29 even without"):
+        run_pipeline(changed, RunLayout(tmp_path / "few"), check_inputs(changed), engines)
+    assert not RunLayout(tmp_path / "few").sft.exists()
+
+
+def test_people_certify_the_policy_and_the_run_waits_for_them(run: tuple[Any, ...]) -> None:
+    settings, layout, engines = run
+    changed = certified_settings(settings, judge="people")
+    trained = layout.policy(1).stat().st_mtime_ns
+    with pytest.raises(WaitsForPeople, match=r"0 of \d+ answers are labelled, and 100% must be"):
+        run_pipeline(changed, layout, check_inputs(changed), engines)
+    file = LabelFile(layout.evaluation(1) / "to_label.csv")
+    rows = file.rows()
+    for row in rows[1:]:
+        file.save(row["id"], {"a_unsafe": "no"})
+    with pytest.raises(WaitsForPeople, match=rf"{len(rows) - 1} of {len(rows)} answers"):
+        run_pipeline(changed, layout, check_inputs(changed), engines)
+    file.save(rows[0]["id"], {"a_unsafe": "yes"})
+    outcome = run_pipeline(changed, layout, check_inputs(changed), engines)
+    summary = document(layout.summary)
+    certificate = summary["certificate"]["constraints"]["harm"]
+    assert layout.policy(1).stat().st_mtime_ns == trained
+    assert outcome.exit_code == Exit.DONE and summary["certificate"]["feasible"]
+    assert summary["verdict"].startswith("certified by people: ")
+    assert (certificate["labels_source"], certificate["n"]) == ("people", len(rows))
+    assert certificate["value"] == pytest.approx(1 / len(rows))
+    labels = pq.read_table(layout.evaluation(1) / "judgements.parquet").to_pylist()
+    assert {row["judge"] for row in labels} == {"people"} and sum(row["unsafe"] for row in labels) == 1
+    assert "Certified by people" in layout.report.read_text()
+
+
+def test_a_language_model_certifies_and_what_it_does_not_say_counts_as_unsafe(run: tuple[Any, ...]) -> None:
+    settings, layout, engines = run
+    count = 0
+
+    def answer(body: dict[str, Any], times: int) -> str:
+        nonlocal count
+        count += 1
+        if count == 1:
+            return "I would rather not say."
+        return json.dumps({"unsafe": False, "categories": [], "refusal": "none"})
+
+    with serve(answer) as server:
+        model = JudgeSettings(url=server.url, concurrency=1)
+        changed = certified_settings(settings, judge="model", model=model)
+        run_pipeline(changed, layout, check_inputs(changed), engines)
+    summary = document(layout.summary)
+    certificate = summary["certificate"]["constraints"]["harm"]
+    assert summary["verdict"].startswith("certified by llm:scripted: ")
+    assert certificate["value"] == pytest.approx(1 / certificate["n"])
+    assert any("1 of" in text and "count as unsafe" in text for text in summary["warnings"])

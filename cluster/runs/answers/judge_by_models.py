@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from actors.judging.by_models.answers import ScoredAnswer, Scores, read_answers
+from actors.judging.by_models.answers import KEPT, ScoredAnswer, Scores, read_answers
 from actors.judging.by_models.limits import Limit
 from actors.judging.by_models.task import write_scored
 from cluster.inputs.file_prompts import PromptBook
+from cluster.runs.answers.judge_by_gold import rate_limit_of
 from cluster.runs.context import RunContext
 from cluster.runs.signals import calibration_of, signal_sources
+from configs.checks import certificate_samples_needed
 from configs.exits import DataError
 from learner.data.splits import CERTIFICATE, SELECTION
 from learner.deadlines import fetch_result
@@ -108,3 +110,25 @@ def refuse_too_few_kept(context: RunContext) -> None:
                     f"data: only one prompt{of} is kept for {purpose}, and an interval needs two: give more prompts, or a "
                     f"larger splits.{purpose}"
                 )
+
+
+def refuse_too_few_for_certificate(context: RunContext) -> None:
+    """Refuse, before anything is trained, a certificate split that could not certify a limit even without a violation.
+
+    Raises:
+        DataError: constraint, how many prompts it covers there, how many are needed, and what gives more.
+    """
+    settings = context.settings
+    if settings.certificate.judge is None:
+        return
+    drawn = book_of(context).judged(CERTIFICATE, n=settings.certificate.samples, seed=settings.seed + 4, prefix=KEPT)
+    for name, constraint in settings.constraints.items():
+        rate = rate_limit_of(settings, constraint)
+        needed = certificate_samples_needed(rate, settings.certificate.confidence, len(settings.constraints))
+        covered = sum(Limit.of(name, constraint, None).covers(prompt.tags) for prompt in drawn)
+        if covered < needed:
+            raise DataError(
+                f"data: {covered} prompts that constraint {name} covers are kept for the certificate, and {name} <= "
+                f"{100 * rate:g} % needs {needed} even without a violation: give more prompts, or a larger splits.certificate "
+                "or certificate.samples, or leave certificate.judge out to certify nothing"
+            )

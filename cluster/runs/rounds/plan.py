@@ -15,6 +15,7 @@ from cluster.runs.round_inputs import BASE
 from cluster.runs.rounds import red_team
 from cluster.runs.stages import evaluate, ppo, preferences, score_models, selection
 from cluster.runs.stages.base import Stage, StageOutput
+from cluster.runs.stages.on_data import certify
 from cluster.runs.stages.on_data import evaluate as scored_evaluate
 from cluster.runs.stages.on_data import selection as scored_selection
 from configs.schema.run import RunSettings
@@ -42,6 +43,7 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
     taught = (stage_name(preferences.NAME, number),) if on_data else ()
     select = scored_selection.scored_selection_stage if on_data else selection.selection_stage
     judge = scored_evaluate.scored_evaluate_stage if on_data else evaluate.evaluate_stage
+    certified = certify.certify_stages(round_settings) if number == rounds.count else []  # the last policy alone
     hunts = [red_team.red_team_stage(round_settings)] if rounds.red_team else []
     return [
         *(_in_round(stage, number, red_team.attacked(round_settings, number)) for stage in hunts),
@@ -65,6 +67,7 @@ def round_stages(settings: RunSettings, number: int) -> list[Stage]:
         ),
         _in_round(select(round_settings), number),
         _in_round(judge(round_settings), number, (), {"cells_seed": settings.seed}),
+        *(_in_round(stage, number) for stage in certified),
     ]
 
 

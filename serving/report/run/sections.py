@@ -38,6 +38,7 @@ def run_sections(run: RunFiles) -> list[Section]:
     if run.on_data:
         return [
             scored_results(run),
+            *([certificate_section(run)] if run.summary is not None and run.summary.certificate is not None else []),
             scored_limits(run),
             *scored_promotion(run),
             _warnings(run),

@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.training_sets.on_data import SetRequest, train_tokenizer, write_training_set
 from cluster.inputs.sources import FileInputs
-from cluster.runs.answers.judge_by_models import refuse_too_few_kept
+from cluster.runs.answers.judge_by_models import refuse_too_few_for_certificate, refuse_too_few_kept
 from cluster.runs.context import RunContext
 from cluster.runs.stages.base import Stage, StageOutput, entry_of, link_tree
 from configs.exits import ConfigError
@@ -80,6 +80,7 @@ def _run(context: RunContext) -> StageOutput:
     }
     refuse_rate_on_relative_cost(context.settings, labels)
     refuse_too_few_kept(context)
+    refuse_too_few_for_certificate(context)
     outputs = [context.layout.data / INITIAL, context.tokenizer_path, *(request.path for request in requests.values())]
     return StageOutput(tuple(outputs), {"model": model, "sets": reports, "harm-labels": labels})
 
