@@ -87,6 +87,7 @@ class ChunkScoring:
         try:
             meta: ScoreMeta = fetch(ref, deadline_seconds=ARRIVED_SECONDS, operation=f"{call.scorer.name}.score")
         except ValueLost as error:
+            self._answered(call)
             self._lose(call.chunk, str(error))
             return
         except RemoteFailure as error:
@@ -95,7 +96,7 @@ class ChunkScoring:
                 raise raised from error
             self._score_again(call, str(error))
             return
-        call.scorer.running = max(0, call.scorer.running - 1)
+        self._answered(call)
         self._last_answer[call.scorer.name] = time.monotonic()
         self.busy_seconds += meta.busy_seconds
         call.chunk.results[call.scorer.role] = (meta, call.scores)
@@ -123,8 +124,14 @@ class ChunkScoring:
     def _lose(self, chunk: Chunk, reason: str) -> None:
         """Forget every call for a chunk that was lost with its node, before its samples are drawn again."""
         for ref in [ref for ref, call in self.calls.items() if call.chunk is chunk]:
-            del self.calls[ref]
+            self._answered(self.calls.pop(ref))
         self._redraw(chunk, reason)
+
+    @staticmethod
+    def _answered(call: _ScoreCall) -> None:
+        """The call no longer counts among those of its scorer; those of an actor that was replaced were forgotten with it."""
+        if call.actor is call.scorer.actor:
+            call.scorer.running = max(0, call.scorer.running - 1)
 
     def _settle(self, chunk: Chunk) -> None:
         """All roles have answered: keep each row, or set it aside."""

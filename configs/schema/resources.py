@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from configs.schema.base import Count, CountOrZero, NonNegative, Positive, Settings
 
@@ -74,8 +76,15 @@ class SupervisedSettings(Settings):
 class TransportSettings(Settings):
     """How weights reach the generators."""
 
-    backend: Literal["gloo"] = "gloo"
     bucket_bytes: Count = 64 * 2**20
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_backend(cls, values: Any) -> Any:
+        # Nothing ever read it, but configurations that runs of 0.2.0 wrote down name it, and must still resume.
+        if isinstance(values, dict) and values.get("backend") == "gloo":
+            return {name: value for name, value in values.items() if name != "backend"}
+        return values
 
 
 class DeadlineSettings(Settings):

@@ -94,7 +94,10 @@ def kl_loss(
     token_count: Count | None = None,
     row_count: Count | None = None,
 ) -> Tensor:
-    """``reduce(exp(d) - d - 1)`` with d = reference - current, nats: an estimate of KL(current || reference), never negative.
+    """``reduce(exp(d) - d - 1)`` with d = reference - current, nats: its value estimates KL(current || reference), never negative.
+
+    Its gradient is another divergence's: over tokens drawn by the current policy its mean is (1 - reference/current) times the
+    score function, which is the gradient of KL(reference || current).
 
     Schulman's k3 as a loss term (DeepSeekMath, arXiv 2402.03300, eq. 4), on tokens drawn by the current policy. All
     tensors ``[B, T]``; only ``current_log_probs`` takes a gradient.

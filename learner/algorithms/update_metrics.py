@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Number = Tensor | float | int
 
+_LOSSES, _CRITIC_LOSS = frozenset({"actor_loss", "kl_loss", "ptx_loss"}), "critic_loss/"
+"""Each is a sum over a minibatch: counted once per minibatch, when `Tally.updated` says that it is done."""
+
 
 class Tally:
     """Collects one rank's numbers; only `metrics` communicates."""
@@ -70,7 +73,7 @@ class Tally:
 
     def critic(self, signal: str, loss: Tensor) -> None:
         """One micro-batch's share of a critic's loss."""
-        self.mean(f"critic_loss/{signal}", loss.detach(), 0)
+        self.mean(f"{_CRITIC_LOSS}{signal}", loss.detach(), 0)
 
     def ptx(self, loss: Tensor) -> None:
         """One micro-batch's share of the supervised loss."""
@@ -79,7 +82,8 @@ class Tally:
     def updated(self, actor_norm: float, critic_norms: Sequence[float]) -> None:
         """One minibatch is done: count it in the means over minibatches."""
         share = 1.0 / self._ranks.size
-        for name in [name for name in self._ratios if "_loss" in name]:
+        # By whole names: a constraint may be called "data_loss", and its metrics are no losses.
+        for name in [name for name in self._ratios if name in _LOSSES or name.startswith(_CRITIC_LOSS)]:
             self.mean(name, 0, share)
         self.mean("gradient_norm/actor", actor_norm * share, share)
         for norm in critic_norms:

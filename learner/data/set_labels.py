@@ -25,8 +25,13 @@ def pair_of(record: Record) -> PreferencePair:
     return record
 
 
-def safety_order(pair: PreferencePair, categories: Collection[str] = ()) -> tuple[int, tuple[int, int], float]:
+def safety_order(
+    pair: PreferencePair, categories: Collection[str] = (), *, keep_contradictory: bool = False
+) -> tuple[int, tuple[int, int], float]:
     """Index of the safer response, the cost's sign of each response, and the weight of their ranking.
+
+    Args:
+        keep_contradictory: give a pair whose ranking contradicts its safety labels as it is, in place of refusing it.
 
     Raises:
         UnusableRow: nothing is known of the pair's safety, or the ranking contradicts the safety labels.
@@ -41,7 +46,7 @@ def safety_order(pair: PreferencePair, categories: Collection[str] = ()) -> tupl
         if signs == (UNKNOWN, UNKNOWN):
             raise UnusableRow("no_safety_label", "the pair has no label 'safer' and no safety label")
         return int(signs[1] < signs[0]), signs, float(differ)
-    if differ and signs[pair.safer] == UNSAFE:
+    if differ and signs[pair.safer] == UNSAFE and not keep_contradictory:
         raise UnusableRow("contradictory_labels", "an unsafe response is ranked safer than a safe one")
     return pair.safer, signs, 1.0
 

@@ -143,7 +143,8 @@ def write_cost_pairs(
     A response without a safety label has sign 0: its term is left out of the loss. So HH-RLHF's pairs, which have none, are
     ranked and nothing else. A pair is ranked by ``safer``, or else by two different safety labels, and has rank weight 0
     where both are missing. With `categories` only those count as unsafe, and a pair is ranked where its two signs differ.
-    A pair whose unsafe response is ranked safer than a safe one is left out.
+    A pair whose unsafe response is ranked safer than a safe one is left out of training alone: hold-out and calibration keep
+    it, or their figures would be those of cleaner data than the annotators gave.
 
     Raises:
         DataError: as `write_demonstrations`.
@@ -151,8 +152,8 @@ def write_cost_pairs(
 
     def make(record: Record, name: str) -> list[Made]:
         pair = pair_of(record)
-        safer, signs, weight = safety_order(pair, categories)
         purpose = _purpose(pair.prompt, shares, _PAIR_SPLITS)
+        safer, signs, weight = safety_order(pair, categories, keep_contradictory=purpose != TRAIN)
         made_row = _sides(tokenizer, pair, safer, limits, name, purpose)
         made_row.columns.update(
             safer_sign=signs[safer], less_safe_sign=signs[1 - safer], rank_weight=weight, split=purpose

@@ -24,6 +24,25 @@ def mean_hides_violations(
     )
 
 
+def cvar_without_gradient(measure_name: str, alpha: float, violation_rate: float) -> str | None:
+    """Warn when more samples are unsafe than the share that cvar averages.
+
+    The quantile eta is then itself an unsafe cost, and g is eta for every sample below it: unsafe or not, they cost the same,
+    so nothing tells the policy to make them safe.
+
+    Args:
+        measure_name: ``cvar`` or ``ucb(cvar)`` are checked, other measures give None.
+        violation_rate: share of the subset's samples with raw cost > 0.
+    """
+    if measure_name not in ("cvar", "ucb(cvar)") or violation_rate <= alpha:
+        return None
+    return (
+        f"{100 * violation_rate:.0f} % of the samples are unsafe (cost > 0), more than the worst {100 * alpha:g} % that cvar "
+        f"averages: all others cost the same, safe or not, so the policy does not learn to avoid them; set alpha above that "
+        f"share, or use the measure 'rate'."
+    )
+
+
 def measure_is_too_noisy(measure_value: float, limit: float, standard_error: float | None, samples: int) -> str | None:
     """Warn when the standard error of J in the window exceeds its distance to the limit.
 

@@ -10,13 +10,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from configs.exits import StoppedError
 from configs.schema.signals import ConstraintSettings, DualSettings
 from learner.records import Prompt, ScoredSample, SignalTerms
 from learner.signals.measure import Measure
 from learner.signals.multiplier import Multiplier, make_multiplier
-from learner.signals.warnings import mean_hides_violations, measure_is_too_noisy
+from learner.signals.warnings import cvar_without_gradient, mean_hides_violations, measure_is_too_noisy
 from learner.signals.window import CostWindow, WindowReading
 from learner.statistics.calibration import Calibration
+
+HOPELESS_RATE = 0.9
+"""Share of unsafe answers from which on `cvar` at its cap is given up. Answers that cost less than its quantile all cost the same,
+so there is no way back from here."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Constraint:
         )
         self.window = CostWindow(settings.window_batches * batch_size, min_samples=settings.min_samples)
         self._batches: list[int] = []
+        self._steps_without_effect = 0
         self.multiplier = build_multiplier(settings.dual)
 
     def observe(self, samples: Sequence[tuple[ScoredSample, float]], version: int) -> WindowReading:
@@ -63,6 +71,22 @@ class Constraint:
         self.window.extend([cost for _, cost in samples], [sample.rollout.weight_version for sample, _ in samples])
         self._keep_newest(sum(self._batches))
         return self.window.read(self.measure, version)
+
+    def check_effect(self, reading: WindowReading) -> None:
+        """Refuse to go on where `cvar` pushes with all its might and nearly every answer is unsafe.
+
+        Raises:
+            StoppedError: the multiplier was at its cap and the window unsafe for a whole window of steps.
+        """
+        rate, at_cap = reading.violation_rate or 0.0, self.multiplier.value >= self.settings.dual.cap
+        without_effect = self.settings.measure == "cvar" and at_cap and rate >= max(HOPELESS_RATE, self.settings.alpha)
+        self._steps_without_effect = self._steps_without_effect + 1 if without_effect else 0
+        if self._steps_without_effect > self.settings.window_batches:
+            raise StoppedError(
+                f"{100 * rate:.0f} % of the answers are unsafe with the multiplier at its cap {self.settings.dual.cap:g}: cvar "
+                f"averages the worst {100 * self.settings.alpha:g} % alone, and where more are unsafe it cannot work; use the "
+                "measure rate, or an alpha above the share that is unsafe at the start"
+            )
 
     def drive(self, measure_value: float | None) -> tuple[float | None, float]:
         """J and its limit as the dual sees them; a relative violation is a J between -1 and 1 with the limit 0.
@@ -141,10 +165,24 @@ class ConstraintSet:
             value, limit = constraint.drive(reading.measure_value)
             for values in trail:
                 values[name] = constraint.multiplier.update(value, limit)
+            constraint.check_effect(reading)
             states[name] = dict(reading.measure_state)
             readings[name] = _in_user_units(constraint, reading)
         per_minibatch = tuple(trail) if updates > 1 else ()
         return SignalTerms(trail[-1], states, per_minibatch), readings
+
+    def beyond(self, samples: Sequence[ScoredSample], terms: SignalTerms, clip: float) -> dict[str, int]:
+        """How many samples have a |g| above `clip`, by constraint; those with none are left out."""
+        counts = {
+            name: int(
+                (
+                    np.abs(constraint.measure.g([sample.costs[name] for sample in samples], terms.measure_state[name]))
+                    > clip
+                ).sum()
+            )
+            for name, constraint in self._constraints.items()
+        }
+        return {name: count for name, count in counts.items() if count}
 
     def state_dict(self) -> dict[str, Any]:
         """Windows and multipliers of every constraint."""
@@ -182,6 +220,7 @@ def _in_user_units(constraint: Constraint, reading: WindowReading) -> Constraint
     if value is not None:
         rate = 0.0 if constraint.relative else reading.violation_rate or 0.0
         warnings.append(mean_hides_violations(constraint.measure.label, value, limit, rate))
+        warnings.append(cvar_without_gradient(constraint.measure.label, constraint.measure.alpha, rate))
         warnings.append(measure_is_too_noisy(value, limit, error, reading.samples))
     return ConstraintReading(
         measure_value=value,

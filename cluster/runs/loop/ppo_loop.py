@@ -34,7 +34,7 @@ from learner.deadlines import RemoteFailure, user_error
 from learner.ranks.checkpoint import CheckpointError, keep_newest
 from learner.ranks.group import LearnerGroup
 from learner.ranks.rank import LoadRequest
-from learner.records import Prompt, SamplingSettings, ScoredSample, StepResult
+from learner.records import Prompt, SamplingSettings, ScoredSample, SignalTerms, StepResult
 
 KEPT_CHECKPOINTS = 2
 
@@ -56,6 +56,7 @@ class PpoLoop:
         self._phases: dict[str, float] = {}
         self._samples = 0
         self._quarantined = 0
+        self._clipped: set[str] = set()
         self._faults: Counter[str] = Counter()
         self.learner: LearnerGroup = context.engines.learner_group()
         self._pool: RolloutPool
@@ -160,10 +161,24 @@ class PpoLoop:
             **result.metrics,
             **_collection_metrics(collected),
             **_watched_means(samples),
+            **self._clipped_costs(samples, terms),
             **_staleness(samples, version),
             **self._context.engines.last_broadcast,
         }
         return replace(result, metrics=metrics), readings, phases
+
+    def _clipped_costs(self, samples: Sequence[ScoredSample], terms: SignalTerms) -> dict[str, float]:
+        """``clipped_costs/<constraint>``: how many of the batch cost more than `ppo.clip_score`, which J still counts in full."""
+        counts = self._constraints.beyond(samples, terms, self._ppo.clip_score)
+        for name, count in counts.items():
+            if name in self._clipped:
+                continue
+            self._context.warn(
+                f"constraint {name}: costs beyond ppo.clip_score {self._ppo.clip_score:g} are clipped for the policy but not for "
+                f"the multiplier ({count} of {len(samples)} answers when first seen): raise ppo.clip_score or the constraint's scale"
+            )
+        self._clipped |= set(counts)
+        return {f"clipped_costs/{name}": float(count) for name, count in counts.items()}
 
     def _dual_updates(self, samples: int) -> int:
         """Once per optimiser step; as the papers' reference does, before every minibatch."""

@@ -23,6 +23,8 @@ from cluster.runs.stages.on_data import score_scales as scales
 from configs.exits import ConfigError
 from configs.schema.run import RunSettings
 from learner.algorithms.experience import REWARD, cost_signal
+from learner.models.score_models.folders import load_pair_scores
+from learner.signals.measure import Measure
 from learner.statistics.sqrt_kl import fit_sqrt_kl
 
 NAME = "ppo"
@@ -142,8 +144,11 @@ def _mean_cost(context: RunContext, constraint: str) -> float:
         return float(scales.scale_of(context, cost_signal(constraint))["start"]) / settings.effective_scale
     if settings.measure == "rate":
         return _unsafe_share(context, constraint) / settings.effective_scale
-    mean_cost = _score_mean(context, constraint)
-    return (mean_cost if settings.measure == "mean" else max(0.0, mean_cost)) / settings.effective_scale
+    if settings.measure == "mean":
+        return _score_mean(context, constraint) / settings.effective_scale
+    costs = load_pair_scores(context.layout.cost(context.round_number, constraint))
+    measure = Measure(settings.measure, alpha=settings.alpha, scale=settings.effective_scale)
+    return float(measure.g(costs, measure.freeze(costs)).mean())
 
 
 def _unsafe_share(context: RunContext, constraint: str) -> float:

@@ -219,7 +219,7 @@ def test_a_reward_without_spread_cannot_be_normalised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("measure", "expected"),
-    [("mean", -0.5), ("rectified", 0.5), ("cvar", 0.5), ("rate", float(expit([1.0, -2.0]).mean()))],
+    [("mean", -0.5), ("rectified", 0.5), ("cvar", 1.0), ("rate", float(expit([1.0, -2.0]).mean()))],
 )
 def test_where_a_cost_critic_starts(measure: Any, expected: float) -> None:
     assert start_of([1.0, -2.0], ConstraintSettings(measure=measure, limit=0.1)) == pytest.approx(expected)

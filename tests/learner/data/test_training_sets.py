@@ -196,13 +196,26 @@ def test_responses_that_are_the_same_within_their_room_are_left_out(tmp_path: Pa
 def test_cost_pairs_with_labels_are_read_by_the_trainer(tmp_path: Path) -> None:
     path = tmp_path / "cost.parquet"
     records = many(safe=(True, False))
-    report = write_cost_pairs(parsed(*records, pair(0, safer=1, safe=(True, False))), TOKENIZER, path, **HOW)
+    number = next(number for number in range(200) if purpose_of(pair(number).prompt, SHARES) == "train")
+    report = write_cost_pairs(parsed(*records, pair(number, safer=1, safe=(True, False))), TOKENIZER, path, **HOW)
     assert report.left_out["contradictory_labels"] == 1
     rows = table(path)
     assert {(row["safer_sign"], row["less_safe_sign"], row["rank_weight"]) for row in rows} == {(-1, 1, 1.0)}
     assert all(text(row["better_ids"]).endswith(":It is.<eos>") for row in rows), "better is safer in a cost file"
     labels = Pairs(path, "cost", CONFIG).labels
     assert labels.with_sign(labels.calibration).sum() == 2 * report.purposes["calibration"]
+
+
+def test_contradictory_pairs_leave_training_alone(tmp_path: Path) -> None:
+    numbers = {purpose_of(pair(number).prompt, SHARES): number for number in range(200)}
+    wrong = {
+        purpose: pair(numbers[purpose], safer=1, safe=(True, False)) for purpose in ("train", "holdout", "calibration")
+    }
+    path = tmp_path / "cost.parquet"
+    report = write_cost_pairs(parsed(*many(safe=(True, False)), *wrong.values()), TOKENIZER, path, **HOW)
+    assert report.left_out["contradictory_labels"] == 1, "the one of split train"
+    rows = [row for row in table(path) if row["safer_sign"] == 1]
+    assert sorted(row["split"] for row in rows) == ["calibration", "holdout"]
 
 
 def test_pairs_without_safety_labels_are_ranked_and_nothing_else(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from learner.data.tokenizer import load_tokenizer
 from learner.models.score_models.folders import write_document
 from learner.models.score_models.foreign import prepare_scorer
 from learner.records import Prompt, SamplingSettings
+from learner.signals.measure import Measure
 
 NAME = "scales"
 SAMPLES = 256
@@ -157,11 +158,9 @@ def measure_scales(
 
 
 def start_of(costs: Sequence[float], constraint: ConstraintSettings) -> float:
-    """The mean of g over raw costs, before it is divided by the scale; of `cvar` that of max(C, 0)."""
-    values = np.asarray(costs, dtype=np.float64)
-    if constraint.measure == "rate":
-        return float(expit(values).mean())
-    return float(values.mean() if constraint.measure == "mean" else np.maximum(values, 0.0).mean())
+    """The mean of g over raw costs, before it is divided by the scale."""
+    measure = Measure(constraint.measure, alpha=constraint.alpha)
+    return float(measure.g(costs, measure.freeze(costs)).mean())
 
 
 def _costs(

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from cluster.runs.loop.constraints import ConstraintSet, in_subset
+from configs.exits import StoppedError
 from configs.schema.signals import ConstraintSettings, DualSettings
 from learner.records import Prompt, RolloutMeta, ScoredSample
 from learner.statistics.calibration import Calibration
@@ -174,3 +175,31 @@ def test_above_a_relative_costs_zero_is_not_called_unsafe(relative: bool) -> Non
     group = ConstraintSet({"harm": settings}, 8, {}, relative={"harm"} if relative else ())
     _, readings = group.step(BATCH, PROMPTS, 0)
     assert any("unsafe" in text for text in readings["harm"].warnings) is not relative
+
+
+def test_cvar_warns_where_more_is_unsafe_than_it_averages() -> None:
+    group = constraints(measure="cvar", alpha=0.5)
+    _, readings = group.step([sample("h0", 2.0), sample("h1", 1.0), sample("d0", -1.0)], PROMPTS, 0)
+    assert any("67 % of the samples are unsafe" in text for text in readings["harm"].warnings)
+    _, readings = constraints(measure="cvar", alpha=0.7).step([sample("h0", 2.0), sample("b0", -1.0)], PROMPTS, 0)
+    assert not any("cvar averages" in text for text in readings["harm"].warnings)
+
+
+def test_cvar_at_its_cap_with_nearly_all_answers_unsafe_ends_the_run() -> None:
+    dual = DualSettings(initial=2.0, cap=2.0)
+    unsafe = [sample("h0", 2.0), sample("h1", 3.0)]
+    group = constraints(measure="cvar", alpha=0.5, window_batches=2, dual=dual)
+    for version in range(2):
+        group.step(unsafe, PROMPTS, version)
+    with pytest.raises(StoppedError, match="cvar averages the worst 50 % alone"):
+        group.step(unsafe, PROMPTS, 2)
+    other = constraints(measure="rate", limit=0.05, window_batches=2, dual=dual)
+    for version in range(4):
+        other.step(unsafe, PROMPTS, version)
+
+
+def test_costs_beyond_the_clip_are_counted() -> None:
+    group = constraints()
+    batch = [sample("h0", 60.0), sample("h1", -51.0), sample("b0", 50.0)]
+    terms, _ = group.step(batch, PROMPTS, 0)
+    assert group.beyond(batch, terms, 50.0) == {"harm": 2} and group.beyond(batch, terms, 70.0) == {}
