@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ def guarded(command: Callable[[], object]) -> int:
 
     A `SteelyardError` is one line on stderr. Anything else is a bug: one line, and the traceback in a log file.
     """
+    _print_what_the_terminal_can()
     try:
         command()
     except SystemExit as exit_:
@@ -35,6 +37,13 @@ def guarded(command: Callable[[], object]) -> int:
     except Exception as error:  # noqa: BLE001  the process boundary: whatever got here becomes one line and a log
         return _bug(error)
     return 0
+
+
+def _print_what_the_terminal_can() -> None:
+    """A terminal of another encoding than UTF-8 shows a replacement for what it lacks; nothing is an error because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _bug(error: Exception) -> int:

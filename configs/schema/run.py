@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
-from configs.schema.base import CountOrZero, Settings
+from configs.schema.base import Seed, Settings
 from configs.schema.data import DataSettings
 from configs.schema.ppo import CertificateSettings, EvaluationSettings, PpoSettings, SelectionSettings
 from configs.schema.resources import ResourceSettings
@@ -48,7 +48,7 @@ class RunSettings(Settings):
     """Maximise the objective subject to the constraints."""
 
     name: str
-    seed: CountOrZero = 0
+    seed: Seed = 0
     storage: Annotated[Path | str | None, BeforeValidator(_folder_or_url)] = None
     """Folder that holds run folders, or the URL of a store (s3://bucket/runs); none means `runs/` where the run was submitted."""
     scratch: Path | None = None
@@ -88,7 +88,7 @@ class RunSettings(Settings):
 
     arms: dict[str, dict[str, object]] = {}
     """Variants that share the earlier stages: name → `key: value` overrides (dotted keys)."""
-    seeds: tuple[CountOrZero, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Seeds every arm runs with; empty means `seed` alone."""
 
     @field_validator("name")

@@ -118,6 +118,7 @@ def write_for_people(path: Path, pairs: Sequence[Pair], alone: Sequence[Response
 
 def _read(path: Path, identities: set[str]) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
+    numbers: dict[str, int] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -126,7 +127,14 @@ def _read(path: Path, identities: set[str]) -> dict[str, dict[str, str]]:
                     f"{path}: column '{missing[0]}' is missing: keep the file's columns as they were written"
                 )
             for number, row in enumerate(reader, start=1):
-                rows[row["id"]] = _checked(row, f"{path}: row {number}", identities)
+                identity = row["id"]
+                rows[identity] = _checked(row, f"{path}: row {number}", identities)
+                if identity in numbers:
+                    raise DataError(
+                        f"{path}: rows {numbers[identity]} and {number} have the same id {identity}: keep one of them, with the "
+                        "answers that count"
+                    )
+                numbers[identity] = number
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: the labels cannot be read ({error}): save it as CSV in UTF-8") from error
     return rows
@@ -156,7 +164,8 @@ def _order(pair: Pair) -> tuple[Response, Response]:
 
 def _identity(first: Response, second: Response | None) -> str:
     parts = (first.prompt_id, first.model, first.response, *((second.model, second.response) if second else ()))
-    return hashlib.sha256("\x00".join(parts).encode("utf-8", "replace")).hexdigest()[:16]
+    digest = hashlib.sha256("\x00".join(parts).encode("utf-8", "replace")).hexdigest()
+    return f"row-{digest[:16]}"  # with a word in front, for a spreadsheet takes 74e7091094989907 for a number
 
 
 def _no_formula(text: str) -> str:
