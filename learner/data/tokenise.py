@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.exits import ConfigError, DataError
 from learner.data.records import Message
 from learner.data.tokenizer import fit_prompt
+from learner.model_files.pad_token import is_control_form
 
 
 class UnusableRow(DataError):
@@ -109,14 +111,51 @@ def with_response(
     if not response.strip():
         raise UnusableRow("empty_response", f"prompt {prompt_id}: the response has no text: leave the row out")
     _check_text(tokenizer, response, f"prompt {prompt_id}: the response")
-    ids = [*tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
+    ids = [*response_ids(tokenizer, response), tokenizer.eos_token_id]
     room = limits.max_length - len(prompt_ids)
     return TokenisedResponse((*prompt_ids, *ids[:room]), len(prompt_ids), cut=len(ids) > room)
 
 
+def response_ids(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    """The response's ids as they are in the joint text of prompt and response, which is how a past turn has them.
+
+    A SentencePiece tokenizer begins every text with a space of its own: alone, a response would begin with another token than
+    after its prompt.
+    """
+    alone: list[int] = tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
+    if not _begins_texts_with_a_space(tokenizer):
+        return alone
+    before: list[int] = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
+    joint: list[int] = tokenizer(_BEFORE + response, add_special_tokens=False, verbose=False)["input_ids"]
+    return joint[len(before) :] if joint[: len(before)] == before and len(joint) > len(before) else alone
+
+
+_BEFORE = "::"
+"""Stands for a prompt's end, in a form that no vocabulary joins with what follows."""
+
+
+@lru_cache(maxsize=8)
+def _begins_texts_with_a_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    before = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
+    joint = tokenizer(f"{_BEFORE}a", add_special_tokens=False)["input_ids"]
+    return joint[: len(before)] == before and len(joint) > len(before) and joint[len(before) :] != alone
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Tokens that a text must not hold: the special ones, also those without a role, such as the header tokens of Llama 3."""
+    return _control_tokens(tokenizer, len(tokenizer), tuple(tokenizer.all_special_tokens))
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, _size: int, special: tuple[str, ...]) -> tuple[str, ...]:
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(dict.fromkeys((*special, *(token for token in added if is_control_form(token)))))
+
+
 def _check_text(tokenizer: PreTrainedTokenizerBase, text: str, where: str) -> None:
     """A special token inside a text would forge a turn, or be mistaken for padding."""
-    for token in tokenizer.all_special_tokens:
+    for token in control_tokens(tokenizer):
         if token in text:
             raise UnusableRow("special_token", f"{where} holds the special token {token}: remove it")
     try:

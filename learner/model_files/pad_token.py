@@ -29,6 +29,14 @@ _ODD_TEXT = "\u0f04\u16a0\U0001f9ff\x07\ue000 zq\u0301"
 _MARK = "Steelyard"
 
 
+_CONTROL_FORM = re.compile(r"\s*[<\[{(|\u2581].+[>\]})|]\s*")
+
+
+def is_control_form(token: str) -> bool:
+    """Whether a token is written as control tokens are, in brackets of some kind, and not as something a text may well hold."""
+    return _CONTROL_FORM.fullmatch(token) is not None
+
+
 @dataclass
 class PadChoice:
     """What became of the pad token."""
@@ -117,8 +125,8 @@ def _free_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
 
 def _fits(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
     """Whether this token can be the pad token: not the end or begin token, and no text gives it."""
-    if token in (tokenizer.eos_token, tokenizer.bos_token):
-        return False
+    if token in (tokenizer.eos_token, tokenizer.bos_token) or not is_control_form(token):
+        return False  # "!" or a space is in many a text
     if token != tokenizer.unk_token:
         return True
     return tokenizer.unk_token_id not in tokenizer(_ODD_TEXT, add_special_tokens=False)["input_ids"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from configs.exits import DataError
@@ -132,12 +133,53 @@ def check_weights(weights: Weights, config: Any, name: str, *, trust_remote_code
         )
         if tensors
     ]
+    if complaints and _renames_tensors(type(model).__name__, str(config.model_type)):
+        raise DataError(
+            f"{name}: files and modules of the family {config.model_type} name their weights differently in transformers "
+            f"({'; '.join(complaints)}), and such families are not supported: give a model of another family"
+        )
     if complaints:
         raise DataError(
             f"{name} does not hold the weights of a {type(model).__name__}: {'; '.join(complaints)}; "
             "save it again with transformers' save_pretrained, or give another model"
         )
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _renames_tensors(class_name: str, model_type: str) -> bool:
+    """Whether transformers loads and saves this family under other names than its modules have."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    return any(get_checkpoint_conversion_mapping(name) is not None for name in (class_name, model_type))
+
+
+def check_tied(weights: Weights, config: Any, name: str) -> None:
+    """Refuse an output layer of its own where the configuration says that it is the embedding, as merged adapters leave it.
+
+    Transformers then loads both, and what learned two matrices is saved as one.
+
+    Raises:
+        DataError: names both tensors and the setting.
+    """
+    head = "lm_head.weight"
+    embeddings = [tensor for tensor in weights.shapes if tensor.endswith(("embed_tokens.weight", "wte.weight"))]
+    if not getattr(config, "tie_word_embeddings", False) or head not in weights.shapes or len(embeddings) != 1:
+        return
+    first, second = (_tensor(weights, tensor) for tensor in (head, embeddings[0]))
+    if first.shape != second.shape or not torch.equal(first, second):
+        raise DataError(
+            f"{name}: config.json says tie_word_embeddings: true, and {head} is not {embeddings[0]}: set it to false in "
+            "config.json, or leave the tensor out of the weights"
+        )
+
+
+def _tensor(weights: Weights, name: str) -> torch.Tensor:
+    for file in weights.files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as stream:
+                if name in stream.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    return stream.get_tensor(name)
+    raise DataError(f"no weight file holds {name}")
 
 
 def _listed(names: list[str], limit: int = 8) -> str:

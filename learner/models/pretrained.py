@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from learner.data.tokenizer import check_pad_token
 from learner.model_files.hub import FoundModel, find_model
 from learner.model_files.pad_token import choose_pad_token, end_of_turn
 from learner.model_files.remote_code import check_model_type, read_config_document
-from learner.model_files.weight_files import check_weights, folder_sha256, weight_files
+from learner.model_files.weight_files import check_tied, check_weights, folder_sha256, weight_files
+from learner.models.chat_templates import check_answers_place, freeze_date, one_template
 from learner.models.families import DRAWABLE, FAMILIES
 
 
@@ -72,6 +74,7 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
     source = find_model(settings.path, settings.revision, key="model.path", with_code=settings.trust_remote_code)
     document, config = _config(source, settings)
     weights = weight_files(source.folder, settings.path)
+    check_tied(weights, config, settings.path)
     _check_positions(config, settings)
     parameters = check_weights(weights, config, settings.path, trust_remote_code=settings.trust_remote_code)
     tokenizer, changes = _tokenizer(source, settings)
@@ -113,7 +116,7 @@ def prepare_model(settings: ModelSettings, target: Path) -> PreparedModel:
         digest=folder_sha256(target),
         source=settings.path,
         revision=source.revision,
-        positions=_positions(config),
+        positions=_positions(config) or settings.max_length,
         vocabulary=max(rows, pad.rows),
         end_token=str(tokenizer.eos_token),
         pad_token=str(tokenizer.pad_token),
@@ -149,14 +152,16 @@ def _config(source: FoundModel, settings: ModelSettings) -> tuple[dict[str, Any]
     return document, config
 
 
-def _positions(config: Any) -> int:
-    return int(config.max_position_embeddings)
+def _positions(config: Any) -> int | None:
+    """Fixed positions of the model; None of one that has none, such as BLOOM, MPT or Mamba."""
+    declared = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((int(positions) for positions in declared if isinstance(positions, int) and positions > 0), None)
 
 
 def _check_positions(config: Any, settings: ModelSettings) -> None:
     """`max_length` must be within what the model was made for, and on one side of a change of its positions' scale."""
     positions = _positions(config)
-    if settings.max_length > positions:
+    if positions is not None and settings.max_length > positions:
         raise ConfigError(
             f"model.max_length {settings.max_length} is beyond the {positions} positions of {settings.path}: lower it"
         )
@@ -187,8 +192,13 @@ def _tokenizer(source: FoundModel, settings: ModelSettings) -> tuple[PreTrainedT
     if settings.template is not None:
         changes.append(f"the chat template is '{settings.template}'")
     before = tokenizer.eos_token
+    if settings.template is None:
+        tokenizer.chat_template = one_template(tokenizer.chat_template, settings.path or "")
     try:
         tokenizer = with_template(tokenizer, settings.template)
+        tokenizer.chat_template, frozen = freeze_date(str(tokenizer.chat_template), datetime.now(UTC))
+        changes += frozen
+        changes += check_answers_place(tokenizer, settings.path or "")
         closing = end_of_turn(tokenizer)
     except TemplateError as error:
         raise ConfigError(

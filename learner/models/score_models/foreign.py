@@ -6,10 +6,12 @@ are linked, or copied, below the run's folder. Nothing is ever loaded from a pic
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -18,8 +20,9 @@ from learner.model_files.folders import link_file, whole_folder
 from learner.model_files.hub import find_model
 from learner.model_files.remote_code import read_config_document
 from learner.models.score_models.beaver_layout import INDEX, convert_released, is_released, tensor_files
-from learner.models.score_models.folders import ENSEMBLE, affine_of, ensemble_of
+from learner.models.score_models.folders import AFFINE, ENSEMBLE, affine_of, ensemble_of, save_affine
 
+HEAD, BIAS = "score.weight", "score.bias"
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """Files of a Hugging Face folder that are taken: weights, configuration, tokenizer."""
 PICKLE_HELP = (
@@ -61,7 +64,10 @@ def prepare_scorer(path: str, revision: str | None, target: Path, *, key: str) -
             convert_released(source, fresh)
         if (source / ENSEMBLE).is_file():
             _link_members(source, fresh)
+        if not released:
+            _one_label_of_the_head(fresh)
         family = _check(fresh, name)
+        _keep_bias(fresh)
         layout = "released" if released else "ensemble" if ensemble_of(fresh) else "plain"
         moved = affine_of(fresh)
     return {
@@ -71,6 +77,34 @@ def prepare_scorer(path: str, revision: str | None, target: Path, *, key: str) -
         "layout": layout,
         "affine": None if moved is None else [moved.scale, moved.offset],
     }
+
+
+def _one_label_of_the_head(folder: Path) -> None:
+    """A configuration that does not say how many labels there are means as many as the head has rows; transformers would say two."""
+    document = read_config_document(folder)
+    file = tensor_files(folder).get(HEAD)
+    if file is None or {"num_labels", "id2label"} & set(document):
+        return
+    with safe_open(file, framework="pt") as stream:
+        rows = int(stream.get_slice(HEAD).get_shape()[0])
+    config = folder / "config.json"
+    config.unlink()  # a link to the source's own file
+    labels = {"id2label": {str(index): f"LABEL_{index}" for index in range(rows)}}
+    config.write_text(json.dumps(document | labels, indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_bias(folder: Path) -> None:
+    """A head's bias is an offset of the score; transformers' head has none and would drop it without a word."""
+    file = tensor_files(folder).get(BIAS)
+    if file is None:
+        return
+    with safe_open(file, framework="pt") as stream:
+        bias = float(stream.get_tensor(BIAS).float().reshape(-1)[0])
+    moved = affine_of(folder)
+    scale, offset = (1.0, 0.0) if moved is None else (moved.scale, moved.offset)
+    if (folder / AFFINE).exists():
+        (folder / AFFINE).unlink()  # a link to the source's own file
+    save_affine(folder, scale, offset + scale * bias)
 
 
 def _is_model(file: Path) -> bool:
@@ -84,6 +118,14 @@ def _link_members(source: Path, target: Path) -> None:
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             link_file(file, place)
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor, file in tensor_files(folder).items():
+        with safe_open(file, framework="pt") as stream:
+            shapes[tensor] = tuple(stream.get_slice(tensor).get_shape())
+    return shapes
 
 
 def _check(folder: Path, name: str) -> str:
@@ -111,7 +153,19 @@ def _check(folder: Path, name: str) -> str:
             f"{name}: a {family} model does not read its score at the last token with a plain head: wrap it in a Python "
             "function"
         )
-    present, expected = set(tensor_files(folder)), {name for name, _ in model.named_parameters()}
-    if missing := sorted(expected - present):
+    shapes = _shapes(folder)
+    expected = {tensor: tuple(parameter.shape) for tensor, parameter in model.named_parameters()}
+    if missing := sorted(set(expected) - set(shapes)):
         raise DataError(f"{name}: the weights lack {missing[0]} ({len(missing)} missing): give a whole score model")
+    unread = {tensor for tensor in shapes if tensor.endswith("rotary_emb.inv_freq")} | {BIAS}
+    if unknown := sorted(set(shapes) - set(model.state_dict()) - unread):
+        raise DataError(
+            f"{name}: the weights hold {unknown[0]} ({len(unknown)} unknown), which a {classes[0]} has no place for: its score "
+            "would be another one"
+        )
+    if wrong := sorted(tensor for tensor, shape in expected.items() if shapes[tensor] != shape):
+        raise DataError(
+            f"{name}: {wrong[0]} is {list(shapes[wrong[0]])} and config.json makes it {list(expected[wrong[0]])}: the two are of "
+            "different models"
+        )
     return family
