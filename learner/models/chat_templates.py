@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.exits import ConfigError
 
-_DATE = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
+_DATE = re.compile(r"""strftime_now\(\s*(['"])(?P<format>[^'\"]*)\1\s*\)""")
 _CALL = re.compile(r"strftime_now\s*\(")
 _MARK = "Steelyard"
 
