@@ -23,7 +23,7 @@ SANDBOX = "sandbox:"
 SANDBOX_PROMPTS = 200
 """Of a sandbox set, unless --n says otherwise: the world has no end of prompts."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,39}")
-_SUFFIXES = re.compile(r"(\.jsonl|\.json|\.csv|\.parquet)?(\.gz)?$")
+_SUFFIXES = re.compile(r"(\.jsonl|\.ndjson|\.json|\.csv|\.parquet)?(\.gz|\.xz|\.bz2|\.zst)?$")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,12 @@ from pathlib import Path
 from configs.exits import ConfigError, DataError
 from learner.data.quarantine import QUARANTINE
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
+PACKINGS = (".gz", ".xz", ".bz2", ".zst")
+"""Of files of lines; each is read as a stream."""
+_LINES = (".jsonl", ".ndjson", ".json", ".csv")
+SUFFIXES = (*_LINES, *(f"{suffix}{packing}" for suffix in _LINES for packing in PACKINGS), ".parquet")
 """Of files that can be read; ``.json`` means JSON lines."""
+ENDINGS_IN_WORDS = f"{', '.join(_LINES)} (plain, or with {', '.join(PACKINGS)} behind), .parquet"
 HUB = "hub:"
 _HUB_NAME = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(?P<folder>(?:/[\w.-]+)*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII
@@ -75,7 +79,7 @@ def local_files(source: str, split: str | None = None) -> list[Path]:
         raise DataError(f"{source}: cannot be read ({error})") from error
     data = [file for file in files if is_data(file)]
     if not data:
-        fix = f"give files that end in {', '.join(SUFFIXES)}"
+        fix = f"give files that end in {ENDINGS_IN_WORDS}"
         raise DataError(
             f"{source}: no data file in this folder: {fix}" if path.is_dir() else f"{source}: no such file: {fix}"
         )
@@ -116,7 +120,7 @@ def _checked_file(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no regular file; data is read from files")
     if not path.name.lower().endswith(SUFFIXES):
-        raise DataError(f"{path}: the name does not say what it is: it should end in {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: the name does not say what it is: it should end in {ENDINGS_IN_WORDS}")
     return path
 
 

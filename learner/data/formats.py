@@ -13,7 +13,7 @@ from typing import Any
 from configs.exits import ConfigError, DataError
 from learner.data.csv_rows import read_csv
 from learner.data.fields import MAX_ROW, Fields, Notes, RowError, excerpt_of, oversized, shorten
-from learner.data.files import HubName, hub_name, local_files
+from learner.data.files import PACKINGS, HubName, hub_name, local_files
 from learner.data.kinds import finding
 from learner.data.layout import Format, Ranking
 from learner.data.lines import read_jsonl
@@ -25,10 +25,10 @@ from learner.data.raw import RawRow, decoded
 from learner.data.records import Finding, Parsed
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {each.name: each for each in (NATIVE, PKU_SAFERLHF_2024, PKU_SAFERLHF, BEAVERTAILS, HH_RLHF, PROMPTS)}
+    {each.name: each for each in (NATIVE, PKU_SAFERLHF_2024, PKU_SAFERLHF, BEAVERTAILS, HH_RLHF, TRL, PROMPTS)}
 )
 """Formats that are read and written; of two that fit a row, the one that asks for more comes first."""
-TARGETS: Mapping[str, Format] = MappingProxyType({**FORMATS, TRL.name: TRL})
+TARGETS: Mapping[str, Format] = FORMATS
 """Formats that are written."""
 _SAMPLE = 50
 """Rows that are looked at to tell the format."""
@@ -60,7 +60,9 @@ class Opened:
 
 
 def _read_file(path: Path, columns: frozenset[str]) -> Iterator[RawRow]:
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.lower()
+    for packing in PACKINGS:
+        name = name.removesuffix(packing)
     if name.endswith(".parquet"):
         return read_parquet(path, columns)
     return read_csv(path) if name.endswith(".csv") else read_jsonl(path)

@@ -1,12 +1,17 @@
-"""Lines of a local text file, gzip or not, in bounded memory; JSONL and CSV are made of them."""
+"""Lines of a local text file, packed or not, in bounded memory; JSONL and CSV are made of them."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
+
+import pyarrow as pa
 
 from learner.data.fields import MAX_ROW
 from learner.data.kinds import finding
@@ -16,13 +21,16 @@ from learner.data.records import Finding
 GIVE_UP = 2**28
 """Bytes of one line after which the rest of the file is not looked at."""
 _HEAD = 512
-_GZIP = b"\x1f\x8b"
+_PACKED: Mapping[str, tuple[str, bytes]] = {
+    ".gz": ("gzip", b"\x1f\x8b"),
+    ".xz": ("xz", b"\xfd7zXZ"),
+    ".bz2": ("bzip2", b"BZh"),
+    ".zst": ("Zstandard", b"\x28\xb5\x2f\xfd"),
+}
+"""By the end of the name: the packing, and how its files begin."""
 _MAGICS = (
     (b"PK\x03\x04", "a ZIP archive: unpack it"),
     (b"PAR1", "a Parquet file: name it .parquet"),
-    (b"BZh", "bzip2: unpack it, or pack it with gzip"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it, or pack it with gzip"),
-    (b"\xfd7zXZ", "xz: unpack it, or pack it with gzip"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"%PDF", "a PDF"),
     (b"\x89PNG", "a picture"),
@@ -64,24 +72,41 @@ def read_lines(path: Path) -> Iterator[Line | RawRow]:
             for item in _lines(stream):
                 number = item.row if isinstance(item, RawRow) else item[0]
                 yield item
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        kind = _PACKED[path.suffix.lower()][0]
         why = (
-            "ends in the middle of its gzip data" if isinstance(error, EOFError) else f"has damaged gzip data ({error})"
+            f"ends in the middle of its {kind} data"
+            if isinstance(error, EOFError)
+            else f"has damaged {kind} data ({error})"
         )
         yield unusable(number + 1, "truncated_file", f"the file {why}: download it again")
     except gzip.BadGzipFile as error:
         yield unusable(number + 1, "truncated_file", f"the gzip data is damaged ({error}): download it again")
     except OSError as error:
+        if packed(path) and error.errno is None:  # bz2 and Arrow's Zstandard have no error of their own for damage
+            kind = _PACKED[path.suffix.lower()][0]
+            yield unusable(number + 1, "truncated_file", f"the {kind} data is damaged ({error}): download it again")
+            return
         yield unusable(number + 1, "unreadable", f"the file cannot be read ({error.strerror or error})")
 
 
 def packed(path: Path) -> bool:
-    """Whether the file's name says gzip."""
-    return path.suffix.lower() == ".gz"
+    """Whether the file's name says that it is packed."""
+    return path.suffix.lower() in _PACKED
 
 
 def _opened(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if packed(path) else path.open("rb")
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path, "rb")
+        case ".xz":
+            return lzma.open(path, "rb")
+        case ".bz2":
+            return bz2.open(path, "rb")
+        case ".zst":
+            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+        case _:
+            return path.open("rb")
 
 
 def _lines(stream: BufferedIOBase) -> Iterator[Line | RawRow]:
@@ -120,12 +145,15 @@ def _wrong_file(path: Path) -> Finding | None:
     """What the first bytes say against the file's name."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
-    if packed(path) and head and not head.startswith(_GZIP):
+    expected = _PACKED.get(path.suffix.lower())
+    if expected is not None and head and not head.startswith(expected[1]):
         problem = _wrong_text(head)
-        reason = problem.message if problem else "it is not gzip: take .gz off its name, or pack it"
+        end = path.suffix
+        reason = problem.message if problem else f"it is not {expected[0]}: take {end} off its name, or pack it"
         return finding("not_data", reason)
-    if not packed(path) and head.startswith(_GZIP):
-        return finding("not_data", "it is gzip: add .gz to its name")
+    actual = next((end for end, (_kind, magic) in _PACKED.items() if head.startswith(magic)), None)
+    if expected is None and actual is not None:
+        return finding("not_data", f"it is {_PACKED[actual][0]}: add {actual} to its name")
     return None
 
 

@@ -38,7 +38,8 @@ def _message(name: str, value: Any) -> Turn:
 def _object(name: str, value: Any, keys: tuple[str, ...]) -> Fields:
     if not isinstance(value, Mapping):
         raise wrong_type(name, value, "an object")
-    if unknown := sorted(str(key) for key in value if key not in keys):
+    # Tables give every row every field: one without a value says nothing.
+    if unknown := sorted(str(key) for key, content in value.items() if key not in keys and content is not None):
         raise RowError("wrong_type", f"{name} has the unknown field '{shorten(unknown[0])}'")
     return Fields(value, f"{name.strip(chr(39))}.")
 

@@ -1,4 +1,4 @@
-"""Public preference data: HH-RLHF, both editions of PKU-SafeRLHF, BeaverTails; and TRL's format, which is only written."""
+"""Public preference data: HH-RLHF, both editions of PKU-SafeRLHF, BeaverTails, and TRL's format of pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from learner.data.categories import BEAVERTAILS_CATEGORIES, MOST_SEVERE, SAFERLHF_CATEGORIES
 from learner.data.fields import Fields, Notes, RowError
 from learner.data.layout import Format, Ranking, Row, as_pair, note_empty, only_turn, ranking_of, winner_of
+from learner.data.native_format import read_messages
 from learner.data.records import LabelledResponse, PreferencePair, PromptOnly, Record
 from learner.data.turns import Turn, checked_prompt, checked_response, note_role_words, split_transcript, transcript_of
 from learner.data.turns import merged as merged_turns
@@ -238,8 +239,53 @@ BEAVERTAILS = Format(
 # TRL
 
 
-def _no_reader(_fields: Fields, _notes: Notes, _ranking: Ranking) -> Record | None:
-    raise RowError("missing_field", "TRL's format is only written")
+def _read_trl(fields: Fields, notes: Notes, ranking: Ranking) -> Record | None:
+    """With the prompt apart (explicit), or at the beginning of both answers (implicit), or both; as texts or as messages."""
+    prompt = _turns_of(fields, "prompt") if fields.has("prompt") else None
+    answers = [_turns_of(fields, key) for key in ("chosen", "rejected")]
+    if prompt is None:
+        shared = _shared_turns(*answers)
+        prompt, answers = answers[0][:shared], [turns[shared:] for turns in answers]
+    else:
+        answers = [_without_prompt(turns, prompt) for turns in answers]
+    for key, turns in zip(("chosen", "rejected"), answers, strict=True):
+        if [role for role, _text in turns] != ["assistant"]:
+            raise RowError("broken_order", f"'{key}' is not one answer of the assistant after the prompt")
+    clean = checked_prompt(prompt, notes)
+    responses = (checked_response(answers[0][0][1], notes), checked_response(answers[1][0][1], notes))
+    note_empty(responses, 0, notes)
+    return (
+        PreferencePair(clean, responses, better=0) if ranking == "better" else PreferencePair(clean, responses, safer=0)
+    )
+
+
+def _turns_of(fields: Fields, key: str) -> list[Turn]:
+    """Messages; a text is the user's where it is the prompt, else the assistant's."""
+    if isinstance(fields.raw.get(key), str):
+        return [("user" if key == "prompt" else "assistant", fields.text(key))]
+    return read_messages(fields, key)
+
+
+def _without_prompt(turns: list[Turn], prompt: list[Turn]) -> list[Turn]:
+    """An answer alone, where the prompt was given once more at its beginning."""
+    if turns[: len(prompt)] == prompt:
+        return turns[len(prompt) :]
+    if len(turns) == len(prompt) == 1 and turns[0][1].startswith(prompt[0][1]):
+        return [(turns[0][0], turns[0][1].removeprefix(prompt[0][1]).lstrip())]
+    return turns
+
+
+def _shared_turns(chosen: list[Turn], rejected: list[Turn]) -> int:
+    """How many turns both begin with; the last one of each is the answer, even where the two are the same."""
+    most = min(len(chosen), len(rejected)) - 1
+    return next((at for at in range(most) if chosen[at] != rejected[at]), max(most, 0))
+
+
+def _looks_like_trl(row: Mapping[str, Any]) -> bool:
+    answers = [row["chosen"], row["rejected"]]
+    if all(isinstance(answer, list) for answer in answers):
+        return True
+    return "prompt" in row and all(isinstance(answer, str) for answer in answers)
 
 
 def _write_trl(record: Record, rank: Ranking | None) -> list[Row]:
@@ -251,11 +297,12 @@ def _write_trl(record: Record, rank: Ranking | None) -> list[Row]:
 
 TRL = Format(
     name="trl",
-    summary="TRL's conversational preference format: prompt, chosen and rejected as messages (only written)",
-    required=frozenset({"prompt", "chosen", "rejected"}),
-    optional=frozenset(),
-    read=_no_reader,
+    summary="TRL's preferences: 'chosen' and 'rejected' as texts or messages, with the prompt apart or at their beginning",
+    required=frozenset({"chosen", "rejected"}),
+    optional=frozenset({"prompt", "messages", "prompt_id", "score_chosen", "score_rejected"}),
+    read=_read_trl,
     write=_write_trl,
     holds=_one_ranking,
     schema=pa.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)]),
+    looks_right=_looks_like_trl,
 )

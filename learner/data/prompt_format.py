@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,11 @@ from learner.data.turns import checked_prompt
 
 SEPARATOR = ";"
 """Between the tags of a prompt in CSV."""
-_ANSWERS = ("response", "responses", "response_0", "chosen", "rejected", "completion", "answer", "version")
+_ANSWERS = re.compile(
+    r"(chosen|rejected|response|answer|completion|output|summary|human_ref|generated|conversation)s?([_-]?\w)?|version|preference.*",
+    re.IGNORECASE,
+)
+"""Fields that hold answers or say which is better: a row with one is no prompt alone."""
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -71,7 +76,7 @@ def _holds(record: Record, _rank: Ranking | None) -> set[str]:
 
 
 def _no_answers(row: Mapping[str, Any]) -> bool:
-    return ("prompt" in row or "messages" in row) and not any(key in row for key in _ANSWERS)
+    return ("prompt" in row or "messages" in row) and not any(_ANSWERS.fullmatch(str(key)) for key in row)
 
 
 PROMPTS = Format(

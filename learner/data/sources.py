@@ -89,9 +89,19 @@ def find_source(settings: SourceSettings, root: Path, key: str) -> FoundSource:
         raise DataError(f"{key}.otherwise: {error}") from error
 
 
+FILE_FAULTS = frozenset({"truncated_file", "unreadable", "not_data"})
+"""Kinds of errors that are of a file, not of a row."""
+
+
 def rows_of(sources: Sequence[FoundSource], quarantine: Quarantine | None = None) -> Iterator[Parsed]:
-    """The rows of several sources one after another; those with an error go into the quarantine too."""
+    """The rows of several sources one after another; those with an error go into the quarantine too.
+
+    Raises:
+        DataError: a file cannot be read, or breaks off: what is left of it would pass for all of it.
+    """
     for parsed in chain.from_iterable(source.rows() for source in sources):
+        if parsed.error is not None and parsed.error.kind in FILE_FAULTS:
+            raise DataError(f"{parsed.file}: row {parsed.row}: {parsed.error.message}")
         if quarantine is not None and parsed.error is not None:
             quarantine.add(parsed, parsed.findings)
         yield parsed

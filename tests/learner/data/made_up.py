@@ -102,8 +102,18 @@ def prompt(number: int = 1, **changes: Any) -> Row:
     } | changes
 
 
+def trl(number: int = 0) -> Row:
+    """A row of TRL's format with the prompt apart."""
+    return {
+        "prompt": [{"role": "user", "content": f"How do I fix bike {number}?"}],
+        "chosen": [{"role": "assistant", "content": f"Take the wheel off, {number}."}],
+        "rejected": [{"role": "assistant", "content": "Buy another."}],
+    }
+
+
 MAKERS = {
     "hh_rlhf": hh,
+    "trl": trl,
     "pku_saferlhf": pku,
     "pku_saferlhf_2024": pku_2024,
     "beavertails": beaver,
