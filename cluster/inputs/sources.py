@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.crowd.world import World
+from cluster.inputs.head_checks import check_head_sizes
 from cluster.inputs.judge_checks import check_labels
 from cluster.inputs.scorer_checks import absolute_scorers, check_model_name, check_scorers
 from cluster.inputs.world_checks import check_against_world
@@ -68,6 +69,7 @@ def check_inputs(settings: RunSettings) -> RunInputs:
     require_packages(settings)
     check_scorers(settings)
     check_labels(settings)
+    check_head_sizes(settings)
     if settings.data is None:
         return check_against_world(settings)
     inputs = _find(settings, settings.data)

@@ -213,6 +213,17 @@ def fill(path: Path, choose: Any) -> None:
         writer.writerows([row | choose(row) for row in rows])
 
 
+def test_a_row_that_is_there_twice_is_refused_with_both_numbers_and_no_id_looks_like_a_number(tmp_path: Path) -> None:
+    alone = [answer_of("a", number, f"Fold it {number}.") for number in range(40)]
+    path = tmp_path / "to_label.csv"
+    write_for_people(path, [], alone)
+    head, *rows = path.read_text(encoding="utf-8").splitlines()
+    assert all(row.startswith('"row-') for row in rows)
+    path.write_text("\n".join([head, *rows, rows[3]]), encoding="utf-8")
+    with pytest.raises(DataError, match="rows 4 and 41 have the same id row-"):
+        PeopleJudge(path, [], alone)
+
+
 def test_people_label_blindly_and_their_words_are_read_back(tmp_path: Path) -> None:
     pairs = [(answer_of("red", n, f"bad {n}"), answer_of("blue", n, f"good {n}")) for n in range(12)]
     path = tmp_path / "to_label.csv"

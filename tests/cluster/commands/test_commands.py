@@ -45,6 +45,20 @@ def test_help_lists_every_verb(tmp_path: Path):
         assert f"\n  {verb} " in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [("config", "check", "quickstart"), ("config", "list"), ("doctor",)])
+def test_a_terminal_of_another_encoding_gets_replacements(tmp_path: Path, arguments: tuple[str, ...]):
+    command = [sys.executable, "-m", "cluster.commands.main", *arguments]
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONIOENCODING": "latin-1",
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode != Exit.BUG and done.stdout
+    assert b"bug of Steelyard" not in done.stderr
+
+
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path):
     done = steelyard("run", "quickstart", "ppo.steps=3", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
