@@ -59,6 +59,7 @@ class Certificate:
         percent = self.measure == "rate"
         factor, unit, form = (100.0, " %", ".1f") if percent else (1.0, "", ".3g")
         value, low, high = (format(factor * x, form) for x in (self.value, self.low, self.high))
+        value, low, high = (text.removeprefix("-") if not float(text) else text for text in (value, low, high))
         limit = f"{factor * self.limit:g}{unit}"
         bound = f"one-sided {100 * self.confidence:g} % bound {format(factor * self.upper_bound, '.3g')}{unit}"
         estimate = f"{value}{unit} [{low}, {high}]"

@@ -11,7 +11,11 @@ def cell_text(cell: Mapping[str, Any] | None, *, share: bool) -> str:
     if not cell or cell.get("value") is None:
         return "–"
     scale, digits = (100.0, 1) if share else (1.0, 2)
-    value = f"{cell['value'] * scale:.{digits}f}{' %' if share else ''}"
+
+    def number(name: str) -> str:
+        return f"{round(cell[name] * scale, digits) + 0.0:.{digits}f}"  # + 0.0 turns -0.0 into 0.0
+
+    value = f"{number('value')}{' %' if share else ''}"
     if cell.get("low") is None or cell.get("high") is None:
         return value
-    return f"{value}\n[{cell['low'] * scale:.{digits}f}, {cell['high'] * scale:.{digits}f}]"
+    return f"{value}\n[{number('low')}, {number('high')}]"

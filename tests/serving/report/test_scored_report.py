@@ -230,3 +230,9 @@ def test_a_summary_reads_back_as_written(run: Path) -> None:
     summary = read_summary(run / "summary.json")
     assert Summary.model_validate(summary.model_dump(mode="json")) == summary
     assert summary.selection is not None and summary.selection.candidates[0].measures["harm"].n == 60
+
+
+def test_a_tile_names_its_model_once_and_enlarges_the_figure(html: str) -> None:
+    tiles = re.search(r'<ul class="tiles".*?</ul>', html, re.DOTALL)
+    assert tiles is not None and 'class="before">SFT ' in tiles[0]
+    assert 'class="who"' not in tiles[0], "SFT stands before the figure already, and the large one is the policy's"
