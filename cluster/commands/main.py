@@ -43,6 +43,12 @@ def threshold(context: typer.Context) -> None:
     _forward("threshold", context.args)
 
 
+@app.command(name="certify", context_settings=_FORWARD, add_help_option=False)
+def certify(context: typer.Context) -> None:
+    """Show how far the certificate can be trusted, by simulation."""
+    _forward("certify", context.args)
+
+
 @app.command(name="chat", context_settings=_FORWARD, add_help_option=False)
 def chat(context: typer.Context) -> None:
     """Talk to the models of a run, side by side."""

@@ -37,6 +37,7 @@ def test_help_lists_every_verb(tmp_path: Path):
         "eval",
         "redteam",
         "results",
+        "certify",
         "threshold",
         "monitor",
         "export",
