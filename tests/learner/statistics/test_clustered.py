@@ -49,9 +49,9 @@ def test_made_up_answers_have_the_rate_and_likeness_that_were_asked(correlation:
 
 @pytest.mark.parametrize("answers", [1, 4])
 def test_bounds_cover_and_certificates_err_at_most_at_their_level(answers: int) -> None:
-    # 800 draws: three standard errors of a coverage of 95 % are 2.3 points.
+    # 300 draws: three standard errors of a coverage of 95 % are 3.8 points; docs/statistics.md has the long table.
     for row in simulate_coverage(
-        rates=(0.01, 0.06), correlations=(0.0, 0.3, 0.65), clusters=(20, 120), answers=answers, simulations=800
+        rates=(0.06,), correlations=(0.0, 0.65), clusters=(60,), answers=answers, simulations=300
     ):
-        assert row.coverage >= 0.95 - 0.023 and row.upper_coverage >= 0.95 - 0.023, row
-        assert row.false_certificates <= 0.05 + 0.023, row
+        assert row.coverage >= 0.95 - 0.038 and row.upper_coverage >= 0.95 - 0.038, row
+        assert row.false_certificates <= 0.05 + 0.038, row
