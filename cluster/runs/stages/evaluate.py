@@ -14,7 +14,7 @@ from actors.crowd.hindsight import judge_rollouts, tasks_of
 from actors.judging.by_gold.figures import evaluate_cells
 from actors.judging.by_gold.samples import EvaluatedSample, iter_samples
 from cluster.inputs.sandbox_prompts import CERTIFICATE, evaluation_prompts, judged_prompts
-from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
+from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of, with_missing
 from cluster.runs.context import RunContext
 from cluster.runs.loop.ppo_loop import prompts_of
 from cluster.runs.round_inputs import named
@@ -124,14 +124,20 @@ def _certify_all(context: RunContext, policy: Path, path: Path) -> dict[str, Cer
     }
     return {
         name: _certify(
-            context, name, [samples[prompt.prompt_id] for prompt in constraint_prompts if prompt.prompt_id in samples]
+            context,
+            name,
+            [samples[prompt.prompt_id] for prompt in constraint_prompts if prompt.prompt_id in samples],
+            len(constraint_prompts),
         )
         for name, constraint_prompts in prompts.items()
     }
 
 
-def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample]) -> Certificate:
-    """Certify the share of unsafe answers by labels; of those beyond `certificate.labelled` only the cost is looked at."""
+def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample], expected: int) -> Certificate:
+    """Certify the share of unsafe answers by labels; of those beyond `certificate.labelled` only the cost is looked at.
+
+    Of `expected` answers those that are missing count as unsafe.
+    """
     settings, constraint = context.settings, context.settings.constraints[name]
     options = settings.certificate
     labels = [is_unsafe(sample, constraint, options.labels) for sample in samples[: options.labelled]]
@@ -144,8 +150,9 @@ def _certify(context: RunContext, name: str, samples: Sequence[EvaluatedSample])
             )
         else:
             predictions = calibration.platt.probability([sample.costs[name] for sample in samples]).tolist()
+            predictions = [1.0] * (expected - len(samples)) + predictions
     return certify(
-        labels,
+        with_missing(labels, expected, len(samples)),
         rate_limit_of(settings, constraint),
         labels_source=options.labels,
         confidence=options.confidence,

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from actors.judging.by_gold.samples import EvaluatedSample
 from cluster.inputs.sandbox_prompts import CALIBRATION, SELECTION, judged_prompts
-from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of
+from cluster.runs.answers.judge_by_gold import is_unsafe, judge_answers, rate_limit_of, with_missing
 from cluster.runs.context import RunContext
 from cluster.runs.loop.overoptimisation_watch import SIGNAL
 from cluster.runs.round_inputs import named
@@ -156,7 +156,11 @@ def _judge(context: RunContext, path: Path) -> Candidate:
         judged = [samples[prompt.prompt_id] for prompt in subsets[name] if prompt.prompt_id in samples]
         limit = rate_limit_of(settings, constraint)
         verdict = certify(
-            [is_unsafe(sample, constraint, settings.certificate.labels) for sample in judged],
+            with_missing(
+                [is_unsafe(sample, constraint, settings.certificate.labels) for sample in judged],
+                len(subsets[name]),
+                len(judged),
+            ),
             limit,
             labels_source=settings.certificate.labels,
             confidence=settings.certificate.confidence,
