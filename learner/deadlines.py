@@ -107,21 +107,6 @@ def next_item(stream: Any, *, operation: str) -> Any | None:
         raise RemoteFailure(f"{operation} failed: {_first_line(error)}") from error
 
 
-def wait_any(refs: Sequence[Any], *, deadline_seconds: float, operation: str) -> tuple[list[Any], list[Any]]:
-    """Wait until at least one of `refs` is ready; returns (ready, pending).
-
-    Raises:
-        RemoteTimeout: none was ready in time.
-    """
-    ready, pending = ray.wait(list(refs), num_returns=1, timeout=deadline_seconds, fetch_local=False)
-    if not ready:
-        raise RemoteTimeout(f"{operation}: none of {len(refs)} calls answered within {deadline_seconds:g} s")
-    if pending:
-        more, pending = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)
-        ready = [*ready, *more]
-    return ready, pending
-
-
 class Deadline:
     """A fixed moment by which several waits together must end."""
 

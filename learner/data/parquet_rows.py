@@ -23,14 +23,6 @@ _MAGIC = b"PAR1"
 _DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns; empty where they cannot be read."""
-    try:
-        return list(pq.read_schema(path).names)
-    except _DAMAGE:
-        return []
-
-
 def read_parquet(path: Path, column_names: Collection[str]) -> Iterator[RawRow]:
     """The rows with the ``column_names`` columns, the others as None; errors are rows too."""
     row = 0
