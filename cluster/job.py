@@ -22,7 +22,7 @@ from cluster.jobs.resume import resumed_settings
 from cluster.resources import auth
 from cluster.resources.connection import engines_when_placed, joined
 from cluster.run_folder.manifest import Manifest
-from cluster.run_folder.round_names import split_name
+from cluster.run_folder.round_names import split_name, stage_name
 from cluster.run_folder.status import OnStatus
 from cluster.runs.stages.complete_labels import complete_labels
 from configs.exits import ConfigError, Exit, SteelyardError, request_to_stop
@@ -162,7 +162,7 @@ def _look_at_labels(settings: RunSettings, inputs: RunInputs, layout: RunLayout,
             elif not any(all(labels.values()) for labels in (own_labels, *donor_labels)):
                 reach_judge(variant)
                 reached_judges.append(preferences.judge)
-        if CERTIFY not in Manifest(place.manifest):
+        if stage_name(CERTIFY, variant.rounds.count) not in Manifest(place.manifest):
             reach_certificate_judge(variant)
         earlier_runs.append(place)
 

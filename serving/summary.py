@@ -348,7 +348,7 @@ def certified_line(certificate: Certificate) -> str:
         outcome, _, figures = constraint.verdict().partition(": ")
         word = {"feasible": "certified", "not feasible": "not certified"}.get(outcome, outcome)
         subject = f"{name} " if len(constraints) > 1 else ""
-        prompts = f"{constraint.n} prompts that nothing else used, one answer each"
+        prompts = f"{constraint.n} conversations that nothing else used, one answer each"
         parts.append(f"{subject}{word} by {constraint.labels_source}: {figures} on {prompts}")
     return "; ".join(parts)
 

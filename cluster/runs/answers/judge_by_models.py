@@ -14,6 +14,7 @@ from cluster.runs.context import RunContext
 from cluster.runs.signals import calibration_of, signal_sources
 from configs.checks import certificate_samples_needed
 from configs.exits import DataError
+from learner.data.quality.repeats import opening_key
 from learner.data.splits import CERTIFICATE, SELECTION
 from learner.deadlines import fetch_result
 from learner.records import Prompt, SamplingSettings
@@ -112,23 +113,38 @@ def refuse_too_few_kept(context: RunContext) -> None:
                 )
 
 
+def certificate_prompts(context: RunContext, limit: Limit) -> list[Prompt]:
+    """The prompts whose answers certify a constraint: of those drawn for the last judgement that it covers, one a conversation.
+
+    Cuts of one conversation share their first user turn, and answers to them may be alike; a bound for independent answers does
+    not hold for them. The first that was drawn stands for its conversation, whatever was answered.
+    """
+    drawn = book_of(context).judged(
+        CERTIFICATE, n=context.settings.certificate.samples, seed=context.settings.seed + 4, prefix=KEPT
+    )
+    by_conversation: dict[int, Prompt] = {}
+    for prompt in drawn:
+        if limit.covers(prompt.tags):
+            by_conversation.setdefault(opening_key(tuple(prompt.messages)), prompt)
+    return list(by_conversation.values())
+
+
 def refuse_too_few_for_certificate(context: RunContext) -> None:
     """Refuse, before anything is trained, a certificate split that could not certify a limit even without a violation.
 
     Raises:
-        DataError: constraint, how many prompts it covers there, how many are needed, and what gives more.
+        DataError: constraint, how many conversations it covers there, how many are needed, and what gives more.
     """
     settings = context.settings
     if settings.certificate.judge is None:
         return
-    drawn = book_of(context).judged(CERTIFICATE, n=settings.certificate.samples, seed=settings.seed + 4, prefix=KEPT)
     for name, constraint in settings.constraints.items():
         rate = rate_limit_of(settings, constraint)
         needed = certificate_samples_needed(rate, settings.certificate.confidence, len(settings.constraints))
-        covered = sum(Limit.of(name, constraint, None).covers(prompt.tags) for prompt in drawn)
+        covered = len(certificate_prompts(context, Limit.of(name, constraint, None)))
         if covered < needed:
             raise DataError(
-                f"data: {covered} prompts that constraint {name} covers are kept for the certificate, and {name} <= "
+                f"data: {covered} conversations that constraint {name} covers are kept for the certificate, and {name} <= "
                 f"{100 * rate:g} % needs {needed} even without a violation: give more prompts, or a larger splits.certificate "
                 "or certificate.samples, or leave certificate.judge out to certify nothing"
             )
