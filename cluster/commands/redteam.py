@@ -172,8 +172,8 @@ def _requests(suite: Suite, source: str | None, tag: str | None, seed: int) -> t
     if source is None:
         return suite_targets(suite), ()
     prompts = read_requests(source, seed, tag=tag)
-    left = f"{MOST} of {len(prompts):,} requests of {Path(source).name} are asked; --seed chooses which"
-    return prompt_targets(prompts[:MOST]), (left,) if len(prompts) > MOST else ()
+    sample_note = f"{MOST} of {len(prompts):,} requests of {Path(source).name} are asked; --seed chooses which"
+    return prompt_targets(prompts[:MOST]), (sample_note,) if len(prompts) > MOST else ()
 
 
 def _words(text: str) -> list[str]:

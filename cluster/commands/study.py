@@ -62,9 +62,9 @@ def _show(listed: list[StudyStanding], lines: list[str], *, as_json: bool) -> No
 def _entry(standing: StudyStanding) -> list[str]:
     """What the list says of one study."""
     study, runs, missing = standing.study, len(standing.study.cells()), len(standing.missing)
-    left = "" if standing.minutes_left is None else f", about {standing.minutes_left:.0f} min left"
+    remaining = "" if standing.minutes_left is None else f", about {standing.minutes_left:.0f} min left"
     stale = f"; {len(standing.stale)} stale: `steelyard results probe` says whether they hold" if standing.stale else ""
-    state = f"{left}{stale}" if missing else f", all there; they took {standing.minutes:.0f} min"
+    state = f"{remaining}{stale}" if missing else f", all there; they took {standing.minutes:.0f} min"
     return [
         f"({study.letter}) {study.name:<20} {runs - missing:>2} of {runs:>2} runs{state}",
         f"    {study.claim}",

@@ -56,7 +56,7 @@ def read_prompt_sets(sources: Sequence[str], *, n: int | None, seed: int, world:
     loaded: World | None = None
     for argument in sources:
         name, source = _named(argument)
-        if any(name == other.name for other in sets):
+        if any(name == prompt_set.name for prompt_set in sets):
             raise ConfigError(f"two sets of prompts are called {name}: give names, such as --prompts other={source}")
         if source.startswith(SANDBOX):
             loaded = loaded or load_world(world)

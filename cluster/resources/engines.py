@@ -88,8 +88,10 @@ class Engines:
         assert self._supervised is not None
 
         def tell(progress: TaskProgress) -> None:
-            left = progress.seconds * (progress.steps - progress.step) / progress.step if progress.step else None
-            status.update(step=progress.step, steps=progress.steps, seconds_left=left)
+            seconds_left = (
+                progress.seconds * (progress.steps - progress.step) / progress.step if progress.step else None
+            )
+            status.update(step=progress.step, steps=progress.steps, seconds_left=seconds_left)
 
         return self._supervised.run(task, tell)
 

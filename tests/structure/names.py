@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VAGUE = frozenset(Path(__file__).with_name("vague_names.txt").read_text(encoding="utf-8").split())
-"""Names of locals and parameters that do not say what they hold."""
+"""Names of locals and parameters that do not say what they hold.
+
+`now` is not among them, for a clock's value has no better name; nor are `read` and `say`, which name functions by what they do.
+"""
 RARE = re.compile(
     r"\b(amid|anew|asunder|beside|betimes|ere|forthwith|hence|hitherto|lay|lies?|mend(s|ed|ing)?|nobody|nought|thereby|"
     r"thus|whence|whereof|whoever)\b",

@@ -45,9 +45,9 @@ def curve_picture(title: str, rows: Sequence[Row], path: Path) -> bool:
         return False
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(8.4, 2.9), layout="constrained")
-        left, right = canvas.subplots(1, 2)
-        _help(left, curves)
-        _harm(right, curves, measured=all(_measures_a_rate(row) for row in rows))
+        help_axes, harm_axes = canvas.subplots(1, 2)
+        _help(help_axes, curves)
+        _harm(harm_axes, curves, measured=all(_measures_a_rate(row) for row in rows))
         canvas.suptitle(title, fontsize=10)
         _save(canvas, path)
     return True

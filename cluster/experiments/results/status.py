@@ -55,9 +55,9 @@ class Standing:
         )
         if counts["fresh"] == sum(counts.values()):
             return counted
-        left = self.minutes_left
+        minutes = self.minutes_left
         return f"{counted}; " + (
-            "how long they take is not known yet" if left is None else f"about {left:.0f} minutes are left"
+            "how long they take is not known yet" if minutes is None else f"about {minutes:.0f} minutes are left"
         )
 
     def as_json(self) -> dict[str, Any]:

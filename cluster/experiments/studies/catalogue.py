@@ -120,9 +120,9 @@ def _harm_where(title: str, *, poisoned: bool) -> Figure:
     return Figure(title, read, percent=True)
 
 
-def _poisoned_harm(arm: str, other: str) -> Effect:
-    reads = [less(arm, other, figure(_harm_in(category))) for category in POISONED]
-    return Effect(f"harm in the poisoned categories, {arm} less {other}", mean_of(reads), percent=True)
+def _poisoned_harm(arm: str, reference: str) -> Effect:
+    reads = [less(arm, reference, figure(_harm_in(category))) for category in POISONED]
+    return Effect(f"harm in the poisoned categories, {arm} less {reference}", mean_of(reads), percent=True)
 
 
 STUDIES: tuple[Study, ...] = (

@@ -63,9 +63,9 @@ def figure_gain(arm: str, name: str) -> Callable[[OfSeed], float | None]:
     return gain(arm, lambda row, model: row.figures.get(f"{name}/{model}"))
 
 
-def less(arm: str, other: str, read: OfRow) -> Callable[[OfSeed], float | None]:
+def less(arm: str, reference: str, read: OfRow) -> Callable[[OfSeed], float | None]:
     """One arm's figure less another's, on the same seed."""
-    return lambda rows: _less(read(rows[arm]), read(rows[other])) if arm in rows and other in rows else None
+    return lambda rows: _less(read(rows[arm]), read(rows[reference])) if arm in rows and reference in rows else None
 
 
 def per_doubling(sizes: Mapping[str, int], read: OfRow) -> Callable[[OfSeed], float | None]:

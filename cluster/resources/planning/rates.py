@@ -12,7 +12,7 @@ from configs.exits import ConfigError, DataError
 from configs.schema.resources import ResourceSettings
 
 VERSION = 2
-"""1 had one rate for AdamW wherever its states lay, and did not keep what it was measured on."""
+"""1 had one rate for AdamW wherever its states were, and did not keep what it was measured on."""
 MOST_OCTAVES = 2.0
 """How far from the measured width the gain is believed to go on."""
 _LEARN_SHARE, _SCORE_SHARE, _DECODE_SHARE, _BANDWIDTH_SHARE, LINK_SHARE = 0.4, 0.6, 0.4, 0.6, 0.7

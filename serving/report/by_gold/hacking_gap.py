@@ -110,13 +110,13 @@ def _reward_picture(steps: Steps, suffix: str) -> Picture:
 
     def draw(axes: Axes, scheme: Scheme) -> None:
         (reward_line,) = axes.plot(x, reward, color=scheme.after, linewidth=1.4, label="reward (left)")
-        other = axes.twinx()
-        other.spines["right"].set_visible(True)
-        other.grid(visible=False)
-        (gold_line,) = other.plot(x, gold, color=scheme.good, linewidth=1.4, linestyle="--", label="gold (right)")
+        gold_axes = axes.twinx()
+        gold_axes.spines["right"].set_visible(True)
+        gold_axes.grid(visible=False)
+        (gold_line,) = gold_axes.plot(x, gold, color=scheme.good, linewidth=1.4, linestyle="--", label="gold (right)")
         axes.set_xlabel("step")
         axes.set_ylabel("reward")
-        other.set_ylabel("gold helpfulness")
+        gold_axes.set_ylabel("gold helpfulness")
         axes.legend(handles=[reward_line, gold_line], loc="lower right")
 
     description = f"{trend('reward', x, reward)}; {trend('gold helpfulness', x, gold)}."
